@@ -1,0 +1,1 @@
+"""The command line: parse options, call optgen, print. No logic."""

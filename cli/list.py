@@ -1,0 +1,53 @@
+"""`optgen list`: the specs at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from optgen.cli.console import print_json
+
+__all__ = ["command"]
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def command(as_json: bool) -> None:
+    """List the specs of the folder specs/ here and those that come with optgen."""
+    from optgen.diagnostics import SpecError
+    from optgen.spec.inherit import SHIPPED
+
+    rows = []
+    for path in {p.stem: p for folder in (SHIPPED, Path("specs")) for p in sorted(folder.glob("*.yaml"))}.values():
+        try:
+            rows.append(_row(path))
+        except SpecError as error:
+            rows.append({"spec": path.stem, "class": "", "summary": f"{len(error.diagnostics)} errors, see optgen check"})
+    if as_json:
+        print_json(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("spec", "class", "state", "bytes/param", "summary", title="optimizers", title_justify="left")
+    for row in rows:
+        table.add_row(row["spec"], row["class"], row.get("states", ""), str(row.get("bytes_per_param", "")), row["summary"])
+    Console().print(table)
+
+
+def _row(path: Path) -> dict[str, Any]:
+    from optgen.backends.view import state_bytes
+    from optgen.spec.lower import load_program
+
+    spec, program = load_program(str(path))
+    kept = [state for state in program.states if state.when is None and not state.scalar]
+    return {
+        "spec": path.stem,
+        "class": spec.name,
+        "states": ", ".join(f"{s.name} {s.storage.bits} bit" if s.storage else f"{s.name} float32" for s in kept) or "none",
+        "bytes_per_param": round(sum(map(state_bytes, kept)), 5),
+        "summary": spec.summary,
+        "reference": spec.reference,
+    }

@@ -1,0 +1,74 @@
+"""`optgen memory`: bytes of optimizer state for a real model."""
+
+from __future__ import annotations
+
+import click
+
+from optgen.analysis.memory import ADAM_BYTES, MODELS, Model, ModelError, ParameterMemory, load_model, memory
+from optgen.cli.console import print_json
+from optgen.spec.lower import load_program
+
+__all__ = ["command"]
+
+GIB = 2**30
+
+
+@click.command("memory")
+@click.argument("spec", type=click.Path())
+@click.option("--model", default="llama-2-7b", show_default=True, help=f"One of {', '.join(MODELS)}, or a JSON file of shapes.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def command(spec: str, model: str, as_json: bool) -> None:
+    """Say how many bytes of state SPEC keeps for the parameters of a model, beside float32 AdamW."""
+    program = load_program(spec)[1]
+    try:
+        shapes = load_model(model)
+    except ModelError as error:
+        raise click.UsageError(str(error)) from None
+    rows = memory(program, shapes)
+    if as_json:
+        print_json(_data(program.name, shapes, rows))
+    else:
+        _print(program.name, shapes, rows)
+
+
+def _data(name: str, model: Model, rows: list[ParameterMemory]) -> dict[str, object]:
+    return {
+        "optimizer": name,
+        "model": model.name,
+        "parameters": model.elements,
+        "state_bytes": sum(row.nbytes for row in rows),
+        "adamw_bytes": ADAM_BYTES * model.elements,
+        "shapes": [
+            {
+                "name": row.shape.name,
+                "shape": row.shape.shape,
+                "count": row.shape.count,
+                "state_bytes": row.nbytes,
+                "coded": row.coded,
+                "float32_fallback": row.fallback,
+            }
+            for row in rows
+        ],
+    }
+
+
+def _print(name: str, model: Model, rows: list[ParameterMemory]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("parameter", "shape", "count", "bytes/param", "state", title=f"{name} on {model.name}", title_justify="left")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        shape = " x ".join(map(str, row.shape.shape))
+        per_param = row.nbytes / max(row.shape.elements, 1)
+        note = " (float32)" if row.fallback else ""
+        table.add_row(row.shape.name, shape, str(row.shape.count), f"{per_param:.4f}{note}", f"{row.nbytes / GIB:.4f} GiB")
+    console = Console()
+    console.print(table)
+    total, adamw = sum(row.nbytes for row in rows), ADAM_BYTES * model.elements
+    per_param = total / max(model.elements, 1)
+    console.print(
+        f"{name}: {total / GIB:.1f} GiB for {model.elements:,} parameters, {per_param:.3f} bytes each", highlight=False
+    )
+    console.print(f"float32 AdamW: {adamw / GIB:.1f} GiB, so {(adamw - total) / GIB:.1f} GiB saved", highlight=False)

@@ -1,0 +1,1 @@
+"""Optimizers generated from specs/ by `optgen build --all`; never edited by hand."""

@@ -1,0 +1,141 @@
+"""Bytes of optimizer state for the parameters of a model, with what is easily forgotten: fallbacks, scales, padding."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optgen.ir.nodes import Program, State
+from optgen.storage.codebooks import state_codes
+
+__all__ = ["MODELS", "Model", "ModelError", "ParameterMemory", "Shape", "load_model", "memory"]
+
+FOLDER = Path(__file__).parent / "models"
+MODELS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+ADAM_BYTES = 8  # of float32 Adam, per parameter
+
+
+class ModelError(ValueError):
+    """A shapes file that cannot be used; the message says where and what was expected."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Parameters of one shape: `count` of them share the name pattern."""
+
+    name: str
+    shape: tuple[int, ...]
+    count: int = 1
+
+    @property
+    def elements(self) -> int:
+        """Elements of all of them."""
+        return math.prod(self.shape) * self.count
+
+
+@dataclass(frozen=True)
+class Model:
+    """The parameters of a model."""
+
+    name: str
+    source: str
+    shapes: tuple[Shape, ...]
+
+    @property
+    def elements(self) -> int:
+        """Parameters of the model."""
+        return sum(shape.elements for shape in self.shapes)
+
+
+@dataclass(frozen=True)
+class ParameterMemory:
+    """State of the parameters of one shape: bytes in all, and which states are kept as codes."""
+
+    shape: Shape
+    nbytes: int
+    coded: tuple[str, ...]
+    fallback: tuple[str, ...]
+
+
+def load_model(name: str) -> Model:
+    """A model that ships with optgen, by name, or one described by a JSON file.
+
+    The file is `{"name": ..., "parameters": [{"name": ..., "shape": [...], "count": 1}]}` or `{"weight": [rows, cols]}`.
+
+    Raises:
+        ModelError: if there is no such model or the file does not say shapes.
+    """
+    path = FOLDER / f"{name}.json" if name in MODELS else Path(name)
+    if not path.is_file():
+        raise ModelError(f"there is no model '{name}': expected a file of shapes or one of {', '.join(MODELS)}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: this is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ModelError(f'{path}: expected a mapping like {{"weight": [4096, 4096]}}, got {type(data).__name__}')
+    entries = data.get("parameters")
+    if not isinstance(entries, list):
+        entries = [{"name": key, "shape": value} for key, value in data.items()]
+    shapes = tuple(_shape(entry, path) for entry in entries)
+    return Model(str(data.get("name", path.stem)) if "parameters" in data else path.stem, str(data.get("source", "")), shapes)
+
+
+def _shape(entry: Any, path: Path) -> Shape:
+    if not isinstance(entry, dict) or "shape" not in entry:
+        raise ModelError(f"{path}: each parameter needs 'name' and 'shape', got {entry!r}")
+    name, shape, count = str(entry.get("name", "parameter")), entry["shape"], entry.get("count", 1)
+    if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
+        raise ModelError(f"{path}: the shape of '{name}' must be a list of sizes, got {shape!r}")
+    if not _is_size(count) or count < 1:
+        raise ModelError(f"{path}: the count of '{name}' must be a whole number from 1, got {count!r}")
+    return Shape(name, tuple(shape), count)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+
+def memory(program: Program, model: Model) -> list[ParameterMemory]:
+    """Bytes of state for every shape of a model, with all flags at their defaults.
+
+    Step counters (4 bytes a parameter tensor), keys and host scalars (8 bytes each) are included.
+    """
+    return [_parameter(program, shape) for shape in model.shapes]
+
+
+def _parameter(program: Program, shape: Shape) -> ParameterMemory:
+    nbytes, coded, fallback = 4, [], []
+    if any(s.storage is not None and s.storage.rounding == "stochastic" for s in program.states):
+        nbytes += 8
+    for state in program.states:
+        if state.when is not None and not _default_holds(program, state):
+            continue
+        codes = state_codes(state)
+        if state.scalar:
+            nbytes += 8
+        elif codes is not None and codes.applies_to(shape.shape):
+            nbytes += codes.nbytes(shape.shape)
+            coded.append(state.name)
+        else:
+            nbytes += 4 * math.prod(shape.shape)
+            fallback += [state.name] if codes is not None else []
+    return ParameterMemory(shape, nbytes * shape.count, tuple(coded), tuple(fallback))
+
+
+def _default_holds(program: Program, state: State) -> bool:
+    """Whether a conditional state exists when every hyperparameter has its default."""
+    from optgen.ir.constants import evaluate_condition
+
+    assert state.when is not None
+    defaults: dict[str, Any] = {}
+    for hyper in program.hypers:
+        if hyper.names:
+            assert isinstance(hyper.default, tuple)
+            defaults |= dict(zip(hyper.names, hyper.default, strict=True))
+        else:
+            defaults[hyper.name] = hyper.default
+    return bool(evaluate_condition(program.flags[state.when.flag], defaults)) == state.when.holds

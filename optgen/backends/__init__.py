@@ -1,0 +1,1 @@
+"""Plan -> text: a printer, a config and templates for each backend."""

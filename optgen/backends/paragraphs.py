@@ -1,0 +1,42 @@
+"""How a kernel's body reads: paragraphs, and one comment per buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optgen.ir.nodes import Assign, Call, Op, Statement
+from optgen.plan.nodes import Buffer, Layout
+
+__all__ = ["buffer_comment", "paragraphs"]
+
+
+def paragraphs(body: Sequence[Statement]) -> list[list[Statement]]:
+    """Loads, the update, encoding and stores: what a person would separate by blank lines."""
+    chunks: list[list[Statement]] = []
+    last = None
+    for statement in body:
+        phase = _phase(statement)
+        if phase != last:
+            chunks.append([])
+            last = phase
+        chunks[-1].append(statement)
+    return chunks
+
+
+def _phase(statement: Statement) -> str:
+    if not isinstance(statement, Assign):
+        return "store"
+    value = statement.value
+    if isinstance(value, Op) and value.op in ("load", "load_codes", "elements"):
+        return "load"
+    coding = isinstance(value, Call) or statement.target.endswith("_blocks")
+    return "store" if coding else "update"
+
+
+def buffer_comment(buffer: Buffer) -> str:
+    """Dtype, shape, direction and meaning of a kernel argument."""
+    dtype = {"param": "any float", "grad": "any float", "real": "real"}.get(buffer.dtype, buffer.dtype)
+    shape = {Layout.ELEMENT: "shape of param", Layout.BLOCK: "blocks", Layout.CODE: "bytes"}[buffer.layout]
+    way = "in/out" if buffer.read and buffer.written else "out" if buffer.written else "in"
+    guard = "" if buffer.guard is None else f" ({'' if buffer.guard.holds else 'not '}{buffer.guard.flag})"
+    return f"{dtype}[{shape}]  {way}  {buffer.doc}{guard}"

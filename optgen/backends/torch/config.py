@@ -1,0 +1,30 @@
+"""How each operation is written in torch. `@` marks a function of `optgen.runtime.torch_ops`."""
+
+__all__ = ["FORMATS", "HOST_FORMATS"]
+
+FORMATS = {
+    "abs": "torch.abs({0})",
+    "sqrt": "torch.sqrt({0})",
+    "rsqrt": "torch.rsqrt({0})",
+    "exp": "torch.exp({0})",
+    "log": "torch.log({0})",
+    "sign": "@sign({0})",
+    "min": "torch.minimum({0}, {1})",
+    "max": "torch.maximum({0}, {1})",
+    "where": "torch.where({0}, {1}, {2})",
+    "mul_high": "@mul_high({0}, {1})",
+    "real": "({0}).to(torch.float32)",
+    "trunc": "({0}).to(torch.int32)",
+    "bits": "({0}).view(torch.int32)",
+    "from_bits": "({0}).view(torch.float32)",
+    "reciprocal": "torch.reciprocal({0})",
+    "is_finite": "torch.isfinite({0})",
+    "block_max": "torch.amax({0}, dim=-1, keepdim=True)",
+    "block_min": "torch.amin({0}, dim=-1, keepdim=True)",
+    "block_count": "torch.sum({0}, dim=-1, keepdim=True, dtype=torch.int32)",
+    "block_select": "@block_select({0}, {1}, {2})",
+    "blocks": "@to_blocks({0}, {1})",
+    "elements": "@from_blocks({0}, p)",
+}
+# Host scalars are float64 tensors of shape (n,): one for each parameter of a batch.
+HOST_FORMATS = {**{name: FORMATS[name] for name in ("abs", "sqrt", "rsqrt", "exp", "log", "sign", "min", "max", "where")}}

@@ -1,0 +1,212 @@
+"""Plan -> the files of a generated package that need torch alone: the class and the torch backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optgen.backends.paragraphs import buffer_comment, paragraphs
+from optgen.backends.render import render
+from optgen.backends.torch.printer import HostPrinter, KernelPrinter, TorchPrinter
+from optgen.backends.view import PackageView
+from optgen.ir.infer import refs
+from optgen.ir.nodes import Const, Domain, Function, Guard, Kind, Role
+from optgen.ir.text import expression
+from optgen.plan.nodes import Kernel, Plan
+from optgen.runtime.layout import Codes
+from optgen.storage.codebooks import saved_scalars
+
+__all__ = ["emit_torch"]
+
+
+@dataclass(frozen=True)
+class ArgumentView:
+    """One line of a function's signature."""
+
+    name: str
+    annotation: str
+    comment: str
+
+
+@dataclass(frozen=True)
+class FunctionView:
+    """A function as text."""
+
+    name: str
+    arguments: tuple[ArgumentView, ...]
+    result: str
+    doc: str
+    lines: tuple[str, ...]
+
+    @property
+    def brief(self) -> str:
+        """The arguments on one line, if none has a comment."""
+        return "" if any(a.comment for a in self.arguments) else ", ".join(f"{a.name}: {a.annotation}" for a in self.arguments)
+
+
+def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
+    """The package's `__init__.py` and `torch_backend.py`, not formatted yet."""
+    helpers: set[str] = set()
+    functions = _functions(plan, helpers)
+    updates = [_update(kernel, plan, helpers) for kernel in plan.kernels]
+    backend = render(
+        "torch/templates/backend.py.jinja",
+        package=view,
+        helpers=sorted(helpers),
+        functions=functions,
+        updates=updates,
+    )
+    initial = render(
+        "torch/templates/package.py.jinja",
+        package=view,
+        description=_description(plan),
+        flags=[(name, _flag_text(plan, name)) for name in plan.program.flags],
+        scalars=_scalars(plan),
+        random=plan.random,
+        updates=updates,
+    )
+    return {"__init__.py": initial, "torch_backend.py": backend}
+
+
+def _functions(plan: Plan, helpers: set[str]) -> list[FunctionView]:
+    """The codec functions of all kernels, each once."""
+    views: dict[str, FunctionView] = {}
+    for kernel in plan.kernels:
+        for function in kernel.functions:
+            if function.name not in views:
+                views[function.name] = _function(function, kernel, helpers)
+    return list(views.values())
+
+
+def _function(function: Function, kernel: Kernel, helpers: set[str]) -> FunctionView:
+    printer = TorchPrinter({}, kernel.functions)
+    lines = printer.function_body(function)
+    helpers |= printer.helpers
+    arguments = tuple(ArgumentView(param.name, "Tensor", "") for param in function.params)
+    return FunctionView(function.name, arguments, "Tensor", function.doc, tuple(lines))
+
+
+def _update(kernel: Kernel, plan: Plan, helpers: set[str]) -> FunctionView:
+    printer = KernelPrinter(kernel)
+    body = [line for chunk in paragraphs(kernel.body) for line in ["", *printer.block(chunk)]]
+    helpers |= printer.helpers
+    lines = ["real = scalars.dtype", *_unbind(kernel, plan), *body]
+    arguments = [ArgumentView(b.name, "Tensor", buffer_comment(b)) for b in kernel.buffers]
+    arguments.append(ArgumentView("scalars", "Tensor", "real[columns]  host scalars of this step"))
+    if plan.random:
+        arguments.append(ArgumentView("key", "Tensor", "int32[2]  words of the random bits of this step"))
+    arguments += _flag_arguments(kernel.flags)
+    stored = ", ".join(kernel.variant.stored)
+    doc = f"One step of one parameter, with {stored} stored as codes." if stored else "One step of one parameter."
+    return FunctionView(kernel.name, tuple(arguments), "None", doc, tuple(lines))
+
+
+def _flag_arguments(flags: tuple[str, ...]) -> list[ArgumentView]:
+    """Compile-time flags are keyword-only."""
+    return [ArgumentView("*", "", ""), *(ArgumentView(flag, "bool", "") for flag in flags)] if flags else []
+
+
+def _unbind(kernel: Kernel, plan: Plan) -> list[str]:
+    if not plan.columns:
+        return []
+    names = [name if name in kernel.columns else "_" for name in plan.columns]
+    return [f"{', '.join(names)}{',' if len(names) == 1 else ''} = scalars.unbind()"]
+
+
+def _flag_text(plan: Plan, name: str) -> str:
+    """A compile-time flag as an expression over a parameter group."""
+    condition = plan.program.flags[name]
+    text = expression(condition)
+    for hyper in plan.hypers:
+        for index, part in enumerate(hyper.names):
+            text = _replace_word(text, part, f'group["{hyper.name}"][{index}]')
+        if not hyper.names:
+            text = _replace_word(text, hyper.name, f'group["{hyper.name}"]')
+    return f"bool({text})"
+
+
+def _replace_word(text: str, word: str, by: str) -> str:
+    import re
+
+    return re.sub(rf"(?<![\w\"']){re.escape(word)}(?![\w\"'])", by, text)
+
+
+def _scalars(plan: Plan) -> FunctionView:
+    """The host scalars as a function of t, hyperparameters, storage facts and scalar states."""
+    printer = HostPrinter(plan.program.symbols)
+    used = {name for s in plan.host for name in refs(s.value)} | set(plan.columns)
+    arguments = [ArgumentView("t", "Tensor", "float64[n]  step, from 1")]
+    for name, symbol in plan.program.symbols.items():
+        if symbol.domain == Domain.HOST and symbol.kind == Kind.REAL and symbol.role in (Role.HYPER, Role.FACT, Role.STATE):
+            arguments.append(ArgumentView(name if name in used else f"{name}", "Tensor", f"float64[n]  {symbol.role.value}"))
+    arguments += _flag_arguments(tuple(plan.program.flags))
+    lines = printer.block(plan.host)
+    columns = "".join(f"{name}, " for name in plan.columns)
+    outputs = "".join(f"{name}, " for name in plan.outputs.values())
+    lines.append(f"return ({columns}), ({outputs})")
+    doc = "The scalars of step t that kernels read, and the new values of scalar states."
+    return FunctionView("scalars", tuple(arguments), "tuple[tuple[Tensor, ...], tuple[Tensor, ...]]", doc, tuple(lines))
+
+
+def _description(plan: Plan) -> list[str]:
+    """The arguments of `Description(...)`, one per line."""
+    hypers = ", ".join(_hyper_text(h) for h in plan.hypers)
+    states = ", ".join(_state_text(s) for s in plan.program.states)
+    kernels = ", ".join(_kernel_text(k) for k in plan.kernels)
+    lines = [
+        f"name={plan.program.name!r}",
+        f"hypers=({hypers},)",
+        f"states=({states},)" if states else "states=()",
+        f"kernels=({kernels},)",
+        f"columns={tuple(plan.columns)!r}",
+    ]
+    if plan.outputs:
+        lines.append(f"outputs={tuple(plan.outputs)!r}")
+    if plan.random:
+        lines.append("random=True")
+    return lines
+
+
+def _hyper_text(hyper: object) -> str:
+    from optgen.ir.nodes import Hyper
+
+    assert isinstance(hyper, Hyper)
+    parts = [repr(hyper.name)]
+    if hyper.names:
+        parts.append(f"names={hyper.names!r}")
+    if hyper.choices:
+        parts.append(f"choices={hyper.choices!r}")
+    if isinstance(hyper.default, bool):
+        parts.append("flag=True")
+    for bound in ("min", "above", "max", "below"):
+        value = getattr(hyper, bound)
+        if value is not None:
+            parts.append(f"{bound}={value!r}")
+    return f"Hyper({', '.join(parts)})"
+
+
+def _state_text(state: object) -> str:
+    from optgen.ir.nodes import State
+
+    assert isinstance(state, State)
+    parts = [repr(state.name), repr(state.save_as)]
+    if state.scalar:
+        parts.append("scalar=True")
+    if state.when is not None:
+        parts.append(f"flag={state.when.flag!r}")
+        if not state.when.holds:
+            parts.append("holds=False")
+    if state.storage is not None:
+        s = state.storage
+        scalars = saved_scalars(s, state.unsigned)
+        parts.append(f"codes=Codes({s.bits}, {s.block}, {scalars!r}, min_size={s.min_size}, min_ndim={s.min_ndim})")
+    return f"State({', '.join(parts)})"
+
+
+def _kernel_text(kernel: Kernel) -> str:
+    keys = tuple((b.state.name, b.key) for b in kernel.buffers if b.state is not None)
+    facts = tuple(kernel.variant.facts.values())
+    extra = f", facts={facts!r}" if facts else ""
+    return f"KernelInfo({kernel.name!r}, stored={kernel.variant.stored!r}, keys={keys!r}, flags={kernel.flags!r}{extra})"
+
+
+_ = (Codes, Const, Guard)

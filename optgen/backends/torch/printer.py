@@ -1,0 +1,107 @@
+"""Expressions -> torch: update functions on whole tensors, and the host scalars."""
+
+from __future__ import annotations
+
+from optgen.backends.printer import Printer, plain_parentheses
+from optgen.backends.torch.config import FORMATS, HOST_FORMATS
+from optgen.ir.infer import refs
+from optgen.ir.nodes import Assign, Const, Expr, Kind, Op, Ref, Statement, Storage
+from optgen.plan.nodes import Buffer, Kernel, Layout
+
+__all__ = ["HostPrinter", "TorchPrinter"]
+
+
+class TorchPrinter(Printer):
+    """Values per element have the parameter's shape; values in blocks are (rows, blocks per row, block)."""
+
+    formats = FORMATS
+
+    def operation(self, value: Op) -> str:
+        """Operations whose form depends on whether an argument is a number."""
+        match value:
+            case (
+                Op(op="min" | "max" as op, args=(x, Const(value=number)))
+                | Op(op="min" | "max" as op, args=(Const(value=number), x))
+            ):
+                bound = "max" if op == "min" else "min"
+                return f"torch.clamp({self.expression(x)}, {bound}={number!r})"
+            case Op(op="where", args=(condition, Const() as x, Const() as y)):
+                name = "choose_int" if self.kind(value) == Kind.INT else "choose_real"
+                self.helpers.add(name)
+                return f"{name}({self.expression(condition)}, {self.number(x, value)}, {self.number(y, value)})"
+        return plain_parentheses(super().operation(value))
+
+    def number(self, value: Const, whole: Op) -> str:
+        """A literal of the kind of the whole expression."""
+        return repr(value.value) if self.kind(whole) == Kind.INT else repr(float(value.value))
+
+
+class KernelPrinter(TorchPrinter):
+    """Prints the body of one kernel; knows its buffers."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        """Print with the symbols and functions of `kernel`."""
+        super().__init__(kernel.program.symbols, kernel.functions)
+        self.kernel = kernel
+        self.buffers = {buffer.name: buffer for buffer in kernel.buffers}
+
+    def operation(self, value: Op) -> str:
+        """Loads, codes and random bits."""
+        match value:
+            case Op(op="load", args=(Ref(name=name),)):
+                return self.load(self.buffers[name])
+            case Op(op="load_codes", args=(Ref(name=name),)):
+                storage = self.storage(self.buffers[name])
+                self.helpers.add("unpack")
+                return f"unpack({name}, {storage.bits}, {storage.block})"
+            case Op(op="random_bits", args=(Const(value=salt),)):
+                self.helpers.add("random_bits")
+                state = self.kernel.program.states[int(salt)]
+                assert state.storage is not None
+                return f"random_bits(key, param.shape, {state.storage.block}, {salt})"
+            case _:
+                return super().operation(value)
+
+    def load(self, buffer: Buffer) -> str:
+        if buffer.layout == Layout.BLOCK:
+            self.helpers.add("block_scalars")
+            return f"block_scalars({buffer.name})"
+        return f"{buffer.name}.to(real)" if buffer.dtype in ("param", "grad") else buffer.name
+
+    def storage(self, buffer: Buffer) -> Storage:
+        assert buffer.state is not None and buffer.state.storage is not None
+        return buffer.state.storage
+
+    def store(self, buffer: str, value: Expr) -> list[str]:
+        """In place; codes are packed first."""
+        text = self.expression(value)
+        if self.buffers[buffer].layout == Layout.CODE:
+            self.helpers.add("pack")
+            text = f"pack({text}, {self.storage(self.buffers[buffer]).bits})"
+        if self.buffers[buffer].layout != Layout.ELEMENT:
+            text = f"{text}.view_as({buffer})"
+        return [f"{buffer}.copy_({text})"]
+
+
+class HostPrinter(Printer):
+    """Host scalars, as float64 tensors of shape (n,)."""
+
+    formats = HOST_FORMATS
+
+    def operation(self, value: Op) -> str:
+        """Constants become tensors where torch would take its default dtype."""
+        match value:
+            case (
+                Op(op="min" | "max" as op, args=(x, Const(value=number)))
+                | Op(op="min" | "max" as op, args=(Const(value=number), x))
+            ):
+                return f"torch.clamp({self.expression(x)}, {'max' if op == 'min' else 'min'}={number!r})"
+            case Op(op="where", args=(condition, Const(value=x), Const(value=y))):
+                return f"torch.where({self.expression(condition)}, torch.full_like(t, {float(x)!r}), {float(y)!r})"
+        return super().operation(value)
+
+    def statement(self, statement: Statement) -> list[str]:
+        """An assignment; a constant fills a tensor."""
+        if isinstance(statement, Assign) and not refs(statement.value):
+            return [f"{statement.target} = torch.full_like(t, {self.expression(statement.value)})"]
+        return super().statement(statement)

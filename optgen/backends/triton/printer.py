@@ -1,0 +1,80 @@
+"""Expressions -> Triton: the body of a tile."""
+
+from __future__ import annotations
+
+from optgen.backends.printer import Printer, plain_parentheses
+from optgen.backends.triton.config import FORMATS
+from optgen.ir.nodes import Const, Expr, Op, Ref, Storage
+from optgen.plan.nodes import Buffer, Kernel, Layout
+
+__all__ = ["KernelPrinter", "TritonPrinter"]
+
+
+class TritonPrinter(Printer):
+    """Values per element are (TILE,), values in blocks (blocks, BLOCK), block scalars (blocks, 1)."""
+
+    formats = FORMATS
+
+    def operation(self, value: Op) -> str:
+        """Without needless parentheses around names."""
+        return plain_parentheses(super().operation(value))
+
+
+class KernelPrinter(TritonPrinter):
+    """Prints the body of one kernel; knows its buffers."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        """Print with the symbols and functions of `kernel`."""
+        super().__init__(kernel.program.symbols, kernel.functions)
+        self.kernel = kernel
+        self.buffers = {buffer.name: buffer for buffer in kernel.buffers}
+        self.wide = max(kernel.blocks, default=0)
+
+    def operation(self, value: Op) -> str:
+        """Loads, codes, blocks and random bits."""
+        match value:
+            case Op(op="load", args=(Ref(name=name),)):
+                return self.load(self.buffers[name])
+            case Op(op="load_codes", args=(Ref(name=name),)):
+                storage = self.storage(self.buffers[name])
+                return self.helper("load_codes", name, self.place, storage.bits, self.shape(storage))
+            case Op(op="blocks", args=(x, Const(value=block))):
+                return self.helper("to_blocks", self.expression(x), "valid", block, "TILE, BULK")
+            case Op(op="random_bits", args=(Const(value=salt),)):
+                coded = self.kernel.program.states[int(salt)].storage
+                assert coded is not None
+                return self.helper("random_bits", "words", self.place, salt, self.shape(coded))
+            case _:
+                return super().operation(value)
+
+    place = "first, blocks, length"
+
+    def shape(self, storage: Storage) -> str:
+        """The constants that say how a state's blocks lie in a tile."""
+        return f"{storage.block}, {self.wide}, TILE, BULK"
+
+    def helper(self, name: str, *args: object) -> str:
+        """A call of a function of the runtime."""
+        self.helpers.add(name)
+        return f"{name}({', '.join(map(str, args))})"
+
+    def load(self, buffer: Buffer) -> str:
+        """A read of elements or of block scalars."""
+        if buffer.layout == Layout.BLOCK:
+            return self.helper("load_scalars", buffer.name, self.place, self.shape(self.storage(buffer)))
+        return self.helper("load_elements", f"{buffer.name} + start", "offsets, valid, REAL, BULK")
+
+    def storage(self, buffer: Buffer) -> Storage:
+        """The storage of a buffer's state."""
+        assert buffer.state is not None and buffer.state.storage is not None
+        return buffer.state.storage
+
+    def store(self, buffer: str, value: Expr) -> list[str]:
+        """A write of elements, block scalars or codes."""
+        target, text = self.buffers[buffer], self.expression(value)
+        if target.layout == Layout.ELEMENT:
+            return [self.helper("store_elements", f"{buffer} + start", "offsets", text, "valid, BULK")]
+        storage = self.storage(target)
+        if target.layout == Layout.BLOCK:
+            return [self.helper("store_scalars", buffer, text, self.place, self.shape(storage))]
+        return [self.helper("store_codes", buffer, text, self.place, storage.bits, self.shape(storage))]

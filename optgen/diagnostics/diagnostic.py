@@ -1,0 +1,95 @@
+"""Diagnostics as data: what is wrong, where, why and what to do. `render` turns them into text."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from optgen.diagnostics.source import Span
+
+__all__ = ["Diagnostic", "Diagnostics", "Label", "SpecError", "suggest"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A span and the few words that stand beside its underline."""
+
+    span: Span
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One fault of a spec.
+
+    `code` is stable (`optgen explain CODE`), `message` is one sentence in the user's words, `primary` gets the caret,
+    `secondary` the dashes, `notes` say why, `helps` say what to do.
+    """
+
+    code: str
+    message: str
+    primary: Label
+    secondary: tuple[Label, ...] = ()
+    notes: tuple[str, ...] = ()
+    helps: tuple[str, ...] = ()
+
+
+class SpecError(Exception):
+    """The user's fault: one or more diagnostics, rendered without a traceback."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Hold `diagnostics`, which must not be empty."""
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("; ".join(f"{d.primary.span.location}: {d.message} [{d.code}]" for d in self.diagnostics))
+
+
+class Diagnostics:
+    """Collects the faults of one spec, so that all independent ones are shown at once."""
+
+    def __init__(self) -> None:
+        """Start without any fault."""
+        self._found: list[Diagnostic] = []
+
+    def __iter__(self) -> Iterator[Diagnostic]:
+        """The faults in the order of the file."""
+        return iter(sorted(self._found, key=lambda d: (d.primary.span.source.path, d.primary.span.start)))
+
+    def __len__(self) -> int:
+        """How many faults were found."""
+        return len(self._found)
+
+    def add(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        label: str = "",
+        *,
+        secondary: tuple[Label, ...] = (),
+        note: str | None = None,
+        help: str | None = None,  # noqa: A002 -- the word users see
+    ) -> None:
+        """Record a fault unless the same code already stands at the same place."""
+        notes = () if note is None else (note,)
+        helps = () if help is None else (help,)
+        found = Diagnostic(code, message, Label(span, label), secondary, notes, helps)
+        if not any(d.code == code and d.primary.span == span for d in self._found):
+            self._found.append(found)
+
+    def raise_if_any(self) -> None:
+        """Raise a `SpecError` with every fault found so far, if there is one."""
+        if self._found:
+            raise SpecError(self)
+
+
+def suggest(name: str, candidates: Iterable[str]) -> str | None:
+    """A help line for a mistyped `name`: the close candidates, or else the sorted allowed values (at most eight)."""
+    known = sorted(set(candidates) - {name})
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
+    if not known:
+        return None
+    shown = ", ".join(f"'{c}'" for c in known[:8])
+    return f"expected one of {shown}" + (", ..." if len(known) > 8 else "")

@@ -1,0 +1,89 @@
+"""Arithmetic on constants, in float64, without ever computing something huge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optgen.ir.nodes import Const, Expr, Op, Ref
+
+__all__ = ["ConstantError", "evaluate_condition", "fold"]
+
+
+class ConstantError(Exception):
+    """A constant has no finite value: `node` is the operation, the message says why."""
+
+    def __init__(self, node: Op, message: str) -> None:
+        """Hold the operation that fails."""
+        super().__init__(message)
+        self.node = node
+
+
+Number = float | bool
+FOLD: dict[str, Callable[..., Number]] = {
+    "neg": lambda x: -x,
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": lambda x, y: x / y,
+    "pow": math.pow,
+    "square": lambda x: x * x,
+    "abs": abs,
+    "sqrt": math.sqrt,
+    "rsqrt": lambda x: 1 / math.sqrt(x),
+    "exp": math.exp,
+    "log": math.log,
+    "sign": lambda x: math.copysign(1.0, x) if x else 0.0,
+    "min": min,
+    "max": max,
+}
+
+
+def fold(value: Expr) -> Expr:
+    """Replace operations on constants by their value, as in `2*3 + x` -> `6 + x`.
+
+    Raises:
+        ConstantError: if such an operation has no finite value, as in `1/0`.
+    """
+    if not isinstance(value, Op):
+        return value
+    args = tuple(fold(arg) for arg in value.args)
+    if value.op not in FOLD or not all(isinstance(arg, Const) for arg in args):
+        return Op(value.op, args, value.span)
+    numbers = [float(arg.value) for arg in args if isinstance(arg, Const) and not isinstance(arg.value, str)]
+    try:
+        result = float(FOLD[value.op](*numbers))
+    except ZeroDivisionError:
+        raise ConstantError(value, "this divides by zero") from None
+    except (OverflowError, ValueError):
+        raise ConstantError(value, "this constant has no finite value") from None
+    if not math.isfinite(result):
+        raise ConstantError(value, "this constant has no finite value")
+    return Const(int(result) if result == int(result) and abs(result) < 2**53 else result, value.span)
+
+
+CONDITIONS: dict[str, Callable[..., object]] = {
+    "lt": lambda x, y: x < y,
+    "le": lambda x, y: x <= y,
+    "gt": lambda x, y: x > y,
+    "ge": lambda x, y: x >= y,
+    "eq": lambda x, y: x == y,
+    "ne": lambda x, y: x != y,
+    "and": lambda x, y: x and y,
+    "or": lambda x, y: x or y,
+    "not": lambda x: not x,
+}
+
+
+def evaluate_condition(value: Expr, names: Mapping[str, Any]) -> Any:
+    """The value of a compile-time condition for given hyperparameters."""
+    match value:
+        case Const(value=constant):
+            return constant
+        case Ref(name=name):
+            return names[name]
+        case Op(op=op, args=args):
+            return {**FOLD, **CONDITIONS}[op](*(evaluate_condition(arg, names) for arg in args))
+        case _:
+            raise TypeError(f"{value} is not a condition")

@@ -1,0 +1,96 @@
+"""Kind and domain of every expression, from the table of operations; the one place that knows the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from optgen.ir.nodes import Call, Const, Domain, Expr, Function, Kind, Op, Ref, Symbol
+from optgen.ir.ops import OPS
+
+__all__ = ["KindError", "infer", "infer_op", "refs", "substitute", "walk"]
+
+
+class KindError(Exception):
+    """An expression mixes kinds: `node` is the culprit, `message` says what was expected."""
+
+    def __init__(self, node: Expr, message: str) -> None:
+        """Hold the culprit and the words for it."""
+        super().__init__(message)
+        self.node = node
+        self.message = message
+
+
+def infer(value: Expr, symbols: Mapping[str, Symbol], functions: Mapping[str, Function] | None = None) -> tuple[Kind, Domain]:
+    """Kind and domain of `value`.
+
+    Raises:
+        KindError: where an operation gets an argument of a wrong kind.
+        KeyError: where a name is not in `symbols`.
+    """
+    match value:
+        case Const(value=bool()):
+            return Kind.BOOL, Domain.HOST
+        case Const(value=str()):
+            return Kind.TEXT, Domain.HOST
+        case Const(value=number):
+            return (Kind.INT if isinstance(number, int) else Kind.REAL), Domain.HOST
+        case Ref(name=name):
+            return symbols[name].kind, symbols[name].domain
+        case Call(function=name):
+            result = (functions or {})[name].result
+            return result.kind, result.domain
+        case Op():
+            return infer_op(value, [infer(arg, symbols, functions) for arg in value.args])
+
+
+def infer_op(value: Op, args: list[tuple[Kind, Domain]]) -> tuple[Kind, Domain]:
+    """Kind and domain of an operation whose arguments are known."""
+    info = OPS[value.op]
+    shared = _shared_kind(value, [kind for kind, _ in args])
+    for expected, (kind, _), arg in zip(info.args, args, value.args, strict=True):
+        wanted = shared if expected is None else expected
+        literal = kind == Kind.INT and wanted == Kind.REAL and not any(isinstance(node, Ref | Call) for node in walk(arg))
+        if kind != wanted and not literal:
+            raise KindError(arg, f"expected {_WORDS[wanted]}, got {_WORDS[kind]}")
+    domain = info.domain if info.domain is not None else max((d for _, d in args), default=Domain.HOST)
+    return info.result or shared, domain
+
+
+def _shared_kind(value: Op, kinds: list[Kind]) -> Kind:
+    """The kind that the numeric arguments agree on: INT only if all are INT."""
+    expected = OPS[value.op].args
+    numeric = [kind for kind, want in zip(kinds, expected, strict=True) if want is None]
+    for alike in (Kind.BOOL, Kind.TEXT):
+        if value.op in ("eq", "ne", "where") and numeric and all(kind == alike for kind in numeric):
+            return alike
+    return Kind.INT if numeric and all(kind == Kind.INT for kind in numeric) else Kind.REAL
+
+
+_WORDS = {Kind.REAL: "a number", Kind.INT: "an integer", Kind.BOOL: "a condition", Kind.TEXT: "a choice"}
+
+
+def walk(value: Expr) -> list[Expr]:
+    """Every node of an expression, parents before children, left to right."""
+    nodes: list[Expr] = [value]
+    if isinstance(value, Op | Call):
+        for arg in value.args:
+            nodes += walk(arg)
+    return nodes
+
+
+def refs(value: Expr) -> list[str]:
+    """The names an expression reads, in order, each once."""
+    return list(dict.fromkeys(node.name for node in walk(value) if isinstance(node, Ref)))
+
+
+def substitute(value: Expr, names: Mapping[str, Expr]) -> Expr:
+    """`value` with every reference to a key of `names` replaced."""
+    match value:
+        case Ref(name=name) if name in names:
+            return names[name]
+        case Op(op=op, args=args):
+            return Op(op, tuple(substitute(arg, names) for arg in args), value.span)
+        case Call(function=function, args=args):
+            return Call(function, tuple(substitute(arg, names) for arg in args), value.span)
+        case _:
+            return value

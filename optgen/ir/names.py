@@ -1,0 +1,129 @@
+"""Which names a spec may give, and the readable names that the compiler gives to expressions."""
+
+from __future__ import annotations
+
+import keyword
+import re
+
+from optgen.ir.nodes import Const, Expr, Op, Ref
+from optgen.ir.ops import WORDS
+
+__all__ = ["INPUTS", "is_reserved", "is_symbol_name", "name_for"]
+
+INPUTS = ("p", "g", "t")
+SYMBOL = re.compile(r"[a-z][a-z0-9_]{0,39}")
+# Names that generated code uses for itself beside the spec's own.
+GENERATED = frozenset(
+    [
+        "abs",
+        "bool",
+        "closure",
+        "compile_",
+        "defaults",
+        "dtype",
+        "element",
+        "false",
+        "float",
+        "group",
+        "int",
+        "key",
+        "keys",
+        "layout",
+        "len",
+        "list",
+        "maximize",
+        "min",
+        "max",
+        "none",
+        "offsets",
+        "param",
+        "params",
+        "grad",
+        "index",
+        "init",
+        "numel",
+        "range",
+        "real",
+        "scalars",
+        "seed",
+        "self",
+        "state",
+        "step",
+        "str",
+        "super",
+        "table",
+        "tensor",
+        "tensors",
+        "tile",
+        "tiles",
+        "tl",
+        "torch",
+        "triton",
+        "true",
+        "tuple",
+        "type",
+        "update",
+        "valid",
+    ]
+)
+CONSTRUCTOR = frozenset({"backend", "compile", "maximize", "params", "seed"})
+MAX_LENGTH = 40
+
+
+def is_symbol_name(name: str) -> bool:
+    """Whether `name` has the form of a state, hyperparameter or local: lower case, digits and underscores."""
+    return SYMBOL.fullmatch(name) is not None
+
+
+def is_reserved(name: str) -> bool:
+    """Whether `name` already means something in a spec or in generated code."""
+    taken = name in INPUTS or name in WORDS or name in GENERATED or name in CONSTRUCTOR
+    return taken or keyword.iskeyword(name) or name.endswith(("_ptr", "_codes", "_code", "_blocks"))
+
+
+def name_for(value: Expr, taken: set[str]) -> str:
+    """A readable name for an expression, unlike any in `taken`: `1 - beta1**t` becomes `bias_correction_beta1`."""
+    words = _words(value)[:MAX_LENGTH].strip("_")
+    name = words if is_symbol_name(words) and not is_reserved(words) else f"x_{words}"[:MAX_LENGTH].strip("_")
+    candidate, count = name, 2
+    while candidate in taken:
+        candidate, count = f"{name}_{count}", count + 1
+    return candidate
+
+
+def _words(value: Expr) -> str:
+    match value:
+        case Const(value=number):
+            text = number if isinstance(number, str) else f"{number:g}".replace("-", "minus_").replace(".", "p")
+            return re.sub(r"[^a-z0-9]+", "_", text.lower())
+        case Ref(name=name):
+            return name
+        case Op(op="sub", args=(Const(value=1), Op(op="pow", args=(base, Ref(name="t"))))):
+            return f"bias_correction_{_words(base)}"
+        case Op(op="div", args=(Const(value=1), divisor)):
+            return f"inv_{_words(divisor)}"
+        case Op(op=op, args=(Const(value=1), right)) if op in ("sub", "add"):
+            return f"one_{'minus' if op == 'sub' else 'plus'}_{_words(right)}"
+        case Op(op=op, args=(left, right)) if op in _INFIX:
+            return f"{_words(left)}_{_INFIX[op]}{_words(right)}"
+        case Op(op=op, args=args):
+            return "_".join([op, *(_words(arg) for arg in args)])
+        case _:
+            return "value"
+
+
+_INFIX = {
+    "add": "plus_",
+    "sub": "minus_",
+    "mul": "",
+    "div": "over_",
+    "pow": "pow_",
+    "lt": "below_",
+    "le": "at_most_",
+    "gt": "above_",
+    "ge": "at_least_",
+    "eq": "is_",
+    "ne": "is_not_",
+    "and": "and_",
+    "or": "or_",
+}

@@ -1,0 +1,209 @@
+"""The whole IR on one screen: fields only, no logic.
+
+A `Program` is a list of assignments in the order a paper writes them. A name that is assigned again has a new value
+from there on; a state that is read before it is assigned has the value of the last step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+from optgen.diagnostics import Span
+
+__all__ = [
+    "Assign",
+    "Call",
+    "Const",
+    "Domain",
+    "Expr",
+    "Function",
+    "Guard",
+    "Hyper",
+    "Kind",
+    "Op",
+    "Program",
+    "Ref",
+    "Role",
+    "State",
+    "Statement",
+    "Storage",
+    "Store",
+    "Symbol",
+]
+
+
+class Kind(Enum):
+    """What a value is."""
+
+    REAL = "real"  # float32, or float64 for float64 parameters
+    INT = "int"  # 32 bits, two's complement, wraps around
+    BOOL = "bool"
+    TEXT = "text"  # a choice among words; compared, never computed with
+
+
+class Domain(IntEnum):
+    """How many values a value has; a sum of two has the larger domain."""
+
+    HOST = 0  # one per parameter and step, from t and hyperparameters alone
+    BLOCK = 1  # one per quantization block
+    ELEMENT = 2  # one per element of the parameter
+
+
+class Role(Enum):
+    """Where a symbol comes from."""
+
+    PARAM = "parameter"
+    GRAD = "gradient"
+    STEP = "step"
+    HYPER = "hyperparameter"
+    STATE = "state"
+    FACT = "storage fact"  # bits(m), half_gap(m): depends on how the state of this parameter is stored
+    LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Const:
+    """A number, as written: an int adapts to the kind of what it meets. Text is a choice that is compared."""
+
+    value: float | int | bool | str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The current value of a symbol."""
+
+    name: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation of the table in `ops.py`."""
+
+    op: str
+    args: tuple[Expr, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of one of the program's functions."""
+
+    function: str
+    args: tuple[Expr, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+Expr = Const | Ref | Op | Call
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A statement under this guard runs only where the flag (or, before `select_branches`, the condition) holds."""
+
+    flag: str
+    holds: bool = True
+
+
+@dataclass(frozen=True)
+class Assign:
+    """`target = value`, under all of `guards`."""
+
+    target: str
+    value: Expr
+    guards: tuple[Guard, ...] = ()
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Write a value to a buffer; appears when storage is lowered."""
+
+    buffer: str
+    value: Expr
+    guards: tuple[Guard, ...] = ()
+
+
+Statement = Assign | Store
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """What is known of a name."""
+
+    name: str
+    role: Role
+    kind: Kind
+    domain: Domain
+
+
+@dataclass(frozen=True)
+class Function:
+    """A pure function of values, printed once and called by name: decode, encode, block statistics."""
+
+    name: str
+    params: tuple[Symbol, ...]
+    body: tuple[Assign, ...]
+    result: Symbol
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A constructor argument. A tuple has `names`; a choice has `choices`; a flag has a bool default."""
+
+    name: str
+    default: tuple[float, ...] | float | bool | str
+    text: str  # the default as it is written in the signature
+    names: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    min: float | None = None
+    above: float | None = None
+    max: float | None = None
+    below: float | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a state is kept between steps, if not as one float per element."""
+
+    codebook: str
+    bits: int
+    block: int
+    rounding: str = "nearest"
+    quantile: float | None = None
+    published: bool = False
+    min_size: int = 4096
+    min_ndim: int = 2
+
+
+@dataclass(frozen=True)
+class State:
+    """What an optimizer remembers of a parameter. A scalar state is one host number, else it is shaped like p."""
+
+    name: str
+    save_as: str
+    scalar: bool = False
+    unsigned: bool = False
+    init: Expr = Const(0)
+    when: Guard | None = None
+    storage: Storage | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """An update rule. `host` holds the statements on host scalars once they are hoisted out of `body`."""
+
+    name: str
+    symbols: dict[str, Symbol]
+    flags: dict[str, Expr]  # compile-time conditions on hyperparameters
+    hypers: tuple[Hyper, ...]
+    states: tuple[State, ...]
+    body: tuple[Statement, ...]
+    host: tuple[Assign, ...] = ()
+    outputs: dict[str, str] = field(default_factory=dict)  # scalar state -> host value that it becomes
+    functions: tuple[Function, ...] = ()

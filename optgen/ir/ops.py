@@ -1,0 +1,120 @@
+"""The table of operations: arity, kinds and meaning of every `Op`, and the words a spec may use."""
+
+from dataclasses import dataclass
+
+from optgen.ir.nodes import Domain, Kind
+
+__all__ = ["BINARY", "COMPARE", "OPS", "WORDS", "OpInfo", "Word"]
+
+R, I, B = Kind.REAL, Kind.INT, Kind.BOOL  # noqa: E741 -- one letter each, as in a table
+N = None  # a number: the arguments agree on REAL or INT
+
+
+@dataclass(frozen=True)
+class OpInfo:
+    """One operation. `args` and `result` are kinds, None for "the kind the numeric arguments agree on"."""
+
+    args: tuple[Kind | None, ...]
+    result: Kind | None
+    meaning: str
+    domain: Domain | None = None  # domain of the result where it is not the largest of the arguments'
+
+
+OPS: dict[str, OpInfo] = {
+    # arithmetic
+    "neg": OpInfo((N,), N, "-x"),
+    "add": OpInfo((N, N), N, "x + y"),
+    "sub": OpInfo((N, N), N, "x - y"),
+    "mul": OpInfo((N, N), N, "x * y; integers keep the low 32 bits"),
+    "div": OpInfo((R, R), R, "x / y"),
+    "pow": OpInfo((R, R), R, "x ** y"),
+    "square": OpInfo((R,), R, "x * x"),
+    "abs": OpInfo((N,), N, "|x|"),
+    "sqrt": OpInfo((R,), R, "square root"),
+    "rsqrt": OpInfo((R,), R, "1/sqrt(x)"),
+    "exp": OpInfo((R,), R, "e ** x"),
+    "log": OpInfo((R,), R, "natural logarithm"),
+    "sign": OpInfo((R,), R, "-1, 0 or 1; NaN stays NaN"),
+    "min": OpInfo((N, N), N, "the smaller; NaN if one is NaN"),
+    "max": OpInfo((N, N), N, "the larger; NaN if one is NaN"),
+    "where": OpInfo((B, N, N), N, "x where the condition holds, else y"),
+    # conditions
+    "lt": OpInfo((N, N), B, "x < y"),
+    "le": OpInfo((N, N), B, "x <= y"),
+    "gt": OpInfo((N, N), B, "x > y"),
+    "ge": OpInfo((N, N), B, "x >= y"),
+    "eq": OpInfo((N, N), B, "x == y"),
+    "ne": OpInfo((N, N), B, "x != y"),
+    "and": OpInfo((B, B), B, "both"),
+    "or": OpInfo((B, B), B, "either"),
+    "not": OpInfo((B,), B, "the opposite"),
+    # words that `expand_words` replaces
+    "ema": OpInfo((R, R, R), R, "ema(x, y, beta) = beta*x + (1 - beta)*y"),
+    "clamp": OpInfo((R, R, R), R, "clamp(x, lo, hi) = min(max(x, lo), hi)"),
+    # numbers that depend on how a parameter's state is stored
+    "bits_of": OpInfo((R,), R, "bits of the stored state; 32 where it is stored as float32", Domain.HOST),
+    "half_gap_of": OpInfo((R,), R, "median half distance of neighbouring levels; 0 for float32", Domain.HOST),
+    # exact integer and bit arithmetic of the codebooks
+    "bit_and": OpInfo((I, I), I, "bitwise and"),
+    "bit_or": OpInfo((I, I), I, "bitwise or"),
+    "bit_xor": OpInfo((I, I), I, "bitwise exclusive or"),
+    "shift_left": OpInfo((I, I), I, "x * 2**y"),
+    "shift_right": OpInfo((I, I), I, "x / 2**y, rounded down; x must not be negative"),
+    "mul_high": OpInfo((I, I), I, "the high 32 bits of the unsigned 64-bit product"),
+    "real": OpInfo((I,), R, "the nearest float32"),
+    "trunc": OpInfo((R,), I, "rounded towards zero; the argument must be in range"),
+    "bits": OpInfo((R,), I, "the bit pattern of a float32"),
+    "from_bits": OpInfo((I,), R, "the float32 of a bit pattern"),
+    "reciprocal": OpInfo((R,), R, "1/x, correctly rounded"),
+    "is_finite": OpInfo((R,), B, "neither NaN nor infinite"),
+    # over a quantization block
+    "block_max": OpInfo((R,), R, "the largest of each block", Domain.BLOCK),
+    "block_min": OpInfo((R,), R, "the smallest of each block", Domain.BLOCK),
+    "block_count": OpInfo((B,), I, "how many of each block hold", Domain.BLOCK),
+    "block_select": OpInfo((R, I, I), R, "the k-th smallest of each block, from 0; k is at most the third", Domain.BLOCK),
+    # buffers
+    "load": OpInfo((R,), R, "the elements, or the block scalars, of a buffer"),
+    "load_codes": OpInfo((I,), I, "the unpacked codes of a buffer, in blocks"),
+    "blocks": OpInfo((R, I), R, "elements arranged in blocks of this size, as float32"),
+    "elements": OpInfo((R,), R, "blocks arranged as elements again"),
+    "random_bits": OpInfo((I,), I, "16 uniform bits per element, in blocks; a function of key, step and index"),
+}
+
+BINARY = {"Add": "add", "Sub": "sub", "Mult": "mul", "Div": "div", "Pow": "pow"}
+COMPARE = {"Lt": "lt", "LtE": "le", "Gt": "gt", "GtE": "ge", "Eq": "eq", "NotEq": "ne"}
+
+
+@dataclass(frozen=True)
+class Word:
+    """A function a spec may call. A variadic word takes two or more arguments and folds them from the left."""
+
+    op: str
+    signature: str
+    meaning: str
+    variadic: bool = False
+
+    @property
+    def arity(self) -> int:
+        """The number of arguments."""
+        return len(OPS[self.op].args)
+
+
+WORDS: dict[str, Word] = {
+    "ema": Word("ema", "ema(x, y, beta)", "beta*x + (1 - beta)*y: an exponential moving average x that takes in y"),
+    "sqrt": Word("sqrt", "sqrt(x)", "square root"),
+    "rsqrt": Word("rsqrt", "rsqrt(x)", "1/sqrt(x)"),
+    "abs": Word("abs", "abs(x)", "absolute value"),
+    "sign": Word("sign", "sign(x)", "-1, 0 or 1; NaN stays NaN"),
+    "exp": Word("exp", "exp(x)", "e**x"),
+    "log": Word("log", "log(x)", "natural logarithm"),
+    "min": Word("min", "min(x, y, ...)", "the smallest; NaN if one is NaN", variadic=True),
+    "max": Word("max", "max(x, y, ...)", "the largest; NaN if one is NaN", variadic=True),
+    "clamp": Word("clamp", "clamp(x, lo, hi)", "x limited to lo <= x <= hi"),
+    "bits": Word("bits_of", "bits(state)", "bits per element of a state as it is stored for this parameter"),
+    "half_gap": Word(
+        "half_gap_of",
+        "half_gap(state)",
+        "median of half the distances between neighbouring levels of a state's codebook, 0 for float32",
+    ),
+    "where": Word("where", "where(condition, x, y)", "x where the condition holds, else y, element by element"),
+}

@@ -1,0 +1,85 @@
+"""Pass `fold-scalar-factors`: the host scalars of a product become one factor.
+
+    lr*(m/c1)/(sqrt(v/c2) + eps)  ->  (lr/c1)*m/(sqrt((1/c2)*v) + eps)
+
+The factor is computed in float64 once a step; a division per element becomes a multiplication. The factors per element
+keep their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from optgen.ir.constants import ConstantError, fold
+from optgen.ir.infer import infer
+from optgen.ir.nodes import Const, Domain, Expr, Op, Program
+from optgen.passes.rewrite import map_values
+
+__all__ = ["fold_scalar_factors"]
+
+
+def fold_scalar_factors(program: Program) -> Program:
+    """Collect the scalar factors of every product per element."""
+
+    def is_host(value: Expr) -> bool:
+        return infer(value, program.symbols)[1] == Domain.HOST
+
+    def rewrite(value: Expr) -> Expr:
+        if not isinstance(value, Op):
+            return value
+        if value.op in ("mul", "div") and not is_host(value):
+            product = _Product()
+            product.take(value, is_host, inverted=False)
+            return product.rebuild(rewrite)
+        return Op(value.op, tuple(rewrite(arg) for arg in value.args), value.span)
+
+    return map_values(program, rewrite)
+
+
+@dataclass
+class _Product:
+    """The factors of nested products and quotients, in the order written."""
+
+    scalars: list[tuple[Expr, bool]] = field(default_factory=list)
+    elements: list[tuple[Expr, bool]] = field(default_factory=list)
+    scalar_first: bool = False
+
+    def take(self, value: Expr, is_host: Callable[[Expr], bool], inverted: bool) -> None:
+        if is_host(value):
+            self.scalar_first |= not self.elements and not self.scalars
+            self.scalars.append((value, inverted))
+        elif isinstance(value, Op) and value.op in ("mul", "div"):
+            left, right = value.args
+            self.take(left, is_host, inverted)
+            self.take(right, is_host, inverted != (value.op == "div"))
+        else:
+            self.elements.append((value, inverted))
+
+    def rebuild(self, rewrite: Callable[[Expr], Expr]) -> Expr:
+        elements = [(rewrite(value), inverted) for value, inverted in self.elements]
+        scalar = _folded(_multiply(None, self.scalars))
+        if scalar is None:
+            return _multiply(None, elements) or Const(1)
+        if self.scalar_first or elements[0][1]:
+            return _multiply(scalar, elements) or scalar
+        first, _ = elements[0]
+        return _multiply(Op("mul", (first, scalar)), elements[1:]) or scalar
+
+
+def _folded(value: Expr | None) -> Expr | None:
+    """2*3 as 6; a constant too large for a number stays as it is written."""
+    try:
+        return None if value is None else fold(value)
+    except ConstantError:
+        return value
+
+
+def _multiply(start: Expr | None, factors: list[tuple[Expr, bool]]) -> Expr | None:
+    result = start
+    for value, inverted in factors:
+        if result is None:
+            result = Op("div", (Const(1), value)) if inverted else value
+        else:
+            result = Op("div" if inverted else "mul", (result, value))
+    return result

@@ -1,0 +1,93 @@
+"""Pass `share-subexpressions`: what is computed twice per element is computed once and gets a name.
+
+p = p - lr*sqrt(v); q = sqrt(v)*m   ->   sqrt_v = sqrt(v); p = p - lr*sqrt_v; q = sqrt_v*m
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+from optgen.ir.infer import infer
+from optgen.ir.nodes import Assign, Domain, Expr, Guard, Op, Program, Ref
+from optgen.passes.rewrite import Splitter
+
+__all__ = ["share_subexpressions"]
+
+Key = tuple[object, ...]
+
+
+def share_subexpressions(program: Program) -> Program:
+    """Name every value per element that appears twice while its inputs keep their values."""
+    places = _places(program)
+    splitter = Splitter(program)
+    named: dict[Key, tuple[Ref, tuple[Guard, ...]]] = {}
+    versions: dict[str, int] = defaultdict(int)
+    for statement in program.body:
+        assert isinstance(statement, Assign)
+        value = _Share(splitter, named, places, versions, statement.guards).rewrite(statement.value)
+        splitter.body.append(replace(statement, value=value))
+        versions[statement.target] += 1
+    return replace(program, body=tuple(splitter.body), symbols=splitter.symbols)
+
+
+def _key(value: Expr, versions: dict[str, int]) -> Key:
+    """Equal for expressions that have the same value: names count with the number of their assignments so far."""
+    if isinstance(value, Ref):
+        return ("ref", value.name, versions[value.name])
+    if isinstance(value, Op):
+        return (value.op, *(_key(arg, versions) for arg in value.args))
+    return ("const", value)
+
+
+def _places(program: Program) -> dict[Key, list[tuple[Guard, ...]]]:
+    """The guards of every occurrence of every operation per element."""
+    places: dict[Key, list[tuple[Guard, ...]]] = defaultdict(list)
+    versions: dict[str, int] = defaultdict(int)
+    for statement in program.body:
+        assert isinstance(statement, Assign)
+        stack: list[Expr] = [statement.value]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, Op):
+                stack += value.args
+                if infer(value, program.symbols)[1] == Domain.ELEMENT:
+                    places[_key(value, versions)].append(statement.guards)
+        versions[statement.target] += 1
+    return places
+
+
+def _within(inner: tuple[Guard, ...], outer: tuple[Guard, ...]) -> bool:
+    return inner[: len(outer)] == outer
+
+
+class _Share:
+    """Rewrites one statement's value."""
+
+    def __init__(
+        self,
+        splitter: Splitter,
+        named: dict[Key, tuple[Ref, tuple[Guard, ...]]],
+        places: dict[Key, list[tuple[Guard, ...]]],
+        versions: dict[str, int],
+        guards: tuple[Guard, ...],
+    ) -> None:
+        self.splitter = splitter
+        self.named = named
+        self.places = places
+        self.versions = versions
+        self.guards = guards
+
+    def rewrite(self, value: Expr) -> Expr:
+        if not isinstance(value, Op):
+            return value
+        key = _key(value, self.versions)
+        if key in self.named and _within(self.guards, self.named[key][1]):
+            return self.named[key][0]
+        shared = sum(_within(place, self.guards) for place in self.places[key]) > 1
+        result = Op(value.op, tuple(self.rewrite(arg) for arg in value.args), value.span)
+        if not shared:
+            return result
+        ref = self.splitter.split(result, self.guards)
+        self.named[key] = (ref, self.guards)
+        return ref

@@ -1,0 +1,195 @@
+"""Storage is a lowering: the first read of a stored state becomes decode, its last value is encoded and written.
+
+    v = beta2*v + ...   ->   v_code = load_codes(v_codes)
+                             v_scale = load(v_scale_)
+                             v = elements(decode_v(v_code, v_scale))
+                             v = beta2*v + ...
+                             v_blocks = where(is_finite(blocks(v)), blocks(v), 0)
+                             v_scale = scale_v(v_blocks)
+                             v_code = encode_v(v_blocks, v_scale)
+                             write v_scale and v_code
+
+A value that is not finite is stored as zero: it does not reach the other values of its block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from optgen.ir.infer import refs, walk
+from optgen.ir.nodes import (
+    Assign,
+    Call,
+    Const,
+    Domain,
+    Expr,
+    Function,
+    Guard,
+    Kind,
+    Op,
+    Program,
+    Ref,
+    Role,
+    State,
+    Statement,
+    Store,
+    Symbol,
+)
+from optgen.plan.nodes import Buffer, Layout
+from optgen.storage.codebooks import CODEBOOKS
+from optgen.storage.codec import Codec, build_functions
+
+__all__ = ["Lowered", "lower_storage"]
+
+
+@dataclass
+class Lowered:
+    """What storage lowering makes of a program."""
+
+    buffers: list[Buffer] = field(default_factory=list)
+    functions: list[Function] = field(default_factory=list)
+    body: list[Statement] = field(default_factory=list)
+    symbols: dict[str, Symbol] = field(default_factory=dict)
+    random: bool = False
+
+
+def lower_storage(program: Program, stored: tuple[str, ...]) -> Lowered:
+    """Add loads and stores around the body; the states named in `stored` are kept as codes."""
+    return _Lowering(program, stored).run()
+
+
+class _Lowering:
+    def __init__(self, program: Program, stored: tuple[str, ...]) -> None:
+        self.program = program
+        self.stored = stored
+        self.out = Lowered(symbols=dict(program.symbols))
+        self.codecs: dict[Codec, dict[str, str]] = {}  # codec -> its function names, shared by equal codecs
+        self.stores: list[Statement] = []
+
+    def run(self) -> Lowered:
+        self.element("p", "param", "param", "parameter")
+        self.element("g", "grad", "grad", "gradient")
+        for index, state in enumerate(self.program.states):
+            if state.scalar:
+                continue
+            if state.name in self.stored:
+                self.coded(state, index)
+            else:
+                self.element(state.name, f"{state.name}_state", "real", state.doc or state.name, state)
+        self.out.body = [*self.out.body, *self.program.body, *self.stores]
+        self.out.functions = _called(self.out.functions, [statement.value for statement in self.out.body])
+        return self.out
+
+    def element(self, name: str, buffer: str, dtype: str, doc: str, state: State | None = None) -> None:
+        """A buffer with one value per element."""
+        guards = _guards(state)
+        read, written = _first_is_read(self.program, name), self.assigned(name) and name != "g"
+        key = None if state is None else state.save_as
+        self.out.buffers.append(Buffer(buffer, Layout.ELEMENT, dtype, key, state, read, written, doc))
+        if read:
+            self.out.body.append(Assign(name, Op("load", (Ref(buffer),)), guards))
+        if written:
+            self.stores.append(Store(buffer, Ref(name), guards))
+
+    def coded(self, state: State, index: int) -> None:
+        """A state kept as packed codes and block scalars."""
+        assert state.storage is not None
+        codec = CODEBOOKS[state.storage.codebook].codec(state.storage, state.unsigned)
+        names = self.function_names(codec, state.name)
+        read = _first_is_read(self.program, state.name)
+        saved = [scalar.name for scalar in codec.scalars if scalar.saved]
+        self.buffers(state, saved, read)
+        if read:
+            self.decode(state, names, saved)
+        self.encode(state, codec, names, index)
+
+    def buffers(self, state: State, saved: list[str], read: bool) -> None:
+        assert state.storage is not None
+        doc = f"{state.doc or state.name}, {state.storage.bits}-bit codes"
+        name, key = state.name, state.save_as
+        self.out.buffers.append(Buffer(f"{name}_codes", Layout.CODE, "uint8", f"{key}.codes", state, read, True, doc))
+        for scalar in saved:
+            doc = f"{scalar} of each block of {state.name}"
+            buffer = Buffer(f"{name}_{scalar}_blocks", Layout.BLOCK, "float32", f"{key}.{scalar}", state, read, True, doc)
+            self.out.buffers.append(buffer)
+
+    def decode(self, state: State, names: dict[str, str], saved: list[str]) -> None:
+        guards = _guards(state)
+        code = self.local(f"{state.name}_code", Kind.INT, Domain.ELEMENT)
+        self.out.body.append(Assign(code, Op("load_codes", (Ref(f"{state.name}_codes"),)), guards))
+        args: list[Expr] = [Ref(code)]
+        for scalar in saved:
+            name = self.local(f"{state.name}_{scalar}", Kind.REAL, Domain.BLOCK)
+            self.out.body.append(Assign(name, Op("load", (Ref(f"{state.name}_{scalar}_blocks"),)), guards))
+            args.append(Ref(name))
+        value = Op("elements", (Call(names["decode"], tuple(args)),))
+        self.out.body.append(Assign(state.name, value, guards))
+
+    def encode(self, state: State, codec: Codec, names: dict[str, str], index: int) -> None:
+        assert state.storage is not None
+        guards = _guards(state)
+        arranged = self.local(f"{state.name}_blocks", Kind.REAL, Domain.ELEMENT)
+        finite = Op("where", (Op("is_finite", (Ref(arranged),)), Ref(arranged), Const(0.0)))
+        self.stores += [
+            Assign(arranged, Op("blocks", (Ref(state.name), Const(state.storage.block))), guards),
+            Assign(arranged, finite, guards),
+        ]
+        known: dict[str, Expr] = {"x": Ref(arranged)}
+        for scalar in codec.scalars:
+            name = self.local(f"{state.name}_{scalar.name}", scalar.kind, Domain.BLOCK)
+            self.stores.append(Assign(name, self.call(names[scalar.name], known), guards))
+            known[scalar.name] = Ref(name)
+        if codec.random:
+            self.out.random = True
+            known["u"] = Op("random_bits", (Const(index),))
+        code = self.local(f"{state.name}_code", Kind.INT, Domain.ELEMENT)
+        self.stores.append(Assign(code, self.call(names["encode"], known), guards))
+        self.stores.append(Store(f"{state.name}_codes", Ref(code), guards))
+        for scalar in codec.scalars:
+            if scalar.saved:
+                self.stores.append(Store(f"{state.name}_{scalar.name}_blocks", known[scalar.name], guards))
+
+    def call(self, name: str, known: dict[str, Expr]) -> Call:
+        function = next(f for f in self.out.functions if f.name == name)
+        return Call(name, tuple(known[param.name] for param in function.params))
+
+    def function_names(self, codec: Codec, state: str) -> dict[str, str]:
+        if codec not in self.codecs:
+            functions = build_functions(codec, state)
+            self.out.functions += functions
+            self.codecs[codec] = {f.name: g.name for f, g in zip(codec.formulas, functions, strict=True)}
+        return self.codecs[codec]
+
+    def local(self, name: str, kind: Kind, domain: Domain) -> str:
+        """A local of this name, or of a longer one where the rule already uses it."""
+        while name in self.program.symbols or name in self.program.flags:
+            name += "_"
+        self.out.symbols[name] = Symbol(name, Role.LOCAL, kind, domain)
+        return name
+
+    def assigned(self, name: str) -> bool:
+        return any(isinstance(s, Assign) and s.target == name for s in self.program.body)
+
+
+def _called(functions: list[Function], values: list[Expr]) -> list[Function]:
+    """The functions that `values` call, directly or through others, in their order."""
+    names: set[str] = set()
+    for function in reversed(functions):
+        if any(isinstance(node, Call) and node.function == function.name for value in values for node in walk(value)):
+            names.add(function.name)
+            values = [*values, *(statement.value for statement in function.body)]
+    return [function for function in functions if function.name in names]
+
+
+def _guards(state: State | None) -> tuple[Guard, ...]:
+    return () if state is None or state.when is None else (state.when,)
+
+
+def _first_is_read(program: Program, name: str) -> bool:
+    """Whether the value of the last step matters: the name is read before it is assigned on every path."""
+    for statement in program.body:
+        if name in refs(statement.value):
+            return True
+        if isinstance(statement, Assign) and statement.target == name and not statement.guards:
+            return False
+    return True

@@ -1,0 +1,117 @@
+"""The planner: which variants of storage a parameter can have, and one kernel for each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optgen.ir.infer import refs
+from optgen.ir.nodes import Assign, Domain, Program, Ref, Role, State, Storage, Symbol
+from optgen.plan.lower_storage import lower_storage
+from optgen.plan.nodes import Kernel, Plan, Variant
+from optgen.storage.codebooks import half_gap
+
+__all__ = ["make_plan"]
+
+
+def make_plan(program: Program) -> Plan:
+    """Plan a program that has gone through all passes."""
+    kernels = tuple(_kernel(program, variant) for variant in _variants(program))
+    read = {name for kernel in kernels for name in kernel.columns}
+    columns = tuple(name for name in program.symbols if name in read)
+    inputs = [name for statement in program.host for name in refs(statement.value)] + list(columns)
+    roles = (Role.HYPER, Role.FACT, Role.STATE)
+    host_inputs = tuple(
+        name for name, s in program.symbols.items() if name in inputs and s.role in roles and s.domain == Domain.HOST
+    )
+    return Plan(
+        program=program,
+        kernels=kernels,
+        hypers=program.hypers,
+        host_inputs=host_inputs,
+        host=program.host,
+        columns=columns,
+        outputs=program.outputs,
+        random=any(kernel.random for kernel in kernels),
+    )
+
+
+def _variants(program: Program) -> list[Variant]:
+    """The sets of states that can be stored as codes together, from none to all.
+
+    States with equal conditions on the parameter (rank, size, block) are stored together. A parameter that meets a
+    condition meets every weaker one, but two conditions need not be comparable, so every union of them is a variant.
+    """
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for state in program.states:
+        if state.storage is not None:
+            groups.setdefault(_condition(state.storage), []).append(state.name)
+    subsets: list[list[tuple[int, ...]]] = [[]]
+    for condition in groups:
+        subsets += [[*subset, condition] for subset in subsets]
+    order = [state.name for state in program.states]
+    names = [[name for name in order if any(name in groups[c] for c in subset)] for subset in subsets]
+    return [Variant(tuple(stored), _facts(program, stored)) for stored in names if _closed(stored, program)]
+
+
+def _condition(storage: Storage) -> tuple[int, ...]:
+    return storage.min_ndim, storage.min_size, storage.block
+
+
+def _closed(stored: list[str], program: Program) -> bool:
+    """Whether some parameter has just this set: no state left out has a condition that the others imply."""
+    if not stored:
+        return True
+    held = [_condition(s.storage) for s in program.states if s.storage is not None and s.name in stored]
+    strongest = tuple(max(values) for values in zip(*held, strict=True))
+    return all(
+        any(need > have for need, have in zip(_condition(s.storage), strongest, strict=True))
+        for s in program.states
+        if s.storage is not None and s.name not in stored
+    )
+
+
+def _facts(program: Program, stored: list[str]) -> dict[str, float]:
+    """The values of `bits(m)` and `half_gap(m)` for one variant."""
+    facts = {}
+    for name, symbol in program.symbols.items():
+        if symbol.role == Role.FACT:
+            word, state = next((w, s) for w in ("half_gap", "bits") for s in program.states if name == f"{w}_{s.name}")
+            facts[name] = _fact(word, state, state.name in stored)
+    return facts
+
+
+def _fact(word: str, state: State, coded: bool) -> float:
+    if not coded or state.storage is None:
+        return 32.0 if word == "bits" else 0.0
+    return float(state.storage.bits) if word == "bits" else float(half_gap(state.storage, state.unsigned) or 0.0)
+
+
+def _kernel(program: Program, variant: Variant) -> Kernel:
+    lowered = lower_storage(program, variant.stored)
+    read = {name for statement in lowered.body for name in refs(statement.value)}
+    host = {name for name, symbol in program.symbols.items() if symbol.domain == Domain.HOST}
+    symbols = {**lowered.symbols, **{b.name: _buffer_symbol(b.name) for b in lowered.buffers}}
+    return Kernel(
+        name="update" if not variant.stored else _kernel_name(program, variant),
+        variant=variant,
+        buffers=tuple(lowered.buffers),
+        functions=tuple(lowered.functions),
+        columns=tuple(name for name in program.symbols if name in read & host),
+        body=tuple(lowered.body),
+        program=replace(program, symbols=symbols, functions=tuple(lowered.functions)),
+        random=lowered.random,
+    )
+
+
+def _kernel_name(program: Program, variant: Variant) -> str:
+    every = [state.name for state in program.states if state.storage is not None]
+    return "update_coded" if list(variant.stored) == every else f"update_coded_{'_'.join(variant.stored)}"
+
+
+def _buffer_symbol(name: str) -> Symbol:
+    from optgen.ir.nodes import Kind
+
+    return Symbol(name, Role.LOCAL, Kind.REAL, Domain.ELEMENT)
+
+
+_ = (Assign, Ref)

@@ -1,0 +1,34 @@
+"""Plan -> text: kernels, what each moves, and its statements, for `optgen show --stage plan`."""
+
+from __future__ import annotations
+
+from optgen.ir.text import function_text, statements
+from optgen.plan.nodes import Kernel, Plan
+from optgen.plan.traffic import buffer_bytes, kernel_bytes
+
+__all__ = ["plan_text"]
+
+
+def plan_text(plan: Plan) -> str:
+    """The whole plan, with bytes per element for bfloat16 parameters and gradients."""
+    lines = [f"plan {plan.program.name}", "  host scalars, once a step in float64:"]
+    lines += statements(plan.host, "    ")
+    lines.append(f"    columns: {', '.join(plan.columns)}")
+    for kernel in plan.kernels:
+        lines += ["", *_kernel(kernel)]
+    return "\n".join(lines)
+
+
+def _kernel(kernel: Kernel) -> list[str]:
+    stored = ", ".join(kernel.variant.stored) or "none"
+    total = kernel_bytes(kernel, param=2, grad=2)
+    lines = [f"  kernel {kernel.name}: states stored as codes: {stored}; {total:g} bytes per element and step", "    buffers"]
+    for buffer in kernel.buffers:
+        way = "+".join(word for word, used in (("read", buffer.read), ("write", buffer.written)) if used)
+        size = buffer_bytes(buffer, param=2, grad=2)
+        guard = "" if buffer.guard is None else f" if {'' if buffer.guard.holds else 'not '}{buffer.guard.flag}"
+        lines.append(f"      {buffer.name}: {buffer.dtype} per {buffer.layout.value}, {way}, {size:g} bytes{guard}")
+    lines += ["    sweep", *statements(kernel.body, "      ")]
+    for function in kernel.functions:
+        lines += ["    " + line for line in function_text(function).split("\n")]
+    return lines

@@ -1,0 +1,1 @@
+"""The one oracle: runs a program as written, in float64, without any pass, plan or printer."""

@@ -1,0 +1,118 @@
+"""Runs a generated optimizer beside the reference, step by step from equal states, and measures the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optgen.ir.nodes import Program
+from optgen.reference import packing
+from optgen.reference.interpreter import Reference
+from optgen.reference.tolerances import TOLERANCES, Tolerance
+from optgen.storage.codebooks import state_codes
+
+__all__ = ["Case", "Difference", "compare", "spread_gradient"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to run: shapes of one dtype, hyperparameters, steps."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype = torch.float32
+    steps: int = 5
+    hypers: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass
+class Difference:
+    """The largest differences seen; `p` and `state` in units of the tolerance, so that 1 is the limit."""
+
+    p: float = 0.0
+    state: float = 0.0
+    codes: int = 0
+    wrong_codes: int = 0
+    far_codes: int = 0  # codes off by more than one level
+
+    def passes(self, tolerance: Tolerance) -> bool:
+        """Whether everything is within its limit."""
+        few = self.wrong_codes <= max(1, tolerance.codes * self.codes)
+        return self.p <= 1 and self.state <= 1 and self.far_codes == 0 and few
+
+
+def compare(optimizer_class: type[torch.optim.Optimizer], program: Program, case: Case, **options: Any) -> Difference:
+    """Run `case` with the generated class; `options` (backend, compile) go to its constructor."""
+    generator = torch.Generator().manual_seed(case.seed)
+    device = options.pop("device", "cpu")
+    params = [
+        torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(device, case.dtype))
+        for shape in case.shapes
+    ]
+    optimizer = optimizer_class(params, **{**case.hypers, **options})
+    reference = Reference(program)
+    difference = Difference()
+    for _ in range(case.steps):
+        for p in params:
+            p.grad = spread_gradient(p.shape, generator).to(device, case.dtype)
+        before = [(_array(p), _state(optimizer.state.get(p, {}))) for p in params]
+        optimizer.step()
+        for p, (old, state) in zip(params, before, strict=True):
+            state |= {k: v for k, v in _state(optimizer.state[p]).items() if k == "rounding_key"}
+            assert p.grad is not None
+            expected, new = reference.step(old, _array(p.grad), state, optimizer.param_groups[0])
+            _measure(difference, program, case.dtype, old, _array(p), expected, _state(optimizer.state[p]), new)
+    return difference
+
+
+def spread_gradient(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """A gradient whose elements differ by orders of magnitude, with exact zeros, in float64."""
+    size = torch.randn(shape, generator=generator, dtype=torch.float64)
+    spread = torch.randn(shape, generator=generator, dtype=torch.float64).mul(2).exp()
+    gradient = size * spread
+    return torch.where(torch.rand(shape, generator=generator) < 0.1, torch.zeros_like(gradient), gradient)
+
+
+def _measure(
+    difference: Difference,
+    program: Program,
+    dtype: torch.dtype,
+    old: Any,
+    got: Any,
+    expected: Any,
+    state: Mapping[str, Any],
+    new: Mapping[str, Any],
+) -> None:
+    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
+    if got.size == 0:
+        return
+    moved = np.max(np.abs(expected - old))
+    allowed = tolerance.of_p * np.max(np.abs(expected)) + tolerance.of_move * moved + tolerance.half_ulp * np.abs(expected)
+    difference.p = max(difference.p, float(np.max(np.abs(got - expected) / np.maximum(allowed, 1e-300))))
+    layouts = {f"{s.save_as}.codes": layout for s in program.states if (layout := state_codes(s)) is not None}
+    for key, value in new.items():
+        if key in layouts:
+            layout = layouts[key]
+            ours, theirs = (packing.unpack(np.asarray(v), layout.bits, layout.block) for v in (state[key], value))
+            apart = np.abs(ours - theirs)
+            difference.codes += apart.size
+            difference.wrong_codes += int(np.count_nonzero(apart))
+            difference.far_codes += int(np.count_nonzero(apart > 1))
+        elif key != "rounding_key":
+            limit = tolerance.of_state * float(np.max(np.abs(value))) + 1e-300
+            difference.state = max(difference.state, float(np.max(np.abs(state[key] - value))) / limit)
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().to("cpu", torch.float64).numpy().copy()
+
+
+def _state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a state dict as numpy arrays of their own dtype."""
+    return {key: value.detach().cpu().numpy().copy() for key, value in state.items()}

@@ -1,0 +1,130 @@
+"""One step of a program in float64, statement by statement, on a state dict like the optimizers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optgen.ir.nodes import Assign, Function, Program, Role, State
+from optgen.reference import packing
+from optgen.reference.evaluate import call, evaluate
+from optgen.storage.codebooks import CODEBOOKS, half_gap, state_codes
+from optgen.storage.codec import build_functions
+
+__all__ = ["Reference"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Runs the program of one spec, as it was lowered, before any pass."""
+
+    program: Program
+
+    def step(self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+        """The parameter and state after one step.
+
+        Args:
+            p: parameter, any shape.
+            g: gradient, the same shape.
+            state: as in a state dict, with `step` before this step; states that are missing are zeros.
+            hypers: the parameter group's values; tuples under their own name.
+
+        Returns:
+            The parameter in float64 and the new state dict.
+        """
+        t = int(state.get("step", np.zeros(()))) + 1
+        env = self.inputs(p, g, t, hypers)
+        flags = {name: bool(evaluate(condition, env, {}, np.float64)) for name, condition in self.program.flags.items()}
+        present = [s for s in self.program.states if s.when is None or flags[s.when.flag] == s.when.holds]
+        for s in present:
+            env[s.name] = self.read(s, state, p.shape)
+        self.facts(env, p.shape)
+        for statement in self.program.body:
+            assert isinstance(statement, Assign)
+            conditions = {**flags, **{g.flag: env.get(g.flag) for g in statement.guards if g.flag not in flags}}
+            if all(bool(conditions[guard.flag]) == guard.holds for guard in statement.guards):
+                env[statement.target] = evaluate(statement.value, env, {}, np.float64)
+        new: dict[str, Array] = {"step": np.asarray(float(t))}
+        if "rounding_key" in state:
+            new["rounding_key"] = state["rounding_key"]
+        for index, s in enumerate(self.program.states):
+            if s in present:
+                new |= self.write(s, env[s.name], p.shape, index, state, t)
+        return np.asarray(env["p"]), new
+
+    def inputs(self, p: Array, g: Array, t: int, hypers: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of p, g, t and every hyperparameter."""
+        env: dict[str, Any] = {"p": p.astype(np.float64), "g": g.astype(np.float64), "t": np.float64(t)}
+        for hyper in self.program.hypers:
+            value = hypers.get(hyper.name, hyper.default)
+            if hyper.names:
+                env |= {name: np.float64(part) for name, part in zip(hyper.names, value, strict=True)}
+            else:
+                env[hyper.name] = value if isinstance(value, bool | str) else np.float64(value)
+        return env
+
+    def facts(self, env: dict[str, Any], shape: tuple[int, ...]) -> None:
+        """The values of `bits(m)` and `half_gap(m)` for a parameter of this shape."""
+        for s in self.program.states:
+            codes = state_codes(s)
+            coded = codes is not None and codes.applies_to(shape)
+            for name, symbol in self.program.symbols.items():
+                if symbol.role == Role.FACT and name == f"bits_{s.name}":
+                    env[name] = np.float64(s.storage.bits if coded and s.storage else 32)
+                if symbol.role == Role.FACT and name == f"half_gap_{s.name}":
+                    env[name] = np.float64((half_gap(s.storage, s.unsigned) or 0) if coded and s.storage else 0)
+
+    def read(self, s: State, state: Mapping[str, Array], shape: tuple[int, ...]) -> Any:
+        """The value of a state before the step, in float64."""
+        codes = state_codes(s)
+        if s.scalar:
+            return np.float64(state.get(s.save_as, 0.0))
+        if codes is None or not codes.applies_to(shape):
+            return np.asarray(state.get(s.save_as, np.zeros(shape))).astype(np.float64)
+        if f"{s.save_as}.codes" not in state:
+            return np.zeros(shape)
+        functions, formulas = self.functions(s)
+        code = packing.unpack(state[f"{s.save_as}.codes"], codes.bits, codes.block)
+        scalars = [state[f"{s.save_as}.{name}"] for name in codes.scalars]
+        args = [code, *(x.reshape(-1, x.shape[-1], 1) for x in scalars)]
+        return packing.from_blocks(call(formulas["decode"], args, functions), shape)
+
+    def write(
+        self, s: State, value: Any, shape: tuple[int, ...], index: int, state: Mapping[str, Array], t: int
+    ) -> dict[str, Array]:
+        """The new entries of a state in the state dict."""
+        codes = state_codes(s)
+        if s.scalar or codes is None or not codes.applies_to(shape):
+            return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), () if s.scalar else shape)}
+        assert s.storage is not None
+        functions, formulas = self.functions(s)
+        x = packing.to_blocks(np.broadcast_to(value, shape), codes.block)
+        known: dict[str, Any] = {"x": np.where(np.isfinite(x), x, np.float32(0))}
+        codec = CODEBOOKS[s.storage.codebook].codec(s.storage, s.unsigned)
+        for scalar in codec.scalars:
+            known[scalar.name] = self.apply(formulas[scalar.name], known, functions)
+        if codec.random:
+            words = packing.step_words(int(state["rounding_key"]) % 2**64, t)
+            known["u"] = packing.random_bits(words, shape, codes.block, index)
+        code = self.apply(formulas["encode"], known, functions)
+        new = {f"{s.save_as}.codes": packing.pack(np.broadcast_to(code, x.shape), codes.bits).reshape(codes.codes_shape(shape))}
+        for name in codes.scalars:
+            new[f"{s.save_as}.{name}"] = known[name].reshape(codes.scalars_shape(shape))
+        return new
+
+    def apply(self, function: Function, known: Mapping[str, Any], functions: Mapping[str, Function]) -> Any:
+        """Call a codec function with the values it asks for by name."""
+        return call(function, [known[param.name] for param in function.params], functions)
+
+    def functions(self, s: State) -> tuple[dict[str, Function], dict[str, Function]]:
+        """The codec functions of a state, by their names and by the names of their formulas."""
+        assert s.storage is not None
+        codec = CODEBOOKS[s.storage.codebook].codec(s.storage, s.unsigned)
+        built = build_functions(codec, s.name)
+        by_formula = {formula.name: function for formula, function in zip(codec.formulas, built, strict=True)}
+        return {function.name: function for function in built}, by_formula

@@ -1,0 +1,75 @@
+"""Bits and random numbers once more, with numpy and from their definitions, as a check on the runtime's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from optgen.runtime.layout import row_shape
+
+__all__ = ["from_blocks", "pack", "random_bits", "step_words", "to_blocks", "unpack"]
+
+Array = np.ndarray[Any, Any]
+
+
+def unpack(codes: Array, bits: int, block: int) -> Array:
+    """(..., bytes per row) uint8 -> (rows, blocks per row, block) int32; code j stands in bits j*bits and up."""
+    stream = np.unpackbits(codes.reshape(-1, codes.shape[-1]), axis=-1, bitorder="little")
+    digits = stream.reshape(stream.shape[0], -1, bits).astype(np.int32)
+    values: Array = (digits << np.arange(bits, dtype=np.int32)).sum(-1, dtype=np.int32)
+    return values.reshape(stream.shape[0], -1, block)
+
+
+def pack(codes: Array, bits: int) -> Array:
+    """(rows, blocks per row, block) int32 -> (rows, bytes per row) uint8."""
+    digits = (codes.reshape(codes.shape[0], -1, 1) >> np.arange(bits, dtype=np.int32)) & 1
+    return np.packbits(digits.astype(np.uint8).reshape(codes.shape[0], -1), axis=-1, bitorder="little")
+
+
+def to_blocks(x: Array, block: int) -> Array:
+    """Elements -> float32 (rows, blocks per row, block), each row padded with zeros."""
+    _, length = row_shape(x.shape, block)
+    with np.errstate(over="ignore"):
+        rows = x.reshape(-1, length).astype(np.float32)
+    padded = np.pad(rows, ((0, 0), (0, -length % block)))
+    return padded.reshape(rows.shape[0], -1, block)
+
+
+def from_blocks(x: Array, shape: Sequence[int]) -> Array:
+    """The inverse, as float64."""
+    _, length = row_shape(shape, x.shape[-1])
+    return x.reshape(x.shape[0], -1)[:, :length].reshape(shape).astype(np.float64)
+
+
+def step_words(key: int, t: int) -> tuple[int, int]:
+    """The two 32-bit words of one key and step (SplitMix64's finalizer)."""
+    mask = 2**64 - 1
+    x = (key + t * 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    x ^= x >> 31
+    return x & 0xFFFFFFFF, x >> 32
+
+
+def random_bits(words: tuple[int, int], shape: Sequence[int], block: int, salt: int) -> Array:
+    """16 bits for each element of (rows, blocks per row, block), from the element's index in the parameter."""
+    leading, length = row_shape(shape, block)
+    row = np.arange(math.prod(leading), dtype=np.uint64)[:, None]
+    column = np.arange(-(-length // block) * block, dtype=np.uint64)
+    index: Array = (row * np.uint64(length) + column).reshape(len(row), -1, block)
+    word = _hash((index >> np.uint64(2)).astype(np.uint32), words, salt)
+    byte = (word >> (np.uint32(8) * (index & np.uint64(3)).astype(np.uint32))) & np.uint32(255)
+    low = (word * np.uint32(0x9E3779B1)) >> np.uint32(24)
+    bits: Array = (byte << np.uint32(8)) | low
+    return bits.astype(np.int32)
+
+
+def _hash(counter: Array, words: tuple[int, int], salt: int) -> Array:
+    x = counter ^ np.uint32(words[0]) ^ np.uint32(salt * 0x2C1B3C6D % 2**32)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = x ^ np.uint32(words[1])
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))

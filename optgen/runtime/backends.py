@@ -1,0 +1,56 @@
+"""Which backend updates a parameter, and whether it is there."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["BACKENDS", "compiled_update", "interpreting", "pick_backend"]
+
+BACKENDS = ("auto", "torch", "triton")
+TRITON_DEVICES = ("cuda", "xpu")  # HIP devices call themselves cuda
+
+
+def pick_backend(asked: str, device: torch.device | None) -> str:
+    """The backend for parameters on `device` (None: only check that `asked` can be had at all).
+
+    Raises:
+        ValueError: for a name that is no backend.
+        RuntimeError: for a backend that was asked for and cannot run here, saying what is missing.
+    """
+    if asked not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {asked!r}")
+    if asked == "torch" or (asked == "auto" and device is None):
+        return "torch"
+    if asked == "auto":
+        assert device is not None
+        return "triton" if device.type in TRITON_DEVICES and _has_triton() else "torch"
+    if not _has_triton():
+        raise RuntimeError("backend='triton' needs the package triton: pip install triton")
+    if device is not None and device.type not in TRITON_DEVICES and not interpreting():
+        raise RuntimeError(
+            f"backend='triton' cannot update a parameter on {device}: move it to a GPU, take backend='torch', "
+            "or set TRITON_INTERPRET=1 before Python starts to run the kernels in Triton's interpreter"
+        )
+    return "triton"
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreting() -> bool:
+    """Whether Triton was told to run kernels in its interpreter."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+@functools.cache
+def compiled_update(update: Callable[..., None]) -> Callable[..., Any]:
+    """An update function compiled once for all shapes."""
+    return torch.compile(update, dynamic=True, fullgraph=True)

@@ -1,0 +1,59 @@
+"""Repairs of Triton's interpreter, so that kernels can be held to the reference on a CPU.
+
+It truncates float32 to bfloat16 instead of rounding and mishandles subnormals, and it runs every reduction but the
+simplest one number at a time. The replacements below are exact; tests check that they are still needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+__all__ = ["convert_float", "generic_reduce", "repair"]
+
+ORIGINAL_CONVERT = interpreter._convert_float
+ORIGINAL_REDUCE = interpreter.ReduceOps.generic_reduce
+TORCH = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+}
+BITS = {16: (torch.int16, np.uint16), 32: (torch.int32, np.uint32), 64: (torch.int64, np.uint64)}
+
+
+def repair() -> None:
+    """Replace what is wrong or slow in the interpreter; harmless to call twice."""
+    interpreter._convert_float = convert_float
+    interpreter.ReduceOps.generic_reduce = generic_reduce
+
+
+def convert_float(data: Any, source: Any, target: Any, rounding_mode: Any) -> Any:
+    """Convert between float types as hardware does: to nearest, ties to even, subnormals and NaN kept."""
+    if source.name not in TORCH or target.name not in TORCH:
+        return ORIGINAL_CONVERT(data, source, target, rounding_mode)
+    bits, _ = BITS[source.primitive_bitwidth]
+    values = torch.from_numpy(np.ascontiguousarray(data).view(f"i{source.primitive_bitwidth // 8}").copy())
+    converted = values.view(bits).view(TORCH[source.name]).to(TORCH[target.name])
+    bits, unsigned = BITS[target.primitive_bitwidth]
+    return converted.view(bits).numpy().view(unsigned)
+
+
+def generic_reduce(self: Any, inputs: Any) -> list[Any]:
+    """Combine slices along the axis, whole arrays at a time."""
+    if self.axis is None:
+        return list(ORIGINAL_REDUCE(self, inputs))
+    slices = [np.moveaxis(value.handle.data, self.axis, 0) for value in inputs]
+    result = [self.to_tensor(part[0], value.dtype) for part, value in zip(slices, inputs, strict=True)]
+    for index in range(1, slices[0].shape[0]):
+        ahead = [self.to_tensor(part[index], value.dtype) for part, value in zip(slices, inputs, strict=True)]
+        combined = self.combine_fn.fn(*result, *ahead)
+        result = list(combined) if isinstance(combined, tuple | tl.core.tuple) else [combined]
+    data = [value.handle.data for value in result]
+    if self.keep_dims:
+        data = [np.expand_dims(value, self.axis) for value in data]
+    return [self.to_tensor(value, tensor.dtype) for value, tensor in zip(data, inputs, strict=True)]

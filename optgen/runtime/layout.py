@@ -1,0 +1,65 @@
+"""Where the blocks of a parameter lie, from its global shape alone. Needs nothing but the standard library.
+
+Elements are taken in logical order. Trailing dimensions are merged until a row has at least one block; each row is
+padded to whole blocks, so that no block straddles two rows and a shard of leading dimensions is a shard of codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Codes", "row_shape"]
+
+
+def row_shape(shape: Sequence[int], block: int) -> tuple[tuple[int, ...], int]:
+    """Leading dimensions and row length of a parameter of this shape, for blocks of `block` elements."""
+    split, length = len(shape), 1
+    while split > 0 and length < block:
+        split -= 1
+        length *= shape[split]
+    return tuple(shape[:split]), length
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How a state is kept as codes: `bits` per element, blocks of `block`, the names of the saved block scalars.
+
+    A parameter is stored so if it has at least `min_ndim` dimensions, `min_size` elements and one whole block.
+    """
+
+    bits: int
+    block: int
+    scalars: tuple[str, ...]
+    min_size: int = 4096
+    min_ndim: int = 2
+
+    def applies_to(self, shape: Sequence[int]) -> bool:
+        """Whether a parameter of this global shape is stored as codes."""
+        return len(shape) >= self.min_ndim and math.prod(shape) >= max(self.min_size, self.block)
+
+    def reason(self, shape: Sequence[int]) -> str:
+        """Why a parameter of this shape is stored as codes or not."""
+        size = math.prod(shape)
+        if len(shape) < self.min_ndim:
+            return f"{len(shape)} dimensions < {self.min_ndim}"
+        if size < max(self.min_size, self.block):
+            return f"{size} elements < {max(self.min_size, self.block)}"
+        return f"{len(shape)} dimensions, {size} elements"
+
+    def blocks_per_row(self, shape: Sequence[int]) -> int:
+        """Blocks of one row, the last one padded."""
+        return -(-row_shape(shape, self.block)[1] // self.block)
+
+    def codes_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the uint8 tensor of packed codes: (leading dimensions..., bytes per row)."""
+        return (*row_shape(shape, self.block)[0], self.blocks_per_row(shape) * self.block * self.bits // 8)
+
+    def scalars_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of each float32 tensor of block scalars: (leading dimensions..., blocks per row)."""
+        return (*row_shape(shape, self.block)[0], self.blocks_per_row(shape))
+
+    def nbytes(self, shape: Sequence[int]) -> int:
+        """Bytes of codes and block scalars."""
+        return math.prod(self.codes_shape(shape)) + 4 * len(self.scalars) * math.prod(self.scalars_shape(shape))

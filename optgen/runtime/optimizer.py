@@ -1,0 +1,339 @@
+"""The base class of every generated optimizer: torch.optim's contract, states, and one step over all parameters."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from optgen.runtime import checkpoint, keys
+from optgen.runtime.backends import compiled_update, pick_backend
+from optgen.runtime.description import FORMAT, Description, KernelInfo, State
+
+__all__ = ["Batch", "GeneratedOptimizer"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class Batch(NamedTuple):
+    """Parameters of one group that the same kernel updates with the same flags.
+
+    `tensors` holds each parameter's state tensors in the order of the kernel's arguments; `table` is (n, columns) in the
+    dtype of the arithmetic; `words` is int32 (n, 2), or None without random bits.
+    """
+
+    kernel: int
+    flags: dict[str, bool]
+    params: list[Tensor]
+    grads: list[Tensor]
+    tensors: list[list[Tensor]]
+    table: Tensor
+    words: Tensor | None
+
+
+class GeneratedOptimizer(Optimizer):
+    """What all generated optimizers share. Subclasses add `description`, `flags` and `scalars`."""
+
+    description: ClassVar[Description]
+    package: ClassVar[str]  # the generated package, which holds the backends' modules
+    torch_updates: ClassVar[tuple[Callable[..., None], ...]]  # of the torch backend, one for each kernel
+
+    @staticmethod
+    def flags(group: Mapping[str, Any]) -> dict[str, bool]:
+        """The compile-time flags of a parameter group."""
+        raise NotImplementedError
+
+    scalars: ClassVar[Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]]
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], *, backend: str, compile: bool, seed: int = 0) -> None:  # noqa: A002
+        """Check the hyperparameters and register the parameters.
+
+        Args:
+            params: parameters, `named_parameters()` or groups, as torch.optim takes them.
+            defaults: hyperparameters of groups that do not set their own.
+            backend: "auto", "torch" or "triton".
+            compile: compile the update function of the torch backend with torch.compile.
+            seed: of stochastic rounding.
+
+        Raises:
+            ValueError: for a hyperparameter outside its range, or a backend that does not exist.
+            RuntimeError: for a backend that is not available here.
+            TypeError: for parameters that are not real floating-point tensors.
+        """
+        self._options: dict[str, Any] = {"backend": backend, "compile": compile, "seed": seed}
+        pick_backend(backend, None)
+        self.description.check(defaults)
+        super().__init__(params, {**defaults, "optgen": f"{self.description.name}/{FORMAT}"})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as torch.optim does; its hyperparameters are checked before anything changes."""
+        if isinstance(param_group, dict):
+            known = {**self.defaults, **param_group}
+            self.description.check(known)
+        super().add_param_group(param_group)
+        try:
+            for p in self.param_groups[-1]["params"]:
+                self._check_param(p)
+        except (TypeError, RuntimeError):
+            self.param_groups.pop()
+            raise
+
+    def _check_param(self, p: Tensor) -> None:
+        name = self.description.name
+        if p.dtype not in DTYPES:
+            raise TypeError(f"{name} updates float32, bfloat16, float16 and float64 parameters, got {p.dtype}")
+        if p.layout != torch.strided:
+            raise TypeError(f"{name} updates dense parameters, got layout {p.layout}")
+        if torch._debug_has_internal_overlap(p) == 1:
+            raise RuntimeError(
+                f"{name} cannot update a parameter of shape {tuple(p.shape)} and strides {p.stride()}: "
+                "several of its elements share memory; pass a contiguous copy"
+            )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: reevaluates the model and returns the loss; called once, with gradients enabled.
+
+        Returns:
+            What `closure` returned, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        batches: list[Batch] = []
+        for group in self.param_groups:
+            batches += self._batches(group)
+        self._run(batches)
+        return loss
+
+    def _batches(self, group: dict[str, Any]) -> list[Batch]:
+        """Advance the step counters of a group and compute its scalars."""
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        steps: list[Tensor] = []
+        rounding_keys: list[Tensor] = []
+        scalar_states: list[Tensor] = []
+        tensors: list[Tensor] = []
+        kernels: list[int] = []
+        self._init_group(group, params, grads, steps, rounding_keys, scalar_states, tensors, kernels)
+        if not params:
+            return []
+        flags = type(self).flags(group)
+        torch._foreach_add_(steps, 1)
+        t = torch.stack(steps).to(torch.float64)
+        words = keys.step_words(torch.stack(rounding_keys), t) if self.description.random else None
+        starts = self._starts(kernels)
+        batches = []
+        for index in range(len(self.description.kernels)):
+            # parameters of one kernel and one arithmetic dtype and device share a table
+            for real, device in _places(params, kernels, index):
+                at = [i for i, p in enumerate(params) if kernels[i] == index and _place(p) == (real, device)]
+                table = self._table(group, flags, index, t, scalar_states, at).to(dtype=real, device=device)
+                mine = None if words is None else words[at].to(device)
+                states = [tensors[starts[i] : starts[i + 1]] for i in at]
+                taken = {flag: flags[flag] for flag in self.description.kernels[index].flags}
+                batches.append(Batch(index, taken, [params[i] for i in at], [grads[i] for i in at], states, table, mine))
+        return batches
+
+    def _starts(self, kernels: list[int]) -> list[int]:
+        """Where each parameter's state tensors begin in the flat list."""
+        starts = [0]
+        for index in kernels:
+            starts.append(starts[-1] + len(self.description.kernels[index].keys))
+        return starts
+
+    def _table(
+        self, group: dict[str, Any], flags: dict[str, bool], kernel: int, t: Tensor, scalar_states: list[Tensor], at: list[int]
+    ) -> Tensor:
+        """The host scalars of the parameters `at`, (n, columns) float64; scalar states take their new values."""
+        t = t[at]
+        ones = torch.ones_like(t)
+        values: list[Tensor] = []
+        for hyper in self.description.hypers:
+            if hyper.flag or hyper.choices:
+                continue
+            given = group[hyper.name]
+            values += [ones * _number(value) for value in (given if hyper.names else (given,))]
+        values += [ones * fact for fact in self.description.kernels[kernel].facts]
+        names = [state.name for state in self.description.states if state.scalar]
+        olds = [[scalar_states[i * len(names) + j] for i in at] for j in range(len(names))]
+        values += [torch.stack(old) for old in olds]
+        columns, outputs = type(self).scalars(t, *values, **flags)
+        for name, new in zip(self.description.outputs, outputs, strict=True):
+            torch._foreach_copy_(olds[names.index(name)], list(new.unbind()))
+        if not columns:
+            return torch.zeros(len(at), 0, dtype=torch.float64)
+        return torch.stack([column + 0.0 for column in columns], dim=1)
+
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        steps: list[Tensor],
+        rounding_keys: list[Tensor],
+        scalar_states: list[Tensor],
+        tensors: list[Tensor],
+        kernels: list[int],
+    ) -> None:
+        """Collect the parameters that have gradients, and create states that are missing.
+
+        torch.compile runs this method, by its name, while it traces: state creation never enters the graph.
+        """
+        flags = type(self).flags(group)
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            self._check_grad(p)
+            index = self.description.kernel_index(p.shape)
+            kernel = self.description.kernels[index]
+            state = self.state[p]
+            self._init_state(p, state, kernel, flags)
+            params.append(p)
+            grads.append(p.grad)
+            steps.append(state["step"])
+            kernels.append(index)
+            if self.description.random:
+                rounding_keys.append(state["rounding_key"])
+            scalar_states += [state[s.key] for s in self.description.states if s.scalar]
+            tensors += [state.get(key, p) for _, key in kernel.keys]  # p stands in for states that do not exist
+
+    def _check_grad(self, p: Tensor) -> None:
+        grad = p.grad
+        assert grad is not None
+        if grad.layout != torch.strided:
+            raise RuntimeError(f"{self.description.name} takes dense gradients, got layout {grad.layout}")
+        if grad.is_complex() or p.is_complex():
+            raise RuntimeError(f"{self.description.name} takes real parameters and gradients, got {grad.dtype}")
+
+    def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, flags: dict[str, bool]) -> None:
+        """Create what is missing of a parameter's state; every state starts as zeros."""
+        if "step" not in state:
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+        if self.description.random and "rounding_key" not in state:
+            state["rounding_key"] = keys.draw_key(self._options["seed"], self._name_of(p))
+        for declared in self.description.states:
+            if declared.exists(flags):
+                for key, make in state_tensors(declared, declared.name in kernel.stored).items():
+                    if key not in state:
+                        state[key] = make(p)
+
+    def _name_of(self, p: Tensor) -> str:
+        """The parameter's name where names were given, else its place among all parameters."""
+        place = 0
+        for group in self.param_groups:
+            for i, other in enumerate(group["params"]):
+                if other is p:
+                    names = group.get("param_names")
+                    return names[i] if names else str(place)
+                place += 1
+        return str(place)
+
+    def _run(self, batches: list[Batch]) -> None:
+        """Hand the batches to the backends."""
+        launches: list[Batch] = []
+        for batch in batches:
+            if pick_backend(self._options["backend"], batch.params[0].device) == "triton":
+                launches.append(batch)
+            else:
+                self._run_torch(batch)
+        if launches:
+            importlib.import_module(f"{self.package}.triton_backend").launch(launches)
+
+    def _run_torch(self, batch: Batch) -> None:
+        update = self.torch_updates[batch.kernel]
+        if self._options["compile"]:
+            update = compiled_update(update)
+        for i, p in enumerate(batch.params):
+            key = () if batch.words is None else (batch.words[i],)
+            update(p, batch.grads[i], *batch.tensors[i], batch.table[i], *key, **batch.flags)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of this class, or of the torch.optim class with the same rule.
+
+        Every tensor keeps the dtype that its state is declared with, whatever the parameter's.
+
+        Raises:
+            ValueError: if groups, sizes, names or shapes do not fit; the optimizer is then unchanged.
+        """
+        checkpoint.load(self, state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle and deepcopy keep."""
+        return {**super().__getstate__(), "_options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore, and give groups of older state dicts the hyperparameters they lack."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def explain(self) -> str:
+        """One line per parameter: its name, shape, kernel, how each state is stored, and why."""
+        lines = []
+        for group in self.param_groups:
+            names = group.get("param_names") or [""] * len(group["params"])
+            for name, p in zip(names, group["params"], strict=True):
+                kernel = self.description.kernels[self.description.kernel_index(p.shape)]
+                states = [_explain_state(s, p, kernel) for s in self.description.states if s.exists(type(self).flags(group))]
+                lines.append(f"{name or self._name_of(p)} {tuple(p.shape)} {kernel.name}: " + "; ".join(states))
+        return "\n".join(lines)
+
+
+def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The keys of a state in the state dict, each with a function that makes its zeros for a parameter."""
+    if state.scalar:
+        return {state.key: lambda _: torch.zeros((), dtype=torch.float64)}
+    codes = state.codes
+    if not coded or codes is None:
+        return {state.key: lambda p: torch.zeros_like(p, dtype=real_dtype(p.dtype), memory_format=torch.preserve_format)}
+    tensors: dict[str, Callable[[Tensor], Tensor]] = {
+        f"{state.key}.codes": lambda p: torch.zeros(codes.codes_shape(p.shape), dtype=torch.uint8, device=p.device)
+    }
+    for scalar in codes.scalars:
+        tensors[f"{state.key}.{scalar}"] = lambda p: torch.zeros(
+            codes.scalars_shape(p.shape), dtype=torch.float32, device=p.device
+        )
+    return tensors
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of arithmetic and of uncoded states for parameters of this dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _number(value: float | Tensor) -> float | Tensor:
+    """A hyperparameter as torch multiplies it into a float64 tensor."""
+    return value.to("cpu", torch.float64) if isinstance(value, Tensor) else value
+
+
+def _place(p: Tensor) -> tuple[torch.dtype, torch.device]:
+    return real_dtype(p.dtype), p.device
+
+
+def _places(params: list[Tensor], kernels: list[int], index: int) -> list[tuple[torch.dtype, torch.device]]:
+    """The arithmetic dtypes and devices of the parameters that one kernel updates, each once."""
+    places: list[tuple[torch.dtype, torch.device]] = []
+    for i, p in enumerate(params):
+        if kernels[i] == index and _place(p) not in places:
+            places.append(_place(p))
+    return places
+
+
+def _explain_state(state: State, p: Tensor, kernel: KernelInfo) -> str:
+    if state.scalar:
+        return f"{state.name} one number"
+    if state.name in kernel.stored and state.codes is not None:
+        return f"{state.name} {state.codes.bits} bits in blocks of {state.codes.block} ({state.codes.reason(p.shape)})"
+    why = "" if state.codes is None else f" ({state.codes.reason(p.shape)})"
+    return f"{state.name} {str(real_dtype(p.dtype)).removeprefix('torch.')}{why}"

@@ -1,0 +1,156 @@
+"""What generated torch code calls: blocks, packing, exact integer arithmetic and random bits, on any device.
+
+Values in blocks are shaped (rows, blocks per row, block), block scalars (rows, blocks per row, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.layout import row_shape
+
+__all__ = [
+    "block_scalars",
+    "block_select",
+    "choose_int",
+    "choose_real",
+    "from_blocks",
+    "mul_high",
+    "pack",
+    "random_bits",
+    "sign",
+    "to_blocks",
+    "unpack",
+]
+
+
+def to_blocks(x: Tensor, block: int) -> Tensor:
+    """Arrange the elements of `x` in blocks as float32, each row padded with zeros: (rows, blocks per row, block)."""
+    _, length = row_shape(x.shape, block)
+    rows = x.float().reshape(-1, length)
+    if length % block:
+        rows = torch.nn.functional.pad(rows, (0, block - length % block))
+    return rows.view(rows.shape[0], -1, block)
+
+
+def from_blocks(x: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `to_blocks`: the elements in the shape and dtype of `like`, without the padding."""
+    _, length = row_shape(like.shape, x.shape[-1])
+    return x.reshape(x.shape[0], -1)[:, :length].reshape(like.shape).to(like.dtype)
+
+
+def block_scalars(x: Tensor) -> Tensor:
+    """Block scalars as they are saved, (leading dimensions..., blocks per row), as (rows, blocks per row, 1)."""
+    return x.reshape(-1, x.shape[-1], 1)
+
+
+def unpack(codes: Tensor, bits: int, block: int) -> Tensor:
+    """Unpack uint8 codes, (leading dimensions..., bytes per row), to int32 (rows, blocks per row, block).
+
+    Code j of a row stands in bits j*bits ... of the row's bytes, taken as one little-endian number.
+    """
+    rows = codes.reshape(-1, codes.shape[-1]).to(torch.int32)
+    if bits == 8:
+        return rows.view(rows.shape[0], -1, block)
+    count = 3 if bits == 3 else 1  # bytes that hold a whole number of codes
+    groups = rows.view(rows.shape[0], -1, count)
+    word = groups[..., 0]
+    for i in range(1, count):
+        word = word | (groups[..., i] << (8 * i))
+    shifts = torch.arange(0, 8 * count, bits, dtype=torch.int32, device=codes.device)
+    unpacked: Tensor = (word.unsqueeze(-1) >> shifts) & (2**bits - 1)
+    return unpacked.reshape(rows.shape[0], -1, block)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """The inverse of `unpack`: int32 (rows, blocks per row, block) to uint8 (rows, bytes per row)."""
+    rows = codes.reshape(codes.shape[0], -1)
+    if bits == 8:
+        return rows.to(torch.uint8)
+    count = 3 if bits == 3 else 1
+    groups = rows.view(rows.shape[0], -1, 8 * count // bits)
+    word = groups[..., 0]
+    for i in range(1, groups.shape[-1]):
+        word = word | (groups[..., i] << (i * bits))
+    if count == 1:
+        return word.to(torch.uint8)
+    return torch.stack([(word >> (8 * i)) & 255 for i in range(count)], dim=-1).to(torch.uint8).reshape(rows.shape[0], -1)
+
+
+def block_select(x: Tensor, rank: Tensor | int, bound: int) -> Tensor:
+    """The value of this rank, from 0 to `bound`, of each block: (rows, blocks per row, 1)."""
+    if 4 * bound < x.shape[-1]:  # then a partial selection is several times as fast as sorting
+        ascending = torch.topk(x, bound + 1, dim=-1, largest=False, sorted=True).values
+    else:
+        ascending = torch.sort(x, dim=-1).values
+    if isinstance(rank, int):
+        return ascending[..., rank : rank + 1]
+    return torch.gather(ascending, -1, rank.to(torch.int64))
+
+
+def mul_high(x: Tensor, y: Tensor | int) -> Tensor:
+    """The high 32 bits of the product of two int32 numbers taken as unsigned."""
+    wide = y.to(torch.int64) & 0xFFFFFFFF if isinstance(y, Tensor) else y
+    return (((x.to(torch.int64) & 0xFFFFFFFF) * wide) >> 32).to(torch.int32)
+
+
+def choose_real(condition: Tensor, x: float, y: float) -> Tensor:
+    """X where the condition holds, else y, as float32 whatever torch's default dtype is."""
+    yes = torch.full((), x, dtype=torch.float32, device=condition.device)
+    return torch.where(condition, yes, y)
+
+
+def choose_int(condition: Tensor, x: int, y: int) -> Tensor:
+    """X where the condition holds, else y, as int32."""
+    yes = torch.full((), x, dtype=torch.int32, device=condition.device)
+    return torch.where(condition, yes, y)
+
+
+def sign(x: Tensor) -> Tensor:
+    """-1, 0 or 1; NaN stays NaN (torch.sign makes it 0 on some devices)."""
+    return torch.where(x.isnan(), x, torch.sign(x))
+
+
+def random_bits(key: Tensor, shape: Sequence[int], block: int, salt: int) -> Tensor:
+    """16 random bits per element, in blocks: int32 (rows, blocks per row, block).
+
+    A function of the two words of `key` (int32, which hold the parameter's key and the step), of `salt` (which state)
+    and of the element's index in the whole parameter. One hash serves four elements: each takes a byte of it, and all
+    four share eight further bits.
+    """
+    leading, length = row_shape(shape, block)
+    rows = math.prod(leading)
+    if length % block == 0:
+        words = hash_bits(torch.arange(rows * length // 4, dtype=torch.int32, device=key.device), key, salt).unsqueeze(-1)
+        shifts = torch.arange(0, 32, 8, dtype=torch.int32, device=key.device)
+        return _spread(words, shifts).view(rows, -1, block)
+    padded = -(-length // block) * block
+    row = torch.arange(rows, dtype=torch.int64, device=key.device).unsqueeze(-1)
+    index = (row * length + torch.arange(padded, dtype=torch.int64, device=key.device)).view(rows, -1, block)
+    return _spread(hash_bits((index >> 2).to(torch.int32), key, salt), ((index & 3) << 3).to(torch.int32))
+
+
+def _spread(words: Tensor, shifts: Tensor) -> Tensor:
+    """The byte of each word at `shifts`, above eight bits that all bytes of the word share."""
+    return (((words >> shifts) & 255) << 8) | (((words * -1640531535) >> 24) & 255)
+
+
+def hash_bits(counter: Tensor, key: Tensor, salt: int) -> Tensor:
+    """32 random bits for each int32 counter; the key goes in before and after the first round.
+
+    The rounds are those of a well-tested 32-bit integer mixer (Ettinger's "lowbias32").
+    """
+    x = counter ^ key[0] ^ signed_salt(salt)
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
+    x = x ^ key[1]
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * -2073254261
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def signed_salt(salt: int) -> int:
+    """A well-spread 32-bit number for each small `salt`, as a signed integer."""
+    return (salt * 0x2C1B3C6D + 2**31) % 2**32 - 2**31

@@ -1,0 +1,1 @@
+"""Text -> Spec: reading YAML with positions, checking it, and reporting every user error with a caret."""

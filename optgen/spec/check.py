@@ -1,0 +1,123 @@
+"""Rules that a whole update rule must keep: what is read was assigned, what is kept is used, p moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optgen.diagnostics import Diagnostics, Label
+from optgen.ir.constants import ConstantError, fold
+from optgen.ir.infer import walk
+from optgen.ir.nodes import Assign, Const, Guard, Op, Program, Ref, Role
+from optgen.spec.model import Spec
+
+__all__ = ["check_program", "covered"]
+
+
+def check_program(spec: Spec, program: Program, found: Diagnostics) -> None:
+    """Report every broken rule. Rules about unused things are left out while other faults stand."""
+    _check_collisions(spec, found)
+    if len(found):
+        return
+    _check_constants(program, found)
+    _check_reads(program, found)
+    _check_states_present(spec, program, found)
+    _check_everything_used(spec, program, found)
+
+
+def covered(definitions: Sequence[tuple[Guard, ...]], guards: tuple[Guard, ...]) -> bool:
+    """Whether under `guards`, and whatever the other flags are, at least one of `definitions` has run."""
+    known = {guard.flag: guard.holds for guard in guards}
+    open_ones = [d for d in definitions if all(known.get(guard.flag, guard.holds) == guard.holds for guard in d)]
+    if any(all(guard.flag in known for guard in definition) for definition in open_ones):
+        return True
+    undecided = next((guard.flag for definition in open_ones for guard in definition if guard.flag not in known), None)
+    if undecided is None:
+        return False
+    return all(covered(open_ones, (*guards, Guard(undecided, holds))) for holds in (True, False))
+
+
+def _check_collisions(spec: Spec, found: Diagnostics) -> None:
+    """A state and a hyperparameter cannot share a name."""
+    hypers = {name: hyper for hyper in spec.hypers for name in (hyper.name, *hyper.names)}
+    for state in spec.states:
+        if state.name in hypers:
+            place = spec.spans.get(state.name)
+            if place is not None:
+                found.add("name-clash", f"'{state.name}' is a state and a hyperparameter", place, help="rename one of them")
+
+
+def _check_constants(program: Program, found: Diagnostics) -> None:
+    """Every constant has a finite value."""
+    values = [statement.value for statement in program.body]
+    for value in (*values, *program.flags.values(), *(state.init for state in program.states)):
+        try:
+            folded = fold(value)
+        except ConstantError as error:
+            assert error.node.span is not None
+            found.add("constant-error", str(error), error.node.span)
+            continue
+        for node in walk(folded):
+            if isinstance(node, Op) and node.op == "div" and node.args[1] == Const(0) and node.span is not None:
+                found.add("constant-error", "this divides by zero", node.span)
+
+
+def _check_reads(program: Program, found: Diagnostics) -> None:
+    """A local must be assigned on every path that leads to a read of it."""
+    definitions: dict[str, list[tuple[Guard, ...]]] = {}
+    assigned = {s.target for s in program.body if isinstance(s, Assign)}
+    for statement in program.body:
+        assert isinstance(statement, Assign)
+        for node in walk(statement.value):
+            if not isinstance(node, Ref) or program.symbols[node.name].role != Role.LOCAL:
+                continue
+            before = definitions.get(node.name, [])
+            if not covered(before, statement.guards) and node.span is not None:
+                message = f"'{node.name}' is read where it may not have been assigned"
+                help_text = f"assign '{node.name}' on every path before this line"
+                found.add("used-before-assignment", message, node.span, help=help_text)
+        if statement.target in assigned:
+            definitions.setdefault(statement.target, []).append(statement.guards)
+
+
+def _check_states_present(spec: Spec, program: Program, found: Diagnostics) -> None:
+    """A state that exists under a condition may be touched only under that condition."""
+    conditional = {state.name: state.when for state in program.states if state.when is not None}
+    for statement in program.body:
+        assert isinstance(statement, Assign)
+        touched = [(node.name, node.span) for node in walk(statement.value) if isinstance(node, Ref)]
+        for name, span in [*touched, (statement.target, statement.span)]:
+            when = conditional.get(name)
+            if when is not None and when not in statement.guards and span is not None:
+                text = spec.conditions[name].text.strip()
+                declared = (Label(spec.spans[name], f"exists when {text}"),)
+                message = f"state '{name}' may not exist here"
+                found.add("state-may-be-absent", message, span, secondary=declared, help=f"put this under 'if {text}:'")
+
+
+def _check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> None:
+    """P and every state are assigned; every state, hyperparameter and local is read."""
+    body = [statement for statement in program.body if isinstance(statement, Assign)]
+    written = {statement.target for statement in body}
+    read = {node.name for s in body for node in walk(s.value) if isinstance(node, Ref)}
+    conditions = [*program.flags.values(), *(state.init for state in program.states)]
+    read |= {node.name for condition in conditions for node in walk(condition) if isinstance(node, Ref)}
+    if "p" not in written:
+        found.add("parameter-not-updated", "the update never assigns to p", spec.spans["update"], help="end with 'p = p - ...'")
+    for state in program.states:
+        place = spec.spans[state.name]
+        if state.name not in written:
+            found.add("state-never-written", f"state '{state.name}' is never assigned in 'update'", place)
+        if state.name not in read:
+            found.add("state-never-read", f"state '{state.name}' is never read in 'update'", place)
+    for hyper in spec.hypers:
+        names = hyper.names or (hyper.name,)
+        for name in names:
+            if name not in read:
+                help_text = f"remove it; to drop an inherited one write '{hyper.name}:' with nothing behind it"
+                found.add("unused-hyper", f"hyperparameter '{name}' has no effect", spec.spans[name], help=help_text)
+    for name, symbol in program.symbols.items():
+        if symbol.role == Role.LOCAL and name not in read:
+            unused = next((s for s in body if s.target == name and s.span is not None), None)
+            guard_names = {guard.flag for s in body for guard in s.guards}
+            if unused is not None and unused.span is not None and name not in guard_names:
+                found.add("unused-local", f"'{name}' is assigned and never used", unused.span, help="remove this line")

@@ -1,0 +1,153 @@
+"""YAML nodes -> Python values: one reader per type, each fault with a caret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from optgen.diagnostics import Diagnostics, Span
+from optgen.diagnostics.diagnostic import suggest
+from optgen.ir.formula import FormulaText
+from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence
+
+__all__ = ["Fields"]
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+BOOLEANS = {"true": True, "false": False}
+
+
+class Fields:
+    """Reads typed values; what is wrong goes to `found` and reads as None."""
+
+    def __init__(self, found: Diagnostics) -> None:
+        """Report faults to `found`."""
+        self.found = found
+
+    def table(self, node: Node, what: str, allowed: Iterable[str]) -> dict[str, Node]:
+        """The entries of a mapping whose keys are fixed; unknown keys are reported."""
+        allowed = tuple(allowed)
+        entries = self.entries(node, what)
+        for key, _ in entries:
+            if key.text not in allowed:
+                self.found.add("unknown-key", f"{what} has no key '{key.text}'", key.span, help=suggest(key.text, allowed))
+        return {key.text: value for key, value in entries if key.text in allowed}
+
+    def entries(self, node: Node, what: str) -> tuple[tuple[Scalar, Node], ...]:
+        """The entries of a mapping whose keys the user chooses."""
+        if isinstance(node, Mapping):
+            return node.entries
+        if not (isinstance(node, Scalar) and node.text == "" and node.style is None):
+            self.wrong_type(node, what, "a mapping, 'key: value'")
+        return ()
+
+    def text(self, node: Node, what: str) -> str | None:
+        """A piece of text on one line."""
+        if not isinstance(node, Scalar) or not node.text.strip():
+            self.wrong_type(node, what, "text")
+            return None
+        return " ".join(node.text.split())
+
+    def choice(self, node: Node, what: str, choices: Iterable[str]) -> str | None:
+        """One of a fixed set of words."""
+        text, choices = self.text(node, what), tuple(choices)
+        if text is not None and text not in choices:
+            self.found.add("bad-value", f"{what} cannot be '{text}'", node.span, help=suggest(text, choices))
+            return None
+        return text
+
+    def boolean(self, node: Node, what: str) -> bool | None:
+        """`true` or `false`."""
+        if is_boolean(node):
+            assert isinstance(node, Scalar)
+            return BOOLEANS[node.text.lower()]
+        self.wrong_type(node, what, "true or false")
+        return None
+
+    def number(self, node: Node, what: str) -> float | None:
+        """A finite decimal number. `1e-8` is one, whatever YAML 1.1 says."""
+        if not is_number(node):
+            self.wrong_type(node, what, "a number")
+            return None
+        assert isinstance(node, Scalar)
+        value = float(node.text)
+        if value in (float("inf"), float("-inf")):
+            self.found.add("number-range", "this number is too large", node.span, help="the largest is about 1.8e308")
+            return None
+        return value
+
+    def integer(self, node: Node, what: str, low: int, high: int) -> int | None:
+        """A whole number from `low` to `high`."""
+        value = self.number(node, what)
+        if value is None:
+            return None
+        if value != int(value) or not low <= value <= high:
+            self.found.add("bad-value", f"{what} is a whole number from {low} to {high}", node.span)
+            return None
+        return int(value)
+
+    def sequence(self, node: Node, what: str) -> tuple[Node, ...] | None:
+        """The items of a list that is not empty."""
+        if isinstance(node, Sequence) and node.items:
+            return node.items
+        self.wrong_type(node, what, "a list, '[a, b]'")
+        return None
+
+    def formula(self, node: Node, what: str, *, block: bool) -> FormulaText | None:
+        """The text of a formula with the place of each of its lines: plain on one line, or (`block`) a `|` block."""
+        if not isinstance(node, Scalar):
+            self.wrong_type(node, what, "a formula")
+            return None
+        if node.style == "|" and block:
+            return _block_formula(node)
+        if node.style is not None:
+            ways = "plain or as a '|' block" if block else "plain, on one line"
+            name = {"|": "a '|' block", ">": "a '>' block"}.get(node.style, "quotes")
+            self.found.add("formula-style", f"{what} is not written in {name}", node.span, help=f"write it {ways}")
+            return None
+        if not node.span.text.strip():
+            self.wrong_type(node, what, "a formula")
+            return None
+        if "\n" in node.span.text:
+            help_text = "write it as a '|' block" if block else "write it on one line"
+            self.found.add("formula-style", f"{what} runs over several lines", node.span, help=help_text)
+            return None
+        return FormulaText(node.span.source, node.span.text, (node.span.start,))
+
+    def wrong_type(self, node: Node, what: str, expected: str) -> None:
+        """Report that `node` is not what was expected."""
+        got = {Mapping: "a mapping", Sequence: "a list"}.get(type(node))
+        if got is None:
+            assert isinstance(node, Scalar)
+            got = f"'{_short(node.text)}'" if node.text else "nothing"
+        span = node.span
+        if isinstance(node, Mapping | Sequence):
+            span = Span(span.source, span.start, min(span.end, span.start + 1))
+        self.found.add("wrong-type", f"{what} is {expected}, got {got}", span)
+
+
+def is_number(node: Node) -> bool:
+    """Whether a node is a plain decimal number."""
+    return isinstance(node, Scalar) and node.style is None and NUMBER.fullmatch(node.text) is not None
+
+
+def is_boolean(node: Node) -> bool:
+    """Whether a node is plain `true` or `false`."""
+    return isinstance(node, Scalar) and node.style is None and node.text.lower() in BOOLEANS
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 40 else line[:37] + "..."
+
+
+def _block_formula(node: Scalar) -> FormulaText:
+    """Map the lines of a `|` block to the source: the content starts on the next line, behind its indentation."""
+    source = node.span.source
+    first = source.line_index(node.span.start) + 1
+    count = node.text.rstrip("\n").count("\n") + 1
+    raw = [source.line_text(index) for index in range(first, min(first + count, len(source.line_starts)))]
+    indents = [len(line) - len(line.lstrip(" ")) for line in raw if line.strip()]
+    indent = min(indents, default=0)
+    lines = [line[indent:] for line in raw] or [""]
+    starts = [source.line_starts[first + i] + min(indent, len(line)) for i, line in enumerate(raw)] or [node.span.start]
+    return FormulaText(source, "\n".join(lines), tuple(starts))

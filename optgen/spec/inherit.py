@@ -1,0 +1,87 @@
+"""`extends`: the nodes of a parent and of a child -> the nodes of the spec that is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optgen.diagnostics import Diagnostics, Label, Span
+from optgen.diagnostics.diagnostic import suggest
+from optgen.spec.yaml_nodes import Mapping, Node, Scalar, read_source, read_yaml
+
+__all__ = ["SHIPPED", "inherit"]
+
+SHIPPED = Path(__file__).resolve().parent.parent / "specs"
+MAX_PARENTS = 8
+NOT_INHERITED = ("name", "summary", "reference", "extends")
+
+
+def inherit(root: Mapping, found: Diagnostics, seen: tuple[Path, ...]) -> Mapping:
+    """Merge `root` into the spec it extends, recursively. `seen` holds the files on the way here."""
+    node = {key.text: value for key, value in root.entries}.get("extends")
+    if node is None:
+        return root
+    parent = _parent(node, found, seen)
+    if parent is None:
+        return root
+    path, nodes = parent
+    base = inherit(nodes, found, (*seen, path))
+    kept = tuple((key, value) for key, value in base.entries if key.text not in NOT_INHERITED)
+    return _merge(Mapping(kept, base.span), root)
+
+
+def _parent(node: Node, found: Diagnostics, seen: tuple[Path, ...]) -> tuple[Path, Mapping] | None:
+    if not isinstance(node, Scalar) or not node.text.strip():
+        found.add("wrong-type", "'extends' is the name of a spec", node.span, help="for example 'extends: adamw'")
+        return None
+    path = _find(node.text, seen[-1].parent)
+    if path is None:
+        known = {p.stem for folder in (seen[-1].parent, SHIPPED) for p in folder.glob("*.yaml")} - {seen[-1].stem}
+        found.add("unknown-spec", f"there is no spec '{node.text}' to extend", node.span, help=suggest(node.text, known))
+        return None
+    if path in seen:
+        chain = " -> ".join(p.name for p in (*seen[seen.index(path) :], path))
+        found.add("extends-cycle", "a spec cannot extend itself", node.span, help=f"break the circle {chain}")
+        return None
+    if len(seen) > MAX_PARENTS:
+        found.add("extends-cycle", f"a spec has at most {MAX_PARENTS} ancestors", node.span)
+        return None
+    return _read_parent(path, node.span, found)
+
+
+def _read_parent(path: Path, place: Span, found: Diagnostics) -> tuple[Path, Mapping] | None:
+    shown = path if not path.is_relative_to(Path.cwd()) else path.relative_to(Path.cwd())
+    before = len(found)
+    source = read_source(str(shown), found)
+    root = read_yaml(source, found) if source is not None else None
+    if root is None and len(found) > before:
+        found.add("broken-parent", f"the spec to extend, '{shown}', has errors", place, secondary=(Label(place),))
+    return None if root is None else (path, root)
+
+
+def _find(name: str, folder: Path) -> Path | None:
+    """The file of a spec named without suffix: beside the child first, then among those that come with optgen."""
+    file = name if name.endswith(".yaml") else f"{name}.yaml"
+    for place in (folder, SHIPPED):
+        try:
+            path = (place / file).resolve()
+            if path.is_file():
+                return path
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _merge(base: Mapping, child: Mapping) -> Mapping:
+    """Mappings are merged key by key; anything else in the child replaces what the parent has.
+
+    An empty value in the child removes the parent's.
+    """
+    mine = {key.text: (key, value) for key, value in child.entries}
+    entries: list[tuple[Scalar, Node]] = []
+    for key, value in base.entries:
+        own_key, own = mine.pop(key.text, (key, value))
+        if isinstance(own, Scalar) and own.text == "" and own.style is None:
+            continue
+        both = isinstance(own, Mapping) and isinstance(value, Mapping) and own is not value
+        entries.append((own_key, _merge(value, own) if both else own))  # type: ignore[arg-type]
+    return Mapping((*entries, *mine.values()), child.span)

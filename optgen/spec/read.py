@@ -1,0 +1,93 @@
+"""Nodes -> Spec: the keys of a spec, their types and their ranges."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from optgen.diagnostics import Diagnostics, SpecError
+from optgen.ir.formula import FormulaText, parse_block
+from optgen.spec.fields import Fields
+from optgen.spec.inherit import inherit
+from optgen.spec.model import Spec
+from optgen.spec.read_hypers import read_hypers
+from optgen.spec.read_states import StateReader
+from optgen.spec.yaml_nodes import Mapping, Node, read_source, read_yaml
+
+__all__ = ["read_spec"]
+
+KEYS = ("name", "summary", "reference", "extends", "hyper", "state", "update")
+CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,59}")
+
+
+def read_spec(path: str) -> Spec:
+    """Read the spec at `path`.
+
+    Raises:
+        SpecError: with every independent fault of the file, each with its place.
+    """
+    found = Diagnostics()
+    source = read_source(path, found)
+    root = read_yaml(source, found) if source is not None else None
+    if root is None:
+        raise SpecError(found)
+    reader = _SpecReader(inherit(root, found, (Path(path).resolve(),)), root, found)
+    spec = reader.read()
+    found.raise_if_any()
+    assert spec is not None
+    return spec
+
+
+class _SpecReader:
+    def __init__(self, root: Mapping, own: Mapping, found: Diagnostics) -> None:
+        self.root = root
+        self.own = own
+        self.found = found
+        self.fields = Fields(found)
+
+    def read(self) -> Spec | None:
+        table = self.fields.table(self.root, "a spec", KEYS)
+        if not self.complete(table):
+            return None
+        hypers, spans = read_hypers(table.get("hyper"), self.fields)
+        reader = StateReader(self.fields)
+        states = reader.read(table.get("state"))
+        text = self.fields.formula(table["update"], "'update'", block=True)
+        name = self.class_name(table["name"])
+        if name is None or text is None:
+            return None
+        return Spec(
+            name=name,
+            summary=self.fields.text(table["summary"], "'summary'") or "",
+            reference=(self.fields.text(table["reference"], "'reference'") or "") if "reference" in table else "",
+            source=self.root.span.source,
+            hypers=hypers,
+            states=states,
+            conditions=reader.conditions,
+            inits=reader.inits,
+            update=parse_block(text, self.found),
+            update_text=_tidy(text),
+            spans={**spans, **reader.spans, "name": table["name"].span, "update": table["update"].span},
+        )
+
+    def complete(self, table: dict[str, Node]) -> bool:
+        """Report required keys that are missing."""
+        examples = {"name": "name: MyOptimizer", "summary": "summary: What it does, in one line.", "update": "update: |"}
+        place = self.own.entries[0][0].span if self.own.entries else self.own.span
+        for key, example in examples.items():
+            if key not in table:
+                self.found.add("missing-key", f"a spec needs the key '{key}'", place, help=f"add a line '{example}'")
+        return all(key in table for key in examples)
+
+    def class_name(self, node: Node) -> str | None:
+        name = self.fields.text(node, "'name'")
+        if name is not None and not CLASS_NAME.fullmatch(name):
+            help_text = "a class name starts with a capital letter and has letters and digits, as in 'AdamW'"
+            self.found.add("bad-name", f"'{name}' cannot be the name of a class", node.span, help=help_text)
+            return None
+        return name
+
+
+def _tidy(text: FormulaText) -> str:
+    """The update as written, for documentation: without blank lines around it and spaces at line ends."""
+    return "\n".join(line.rstrip() for line in text.text.strip("\n").split("\n")).rstrip()

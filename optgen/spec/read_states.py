@@ -1,0 +1,121 @@
+"""The `state` table -> states: shape, sign, initial value, saved name and storage."""
+
+from __future__ import annotations
+
+import re
+
+from optgen.diagnostics import Diagnostics, Label, Span
+from optgen.ir.formula import FormulaText
+from optgen.ir.nodes import State, Storage
+from optgen.spec.fields import Fields
+from optgen.spec.read_hypers import check_name
+from optgen.spec.yaml_nodes import Node, Scalar
+from optgen.storage.codebooks import CODEBOOKS, check_storage
+
+__all__ = ["StateReader"]
+
+KEYS = ("like", "shape", "sign", "init", "save_as", "when", "storage", "doc")
+STORAGE_KEYS = ("codebook", "bits", "block", "rounding", "quantile", "published", "min_size", "min_ndim")
+SAVE_AS = re.compile(r"[a-z][a-z0-9_]{0,59}")
+TAKEN_KEYS = {"step": "the step counter", "rounding_key": "the key of stochastic rounding"}
+
+
+class StateReader:
+    """Reads every state; formulas (`when`, `init`) are kept as text until the symbols are known."""
+
+    def __init__(self, fields: Fields) -> None:
+        """Use `fields` to read values and to report faults."""
+        self.fields = fields
+        self.found: Diagnostics = fields.found
+        self.conditions: dict[str, FormulaText] = {}
+        self.inits: dict[str, FormulaText] = {}
+        self.spans: dict[str, Span] = {}
+        self.saved: dict[str, Span] = {}
+
+    def read(self, node: Node | None) -> tuple[State, ...]:
+        """Read the `state` table."""
+        states = []
+        for key, value in self.fields.entries(node, "'state'") if node is not None else ():
+            if check_name(key, self.fields):
+                self.spans[key.text] = key.span
+                states.append(self.state(key, value))
+        return tuple(states)
+
+    def state(self, key: Scalar, node: Node) -> State:
+        what = f"state '{key.text}'"
+        table = self.fields.table(node, what, KEYS)
+        scalar = self.is_scalar(key, table, what)
+        unsigned = "sign" in table and self.fields.choice(table["sign"], "'sign'", ("signed", "unsigned")) == "unsigned"
+        for name, texts in (("when", self.conditions), ("init", self.inits)):
+            if name in table:
+                formula = self.fields.formula(table[name], f"'{name}' of {what}", block=False)
+                if formula is not None:
+                    texts[key.text] = formula
+        storage = self.storage(key, table["storage"], unsigned) if "storage" in table else None
+        if storage is not None and scalar:
+            self.found.add("bad-value", f"{what} is a scalar and has no storage", table["storage"].span, help="remove it")
+        doc = (self.fields.text(table["doc"], f"the doc of {what}") or "") if "doc" in table else ""
+        return State(key.text, self.save_as(key, table), scalar, unsigned, storage=storage, doc=doc)
+
+    def is_scalar(self, key: Scalar, table: dict[str, Node], what: str) -> bool:
+        if "like" in table:
+            self.fields.choice(table["like"], f"'like' of {what}", ("p",))
+        if "shape" in table:
+            self.fields.choice(table["shape"], f"'shape' of {what}", ("scalar",))
+        if "like" in table and "shape" in table:
+            self.found.add("bad-value", f"{what} has both 'like' and 'shape'", table["shape"].span, help="keep one of them")
+        elif "like" not in table and "shape" not in table:
+            help_text = "add 'like: p' for one value per element, or 'shape: scalar' for one number"
+            self.found.add("missing-key", f"{what} needs a shape", key.span, help=help_text)
+        return "shape" in table
+
+    def save_as(self, key: Scalar, table: dict[str, Node]) -> str:
+        """The key in a state dict; by default the state's own name. No two states share one."""
+        node = table.get("save_as")
+        name = self.fields.text(node, "'save_as'") if node is not None else key.text
+        span = node.span if node is not None else key.span
+        if name is None:
+            return key.text
+        if not SAVE_AS.fullmatch(name):
+            help_text = "use lower-case letters, digits and underscores, as in 'exp_avg'"
+            self.found.add("bad-name", f"'{name[:60]}' cannot be a key of a state dict", span, help=help_text)
+        elif name in TAKEN_KEYS:
+            self.found.add("reserved-name", f"'{name}' is {TAKEN_KEYS[name]} in every state dict", span)
+        elif name in self.saved:
+            first = (Label(self.saved[name], "first used here"),)
+            self.found.add("name-clash", f"two states are saved as '{name}'", span, secondary=first)
+        self.saved.setdefault(name, span)
+        return name
+
+    def storage(self, key: Scalar, node: Node, unsigned: bool) -> Storage | None:
+        """The `storage` of a state: `float32` (the default), or a codebook with its options."""
+        if isinstance(node, Scalar):
+            self.fields.choice(node, "'storage'", ("float32",))
+            return None
+        table = self.fields.table(node, "'storage'", STORAGE_KEYS)
+        for name, example in (("codebook", "codebook: linear"), ("bits", "bits: 4"), ("block", "block: 128")):
+            if name not in table:
+                message = f"the storage of '{key.text}' needs the key '{name}'"
+                self.found.add("missing-key", message, node.span, help=f"add '{example}'")
+        if not {"codebook", "bits", "block"} <= table.keys():
+            return None
+        storage = self.options(table)
+        if storage is not None:
+            check_storage(storage, unsigned, {name: value.span for name, value in table.items()}, self.found)
+        return storage
+
+    def options(self, table: dict[str, Node]) -> Storage | None:
+        fields = self.fields
+        codebook = fields.choice(table["codebook"], "'codebook'", CODEBOOKS)
+        bits = fields.integer(table["bits"], "'bits'", 2, 8)
+        block = fields.integer(table["block"], "'block'", 32, 2048)
+        rounding = (
+            fields.choice(table["rounding"], "'rounding'", ("nearest", "stochastic")) if "rounding" in table else "nearest"
+        )
+        quantile = fields.number(table["quantile"], "'quantile'") if "quantile" in table else None
+        published = bool(fields.boolean(table["published"], "'published'")) if "published" in table else False
+        size = fields.integer(table["min_size"], "'min_size'", 0, 2**62) if "min_size" in table else 4096
+        ndim = fields.integer(table["min_ndim"], "'min_ndim'", 1, 8) if "min_ndim" in table else 2
+        if codebook is None or bits is None or block is None or rounding is None or size is None or ndim is None:
+            return None
+        return Storage(codebook, bits, block, rounding, quantile, published, size, ndim)

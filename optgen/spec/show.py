@@ -1,0 +1,42 @@
+"""Spec -> text: what was read, after inheritance, in the notation of a spec."""
+
+from __future__ import annotations
+
+from optgen.ir.nodes import Hyper, State
+from optgen.spec.model import Spec
+
+__all__ = ["spec_text"]
+
+
+def spec_text(spec: Spec) -> str:
+    """The merged spec as YAML."""
+    lines = [f"name: {spec.name}", f"summary: {spec.summary}"]
+    lines += [f"reference: {spec.reference}"] if spec.reference else []
+    lines += ["hyper:", *(f"  {hyper.name}: {_hyper(hyper)}" for hyper in spec.hypers)] if spec.hypers else []
+    lines += ["state:", *(f"  {state.name}: {_state(spec, state)}" for state in spec.states)] if spec.states else []
+    return "\n".join([*lines, "update: |", *(f"  {line}".rstrip() for line in spec.update_text.split("\n"))])
+
+
+def _hyper(hyper: Hyper) -> str:
+    default = hyper.text.replace("(", "[").replace(",)", "]").replace(")", "]") if hyper.names else hyper.text
+    default = default.lower() if isinstance(hyper.default, bool) else default.strip("'")
+    parts = [f"default: {default}"]
+    parts += [f"names: [{', '.join(hyper.names)}]"] if hyper.names else []
+    parts += [f"choices: [{', '.join(hyper.choices)}]"] if hyper.choices else []
+    bounds = (("min", hyper.min), ("above", hyper.above), ("max", hyper.max), ("below", hyper.below))
+    parts += [f"{word}: {value:g}" for word, value in bounds if value is not None]
+    return "{" + ", ".join(parts) + "}"
+
+
+def _state(spec: Spec, state: State) -> str:
+    parts = ["shape: scalar" if state.scalar else "like: p", f"save_as: {state.save_as}"]
+    parts += ["sign: unsigned"] if state.unsigned else []
+    parts += [f"when: {spec.conditions[state.name].text.strip()}"] if state.name in spec.conditions else []
+    parts += [f"init: {spec.inits[state.name].text.strip()}"] if state.name in spec.inits else []
+    if state.storage is not None:
+        s = state.storage
+        options = [f"codebook: {s.codebook}", f"bits: {s.bits}", f"block: {s.block}", f"rounding: {s.rounding}"]
+        options += [f"quantile: {s.quantile:g}"] if s.quantile is not None else []
+        options += ["published: true"] if s.published else []
+        parts.append("storage: {" + ", ".join([*options, f"min_size: {s.min_size}", f"min_ndim: {s.min_ndim}"]) + "}")
+    return "{" + ", ".join(parts) + "}"

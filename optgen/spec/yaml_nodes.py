@@ -1,0 +1,180 @@
+"""YAML text -> nodes with spans, without the features that lose information: anchors, tags, duplicate keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import yaml
+
+from optgen.diagnostics import Diagnostics, Label, Source, Span
+
+__all__ = ["Mapping", "Node", "Scalar", "Sequence", "read_source", "read_yaml"]
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 12
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A piece of text. `style` is None for plain text, else one of ' " | >."""
+
+    text: str
+    style: str | None
+    span: Span
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A list of nodes."""
+
+    items: tuple[Node, ...]
+    span: Span
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Keys and values in the order of the file; keys are unique."""
+
+    entries: tuple[tuple[Scalar, Node], ...]
+    span: Span
+
+
+Node = Scalar | Sequence | Mapping
+
+
+def read_source(path: str, found: Diagnostics) -> Source | None:
+    """Read a spec file as UTF-8. A file that cannot be read is a fault, not an exception."""
+    empty = Span(Source(path, ""), 0, 0)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        found.add("unreadable-file", f"cannot read '{path}': {reason}", empty)
+        return None
+    if len(data) > MAX_BYTES:
+        found.add("unreadable-file", f"'{path}' is larger than {MAX_BYTES:,} bytes, too large for a spec", empty)
+        return None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        source = Source(path, data[: error.start].decode("utf-8-sig"))
+        place = Span(source, len(source.text), len(source.text))
+        found.add("unreadable-file", f"byte {data[error.start]:#04x} is not UTF-8", place, help="save the file as UTF-8")
+        return None
+    return Source(path, text)
+
+
+def read_yaml(source: Source, found: Diagnostics) -> Mapping | None:
+    """The top-level mapping of a spec, or None if the text is not one."""
+    reader = _Reader(source, found)
+    try:
+        for event in yaml.parse(source.text, Loader=yaml.SafeLoader):
+            if not reader.take(event):
+                return None
+    except yaml.reader.ReaderError as error:
+        place = _span(source, error.position, error.position + 1)
+        found.add("yaml-syntax", "a spec holds printable characters only", place, help="remove this character")
+        return None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        position = mark.index if mark else 0
+        found.add("yaml-syntax", f"this is not YAML: {error.problem or error.context}", _span(source, position, position + 1))
+        return None
+    except (RecursionError, MemoryError):
+        found.add("yaml-too-deep", f"a spec is nested at most {MAX_DEPTH} levels deep", _span(source, 0, 1))
+        return None
+    if isinstance(reader.root, Mapping):
+        return reader.root
+    span = reader.root.span if reader.root else _span(source, 0, 1)
+    found.add("wrong-type", "a spec is a mapping of keys to values", span, help="start with 'name: MyOptimizer'")
+    return None
+
+
+def _span(source: Source, start: int, end: int) -> Span:
+    length = len(source.text)
+    return Span(source, min(start, length), min(max(end, start), length))
+
+
+def _marks(first: yaml.Event, last: yaml.Event) -> tuple[int, int]:
+    """Where `first` starts and `last` ends, in characters."""
+    assert first.start_mark is not None and last.end_mark is not None
+    return first.start_mark.index, last.end_mark.index
+
+
+class _Reader:
+    """Builds nodes from parser events on a stack of its own, so that deep nesting cannot exhaust Python's."""
+
+    def __init__(self, source: Source, found: Diagnostics) -> None:
+        self.source = source
+        self.found = found
+        self.open: list[tuple[yaml.Event, list[Node]]] = []
+        self.root: Node | None = None
+        self.documents = 0
+
+    def take(self, event: yaml.Event) -> bool:
+        """Use one event; False stops the reading after a fault that leaves no sensible rest."""
+        if self.refused(event):
+            return False
+        if isinstance(event, yaml.ScalarEvent):
+            self.place(Scalar(event.value, event.style, self.span(event)))
+        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            self.open.append((event, []))
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            start, children = self.open.pop()
+            span = _span(self.source, *_marks(start, event))
+            if isinstance(event, yaml.SequenceEndEvent):
+                self.place(Sequence(tuple(children), span))
+            else:
+                self.place(Mapping(self.entries(children), span))
+        return True
+
+    def refused(self, event: yaml.Event) -> bool:
+        if isinstance(event, yaml.DocumentStartEvent):
+            self.documents += 1
+        what = (
+            ("yaml-feature", "a spec is one YAML document", "remove what follows '---'")
+            if self.documents > 1
+            else ("yaml-feature", "aliases are not allowed in a spec", "write the value again")
+            if isinstance(event, yaml.AliasEvent)
+            else ("yaml-feature", "anchors are not allowed in a spec", "remove the '&name'")
+            if getattr(event, "anchor", None)
+            else ("yaml-feature", "tags are not allowed in a spec", "remove the '!tag'")
+            if getattr(event, "tag", None)
+            else ("yaml-too-deep", f"a spec is nested at most {MAX_DEPTH} levels deep", None)
+            if len(self.open) > MAX_DEPTH
+            else None
+        )
+        if what is not None:
+            code, message, help_text = what
+            self.found.add(code, message, self.span(event), help=help_text)
+        return what is not None
+
+    def span(self, event: yaml.Event) -> Span:
+        start, end = _marks(event, event)
+        if getattr(event, "style", None) in ("|", ">"):
+            end = start + 1
+        return _span(self.source, start, end)
+
+    def place(self, node: Node) -> None:
+        if self.open:
+            self.open[-1][1].append(node)
+        else:
+            self.root = node
+
+    def entries(self, children: list[Node]) -> tuple[tuple[Scalar, Node], ...]:
+        """Pair keys with values; report keys that are not text and keys that come twice."""
+        seen: dict[str, Scalar] = {}
+        entries: list[tuple[Scalar, Node]] = []
+        for key, value in zip(children[::2], children[1::2], strict=True):
+            if not isinstance(key, Scalar):
+                self.found.add("wrong-type", "a key is plain text", key.span)
+            elif key.text in seen:
+                first = Label(seen[key.text].span, "first written here")
+                self.found.add(
+                    "duplicate-key", f"the key '{key.text}' comes twice", key.span, secondary=(first,), help="keep one of them"
+                )
+            else:
+                seen[key.text] = key
+                entries.append((key, value))
+        return tuple(entries)

@@ -1,0 +1,1 @@
+"""Storage of states in a few bits: codebooks written as formulas, lowered once and printed by every backend."""

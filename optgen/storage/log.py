@@ -1,0 +1,128 @@
+"""Logarithmic levels with a base for each block: SOLO's codebook for v (arXiv 2505.00347, section 2.2 of its algorithm).
+
+With n = 2**bits - 1, code k means scale*base**k, where base = (low/scale)**(1/n): code 0 is the block's largest value,
+code n its `quantile`. Rounding is stochastic in the exponent: x goes to code k or more if x <= scale*base**(k - u),
+u uniform in [0, 1).
+
+Two things differ from the published code unless `published` is set. `low` is a quantile of the values above zero, and
+one of them (the lower order statistic) rather than an interpolation; so a block that is mostly zero keeps its levels,
+where the published one decodes every element to the block's largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from optgen.diagnostics import Diagnostics, Span
+from optgen.ir.nodes import Kind, Storage
+from optgen.storage.codec import BlockScalar, Codec, Formula
+from optgen.storage.fixed_point import EXP2_FIXED, EXP2_ROUGH, LOG2_FIXED
+from optgen.storage.scales import absmax
+
+__all__ = ["Log"]
+
+DEFAULT_QUANTILE = 0.1
+LARGEST = "3.4028234663852886e+38"  # the largest float32
+
+
+class Log:
+    """Levels in geometric progression between a low quantile and the largest value of the block."""
+
+    summary = "levels in geometric progression, with a base per block; unsigned, without zero"
+
+    def check(self, storage: Storage, unsigned: bool, spans: Mapping[str, Span], found: Diagnostics) -> None:
+        """Log levels have no sign; the quantile is a fraction."""
+        if not unsigned:
+            note = "all levels are positive, so negative values could not be stored"
+            found.add("storage-sign", "the log codebook needs an unsigned state", spans["codebook"], note=note,
+                      help="add 'sign: unsigned' to the state, or use dynamic_exponent")  # fmt: skip
+        if storage.quantile is not None and not 0 <= storage.quantile < 1:
+            found.add("bad-value", "'quantile' is at least 0 and below 1", spans["quantile"])
+
+    def levels(self, storage: Storage, unsigned: bool) -> None:
+        """The levels depend on the block."""
+
+    def codec(self, storage: Storage, unsigned: bool) -> Codec:  # noqa: ARG002 -- part of the protocol
+        """Levels by repeated multiplication; the code is found by bisection over its bits."""
+        n = 2**storage.bits - 1
+        random = storage.rounding == "stochastic"
+        quantile = DEFAULT_QUANTILE if storage.quantile is None else storage.quantile
+        low = _published_low(quantile, storage.block) if storage.published else _low(quantile, storage.block)
+        steps = f"{low}\nsteps = mul_high(max(log2_fixed(scale) - log2_fixed(low), 0), {2**32 // n + 1})"
+        base = "base = exp2_fixed(steps)"
+        if storage.published:
+            steps += "\nsteps = where(low > 0.0, steps, -1)"
+            base = "base = where(steps < 0, 0.0, exp2_fixed(max(steps, 0)))"
+        formulas = (
+            LOG2_FIXED,
+            EXP2_FIXED,
+            EXP2_ROUGH,
+            Formula("scale", ("x",), absmax(True, storage.published), "The largest value of each block."),
+            Formula("steps", ("x", "scale"), steps, "The distance between neighbouring levels, in units of 2**-22 octaves."),
+            Formula("base", ("steps",), base, "The ratio of neighbouring levels."),
+            Formula("decode", ("code", "scale", "base"), _decode(storage.bits), "The value of each code."),
+            Formula(
+                "encode",
+                ("x", "scale", "steps", "base", "u") if random else ("x", "scale", "steps", "base"),
+                _encode(storage.bits, random, storage.published),
+                "The code of each value.",
+            ),
+        )
+        scalars = (BlockScalar("scale"), BlockScalar("steps", saved=False, kind=Kind.INT), BlockScalar("base"))
+        return Codec(scalars, formulas, random)
+
+
+def _low(quantile: float, block: int) -> str:
+    """The lower order statistic of the values above zero."""
+    return f"""
+count = block_count(x > 0.0)
+rank = trunc(real(max(count - 1, 0))*{quantile!r})
+low = block_select(where(x > 0.0, x, {LARGEST}), rank, {int(quantile * (block - 1))})
+low = where(count > 0, low, scale)
+""".strip()
+
+
+def _published_low(quantile: float, block: int) -> str:
+    """Linear interpolation between two order statistics of all values, as torch.quantile does it."""
+    position = quantile * (block - 1)
+    rank, fraction = int(position), position - int(position)
+    after = min(rank + 1, block - 1)
+    return f"""
+low = block_select(x, {rank}, {rank})
+above = block_select(x, {after}, {after})
+low = low + min((above - low)*{fraction!r}, above)
+""".strip()
+
+
+def _powers(bits: int) -> tuple[list[str], list[str]]:
+    """Formulas for base**2, base**4, ... and the names of base**2**i."""
+    names = ["base", *(f"base{2**i}" for i in range(1, bits))]
+    return [f"{square} = {name}*{name}" for name, square in pairwise(names)], names
+
+
+def _decode(bits: int) -> str:
+    lines, names = _powers(bits)
+    value = "scale"
+    for i in reversed(range(bits)):
+        lines.append(f"value = where(bit_and(code, {2**i}) != 0, {value}*{names[i]}, {value})")
+        value = "value"
+    return "\n".join(lines)
+
+
+def _encode(bits: int, random: bool, published: bool) -> str:
+    octaves = "max(steps, 0)" if published else "steps"
+    distance = f"mul_high(shift_left(u, 16), {octaves})" if random else f"shift_right({octaves}, 1)"
+    function = "exp2_rough" if random else "exp2_fixed"
+    lines, names = _powers(bits)
+    lines += [f"shifted = x*{function}({distance})", "code = 0"]
+    level = "scale"
+    for i in reversed(range(bits)):
+        lines.append(f"lower = {level}*{names[i]}")
+        if i:
+            lines.append(f"level = where(shifted <= lower, lower, {level})")
+        lines.append(f"code = where(shifted <= lower, code + {2**i}, code)")
+        level = "level"
+    if published:
+        lines.append("code = where(steps < 0, 0, code)")
+    return "\n".join(lines)

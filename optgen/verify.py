@@ -1,0 +1,160 @@
+"""Holds every backend to the float64 reference: what `optgen verify` runs and prints."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optgen.build import Built, build, build_program
+from optgen.ir.nodes import Program
+from optgen.output import write_package
+from optgen.reference.codec_rule import codec_program, codec_spec
+from optgen.reference.compare import Case, Difference, compare
+from optgen.reference.tolerances import TOLERANCES
+
+__all__ = ["BACKENDS", "Outcome", "Skipped", "imported", "verify"]
+
+BACKENDS = ("torch", "compiled", "triton")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row of the table."""
+
+    backend: str
+    case: Case
+    difference: Difference
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the backend equals the reference here."""
+        return self.difference.passes(TOLERANCES[str(self.case.dtype).removeprefix("torch.")])
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A backend that cannot run here, and what is missing."""
+
+    backend: str
+    reason: str
+
+
+def verify(path: str, backends: tuple[str, ...] = BACKENDS, *, quick: bool = False) -> Iterator[Outcome | Skipped]:
+    """Build the spec at `path` and compare each backend with the reference, one case after the other.
+
+    On a machine with a GPU, torch and triton run there; else triton runs in its interpreter, which must have been chosen
+    by TRITON_INTERPRET=1 before triton was imported.
+
+    Raises:
+        SpecError: if the spec has errors.
+    """
+    built = build(path)
+    with imported(built) as optimizer_class:
+        for backend in backends:
+            missing = _missing(backend)
+            if missing:
+                yield Skipped(backend, missing)
+                continue
+            for case in _cases(built.program, backend, quick):
+                start = time.perf_counter()
+                difference = compare(optimizer_class, built.program, case, **_options(backend))
+                yield Outcome(backend, case, difference, time.perf_counter() - start)
+    yield from _verify_codecs(built, [backend for backend in backends if not _missing(backend)])
+
+
+@contextmanager
+def imported(built: Built) -> Iterator[Any]:
+    """Write a built package to a temporary folder, import its class, and clean up."""
+    folder = Path(tempfile.mkdtemp(prefix="optgen-"))
+    name = f"optgen_verified_{id(built)}"
+    write_package(folder, name, built.files)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield getattr(importlib.import_module(name), built.spec.name)
+    finally:
+        sys.path.remove(str(folder))
+        for module in [module for module in sys.modules if module.split(".")[0] == name]:
+            del sys.modules[module]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _verify_codecs(built: Built, backends: list[str]) -> Iterator[Outcome | Skipped]:
+    """Every storage with equal arrays: the codes must be equal bit for bit."""
+    seen = set()
+    for state in built.program.states:
+        if state.storage is None or (state.storage, state.unsigned) in seen:
+            continue
+        seen.add((state.storage, state.unsigned))
+        program = codec_program(state)
+        with imported(build_program(codec_spec(program), program, "copy_gradient.yaml")) as optimizer_class:
+            name = f"codes of {state.name}: {state.storage.bits}-bit {state.storage.codebook}"
+            case = Case(name, ((4, 2 * state.storage.block), (3, state.storage.block + 5)), steps=2, hypers={"lr": 0.0})
+            for backend in backends:
+                start = time.perf_counter()
+                difference = compare(optimizer_class, program, case, **_options(backend))
+                difference.far_codes += difference.wrong_codes  # here not one may differ
+                yield Outcome(backend, case, difference, time.perf_counter() - start)
+
+
+def _cases(program: Program, backend: str, quick: bool) -> list[Case]:
+    """Shapes, dtypes and flags to run; fewer where a run is slow (the interpreter, a compilation)."""
+    blocks = [s.storage.block for s in program.states if s.storage is not None]
+    wide = max([128, *blocks])
+    coded = ((16, 2 * wide), (40, wide + 7)) if blocks else ((16, 2 * wide),)
+    small = ((), (1,), (33,), (5, 7))
+    slow = backend == "triton" and not torch.cuda.is_available()
+    steps = 2 if quick or slow else 8
+    cases = [Case("matrices", coded, steps=steps), Case("small", small, steps=steps)]
+    if backend == "compiled" or quick:
+        return cases
+    cases += [
+        Case("bfloat16", (*coded[:1], (33,)), torch.bfloat16, steps),
+        Case("float16", ((33,), (5, 7)), torch.float16, steps),
+        Case("float64", (*coded[:1], (33,)), torch.float64, steps),
+    ]
+    for hyper in program.hypers:
+        if isinstance(hyper.default, bool):
+            cases.append(
+                Case(
+                    f"{hyper.name}={not hyper.default}", (coded[0], (33,)), steps=steps, hypers={hyper.name: not hyper.default}
+                )
+            )
+        cases += [
+            Case(f"{hyper.name}={choice}", (coded[0], (33,)), steps=steps, hypers={hyper.name: choice})
+            for choice in hyper.choices
+            if choice != hyper.default
+        ]
+    return cases
+
+
+def _options(backend: str) -> dict[str, Any]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if backend == "triton":
+        return {"backend": "triton", "device": device}
+    return {"backend": "torch", "compile": backend == "compiled", "device": device}
+
+
+def _missing(backend: str) -> str | None:
+    """What a backend needs and does not find here."""
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if (
+        backend == "compiled"
+        and not torch.cuda.is_available()
+        and shutil.which("g++") is None
+        and shutil.which("clang++") is None
+    ):
+        return "torch.compile needs a C++ compiler, and none was found"
+    return None

@@ -1,0 +1,1 @@
+"""Tests; `pytest` alone runs them all, with lint and types."""

@@ -1,0 +1,89 @@
+"""Every backend against the float64 reference, through `optgen verify`, for shipped specs and for mixes of storages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+SPECS = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+
+
+def verify(spec: str, *options: str) -> list[dict[str, Any]]:
+    """The rows of `optgen verify`, from a process of its own: Triton must know early that it is to interpret."""
+    command = [sys.executable, "-m", "optgen.cli.main", "verify", spec, "--json", *options]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def check(rows: list[dict[str, Any]], backends: set[str]) -> None:
+    failed = [row for row in rows if not row.get("passed")]
+    assert not failed, json.dumps(failed, indent=1)
+    assert {row["backend"] for row in rows} == backends
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_torch_and_triton_equal_the_reference(name: str) -> None:
+    check(verify(f"specs/{name}.yaml", "--backend", "torch", "--backend", "triton"), {"torch", "triton"})
+
+
+@pytest.mark.parametrize("name", ["adamw", "solo"])
+def test_compiled_torch_equals_the_reference(name: str) -> None:
+    check(verify(f"specs/{name}.yaml", "--backend", "compiled", "--quick"), {"compiled"})
+
+
+MIXES = {
+    "three_and_eight_bits": (
+        "{codebook: dynamic_exponent, bits: 3, block: 64, rounding: stochastic}",
+        "{codebook: log, bits: 8, block: 256, quantile: 0.05, rounding: stochastic}",
+    ),
+    "linear": (
+        "{codebook: linear, bits: 2, block: 128, rounding: stochastic}",
+        "{codebook: linear, bits: 4, block: 32}",
+    ),
+    "published_solo": (
+        "{codebook: dynamic_exponent, bits: 4, block: 128, published: true}",
+        "{codebook: log, bits: 3, block: 128, rounding: stochastic, published: true}",
+    ),
+    "one_state_only": ("float32", "{codebook: dynamic_exponent, bits: 2, block: 512, rounding: stochastic, min_ndim: 1}"),
+    "two_conditions": (
+        "{codebook: linear, bits: 8, block: 64, min_size: 100}",
+        "{codebook: log, bits: 4, block: 64, min_size: 6000, quantile: 0.3}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_any_mix_of_storages_equals_the_reference(name: str, tmp_path: Path) -> None:
+    m, v = MIXES[name]
+    text = f"""
+        name: Mixed
+        summary: AdamW with other storages.
+        extends: adamw
+        hyper: {{amsgrad: }}
+        state:
+          m: {{storage: {m}}}
+          v: {{storage: {v}}}
+          x:
+        update: |
+          p = p*(1 - lr*weight_decay)
+          m = ema(m, g, beta1)
+          v = ema(v, g**2, beta2)
+          p = p - lr*(m/(1 - beta1**t))/(sqrt(v/(1 - beta2**t)) + eps)
+        """
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    rows = verify(str(path), "--backend", "torch", "--backend", "triton", "--quick")
+    check(rows, {"torch", "triton"})
+    assert sum(row["codes"] > 0 for row in rows) >= 4

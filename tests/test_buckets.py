@@ -1,0 +1,50 @@
+"""One launch per bucket of parameters, not per parameter; strides, alignment and neighbours on the triton backend."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Any]:
+    """What tests/triton_buckets.py reports."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "tests.triton_buckets"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_parameters_of_all_groups_share_a_launch(seen: dict[str, Any]) -> None:
+    assert seen["adamw launches of two steps"] == 2
+    assert seen["adamw difference"] < 1e-6
+
+
+def test_dtypes_and_flags_make_buckets(seen: dict[str, Any]) -> None:
+    # float32 and bfloat16 without amsgrad, bfloat16 and float64 with it
+    assert seen["mixed launches of two steps"] == 2 * 4
+    assert seen["mixed difference"] < 1e-6
+
+
+def test_coded_and_plain_parameters_make_two(seen: dict[str, Any]) -> None:
+    assert sorted(seen["solo launches of two steps"]) == ["update", "update", "update_coded", "update_coded"]
+    assert seen["solo difference"] < 1e-6
+
+
+def test_unaligned_tensors_make_a_bucket_of_their_own(seen: dict[str, Any]) -> None:
+    assert seen["unaligned launches"] == 2
+    assert seen["canary"]
+    assert seen["version counter"]
+
+
+def test_any_strides(seen: dict[str, Any]) -> None:
+    assert seen["strided difference"] < 1e-6
+    assert seen["strided coded difference"] < 1e-6

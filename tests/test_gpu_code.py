@@ -1,0 +1,106 @@
+"""Static facts of the GPU code, compiled ahead of time without a GPU: it compiles, does not spill, moves 128 bits at a time."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from optgen.analysis.gpu_code import TARGETS, GpuCode, compile_kernel
+from optgen.build import build
+from optgen.plan.nodes import Buffer, Kernel, Layout
+from tests.conftest import ROOT
+
+pytest.importorskip("triton")
+
+SPECS = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+DTYPES = (("bf16", "bf16"), ("fp32", "fp32"), ("bf16", "fp32"))
+BYTES = {"bf16": 2, "fp32": 4}
+
+
+def kernels(name: str) -> list[tuple[Kernel, Any]]:
+    """The planned kernels of a spec beside their Triton entries."""
+    module = importlib.import_module(f"optgen.generated.{name}.triton_backend")
+    return list(zip(build(str(ROOT / "specs" / f"{name}.yaml")).plan.kernels, module.KERNELS, strict=True))
+
+
+def share(buffer: Buffer, tile: int, threads: int, param: str, grad: str) -> float:
+    """Bytes of a buffer that one thread moves in a full tile."""
+    if buffer.layout == Layout.BLOCK:
+        return 0
+    if buffer.layout == Layout.CODE:
+        assert buffer.state is not None and buffer.state.storage is not None
+        return tile * buffer.state.storage.bits / 8 / threads
+    return tile * {"param": BYTES[param], "grad": BYTES[grad], "real": 4}[buffer.dtype] / threads
+
+
+def wide_accesses(kernel: Kernel, tile: int, threads: int, param: str, grad: str) -> tuple[int, int]:
+    """How many 128-bit loads and stores the bulk of a tile takes, when all flags are off."""
+    present = [b for b in kernel.buffers if b.guard is None or not b.guard.holds]
+    shares = [(b, share(b, tile, threads, param, grad)) for b in present]
+    loads = sum(size // 16 for b, size in shares if b.read and size >= 16)
+    stores = sum(size // 16 for b, size in shares if b.written and size >= 16)
+    return int(loads), int(stores)
+
+
+def facts(code: GpuCode) -> tuple[int, int]:
+    """128-bit loads and stores of a kernel."""
+    if code.target == "gfx942":
+        count = {
+            way: sum(n for op, n in code.operations.items() if op.endswith(f"_{way}_dwordx4")) for way in ("load", "store")
+        }
+        return count["load"], count["store"]
+    return code.operations.get("LDG.E.128", 0), code.operations.get("STG.E.128", 0)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", SPECS)
+def test_every_kernel_compiles_without_spills_and_with_wide_accesses(name: str, target: str) -> None:
+    pairs = DTYPES if target == "sm_90" else DTYPES[:1]
+    for plan, entry in kernels(name):
+        for param, grad in pairs:
+            code = compile_kernel(entry, target, param=param, grad=grad, flags=dict.fromkeys(plan.flags, False))
+            where = f"{name}.{plan.name} for {target}, {param} parameters and {grad} gradients"
+            assert code.spill_bytes == 0, where
+            loads, stores = facts(code)
+            expected = wide_accesses(plan, entry.tile, entry.threads, param, grad)
+            if target == "gfx942":  # rows of the tensor table may be read 128 bits at a time too
+                assert loads >= expected[0], where
+                assert stores == expected[1], where
+            else:
+                assert (loads, stores) == expected, where
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_flag_compiles(name: str) -> None:
+    for plan, entry in kernels(name):
+        for flag in plan.flags:
+            code = compile_kernel(entry, "sm_90", flags={other: other == flag for other in plan.flags})
+            assert code.spill_bytes == 0, f"{name}.{plan.name} with {flag}"
+
+
+def test_float64_parameters_compile() -> None:
+    for plan, entry in kernels("adamw"):
+        code = compile_kernel(entry, "sm_90", param="fp64", grad="fp64", flags=dict.fromkeys(plan.flags, False))
+        assert any(operation.startswith("DFMA") for operation in code.operations)
+
+
+def test_offsets_have_64_bits() -> None:
+    """A parameter of more than 2**31 elements: addresses are computed in 64 bits from the table on."""
+    for name in ("adamw", "solo"):
+        for plan, entry in kernels(name):
+            code = compile_kernel(entry, "sm_90", flags=dict.fromkeys(plan.flags, False))
+            assert any(operation.startswith("IMAD.WIDE") for operation in code.operations), plan.name
+
+
+def test_arithmetic_is_float32() -> None:
+    """bfloat16 is only a storage format: no instruction computes in it."""
+    for name in ("adamw", "solo", "adamw_8bit"):
+        for plan, entry in kernels(name):
+            code = compile_kernel(entry, "sm_90", flags=dict.fromkeys(plan.flags, False))
+            low = [operation for operation in code.operations if operation.startswith(("HADD", "HMUL", "HFMA2.BF"))]
+            assert not [operation for operation in low if operation.startswith(("HMUL", "HADD2.BF"))], low
+            assert not any(
+                operation.startswith("D") and operation[1:4] in ("ADD", "MUL", "FMA") for operation in code.operations
+            )

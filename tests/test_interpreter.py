@@ -1,0 +1,49 @@
+"""The repaired interpreter: the repairs are right, and still needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import triton.language as tl
+
+from optgen.runtime import interpreter
+
+
+def samples() -> torch.Tensor:
+    """Float32 values of every kind: normal, subnormal, ties, infinities, NaN with payloads."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randint(-(2**31), 2**31, (200_000,), generator=generator, dtype=torch.int64).to(torch.int32)
+    special = torch.tensor([0, 1, 0x8000, 0x18000, 0x7F7FFFFF, 0x7F800000, 0x7FC00000, 0x7FFFFFFF, -1, 0x7FFF, 0x00400000])
+    return torch.cat([patterns, special.to(torch.int32)]).view(torch.float32)
+
+
+def same(ours: np.ndarray, expected: torch.Tensor) -> bool:
+    """Bits equal, but for which NaN it is."""
+    theirs = expected.view(torch.int16).numpy().view(np.uint16)
+    nan = torch.isnan(expected).numpy()
+    return bool(np.array_equal(ours[~nan], theirs[~nan])) and bool(
+        torch.isnan(torch.from_numpy(ours[nan].view(np.int16).copy()).view(expected.dtype)).all()
+    )
+
+
+@pytest.mark.parametrize(("target", "dtype"), [(tl.bfloat16, torch.bfloat16), (tl.float16, torch.float16)])
+def test_narrowing_rounds_to_nearest_even(target: object, dtype: torch.dtype) -> None:
+    x = samples()
+    assert same(interpreter.convert_float(x.numpy(), tl.float32, target, None), x.to(dtype))
+
+
+def test_widening_is_exact() -> None:
+    patterns = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+    expected = patterns.view(torch.bfloat16).float().view(torch.int32)
+    ours = interpreter.convert_float(patterns.numpy().view(np.uint16), tl.bfloat16, tl.float32, None)
+    assert np.array_equal(ours.view(np.int32), expected.numpy())
+
+
+def test_the_repair_is_still_needed() -> None:
+    """When this fails, Triton has mended its conversion and ours can go."""
+    x = samples()
+    assert not same(interpreter.ORIGINAL_CONVERT(x.numpy(), tl.float32, tl.bfloat16, None), x.to(torch.bfloat16))

@@ -1,0 +1,115 @@
+"""Run by tests/test_buckets.py in a process where Triton interprets: counts launches, prints what it saw as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from optgen.generated.adamw import AdamW
+from optgen.generated.adamw import triton_backend as adamw_triton
+from optgen.generated.solo import Solo
+from optgen.generated.solo import triton_backend as solo_triton
+from optgen.runtime import launch
+
+
+def count_launches() -> list[tuple[str, int]]:
+    """Replace the entry of every kernel by one that also notes its name and grid."""
+    seen: list[tuple[str, int]] = []
+
+    class Counting:
+        def __init__(self, entry: Any) -> None:
+            self.entry = entry
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            def run(*args: Any, **options: Any) -> None:
+                seen.append((self.entry.fn.__name__, grid[0]))
+                self.entry[grid](*args, **options)
+
+            return run
+
+    for module in (adamw_triton, solo_triton):
+        module.KERNELS = tuple(kernel._replace(entry=Counting(kernel.entry)) for kernel in module.KERNELS)
+    return seen
+
+
+def make(shapes: list[tuple[int, ...]], dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(len(shapes))
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+    return params
+
+
+def same_as_torch(cls: Any, groups: list[dict[str, Any]], **options: Any) -> float:
+    """The largest difference of two steps between the triton and the torch backend."""
+    results = []
+    for backend in ("triton", "torch"):
+        copies = [{**g, "params": [torch.nn.Parameter(p.detach().clone()) for p in g["params"]]} for g in groups]
+        for group, copy in zip(groups, copies, strict=True):
+            for p, q in zip(group["params"], copy["params"], strict=True):
+                q.grad = None if p.grad is None else p.grad.clone()
+        optimizer = cls(copies, backend=backend, **options)
+        optimizer.step()
+        optimizer.step()
+        results.append([q.detach().double() for g in copies for q in g["params"]])
+    return max(float((a - b).abs().max()) for a, b in zip(*results, strict=True) if a.numel())
+
+
+def main() -> None:
+    seen = count_launches()
+    found: dict[str, Any] = {}
+    small = make([(3,), (17, 2), (), (0, 5), (1025,), (64, 128)] * 6)
+    groups = [{"params": small[:20], "lr": 1e-2}, {"params": small[20:], "lr": 1e-3, "weight_decay": 0.1}]
+    found["adamw difference"] = same_as_torch(AdamW, groups)
+    found["adamw launches of two steps"] = len(seen)
+
+    seen.clear()
+    mixed = make([(5,), (64, 64)]) + make([(5,), (64, 64)], torch.bfloat16) + make([(7,)], torch.float64)
+    groups = [{"params": mixed[:3]}, {"params": mixed[3:], "amsgrad": True}]
+    found["mixed difference"] = same_as_torch(AdamW, groups)
+    found["mixed launches of two steps"] = len(seen)
+
+    seen.clear()
+    coded = make([(64, 128), (33, 130), (5,), (4, 4), (8, 1024)])
+    coded[1].grad = None
+    found["solo difference"] = same_as_torch(Solo, [{"params": coded}], lr=1e-2)
+    found["solo launches of two steps"] = [name for name, _ in seen]
+
+    seen.clear()
+    storage = torch.randn(2 * 64 * 128 + 3)
+    shifted = torch.nn.Parameter(storage[3 : 3 + 64 * 128].view(64, 128))  # not aligned to 16 bytes
+    aligned = torch.nn.Parameter(torch.randn(64, 128))
+    for p in (shifted, aligned):
+        p.grad = torch.ones(64, 128)
+    canary = storage[3 + 64 * 128 :].clone()
+    optimizer = Solo([shifted, aligned], backend="triton")
+    version = aligned._version
+    optimizer.step()
+    found["unaligned launches"] = len(seen)
+    found["canary"] = bool(torch.equal(canary, storage[3 + 64 * 128 :]))
+    found["version counter"] = aligned._version > version
+
+    found["strided difference"] = same_as_torch(AdamW, [{"params": strided()}])
+    found["strided coded difference"] = same_as_torch(Solo, [{"params": strided()}])
+    found["buckets module"] = launch.__name__
+    print(json.dumps(found))
+
+
+def strided() -> list[torch.nn.Parameter]:
+    """Transposed, channels_last and sliced parameters, with gradients of other strides."""
+    params = [
+        torch.nn.Parameter(torch.randn(128, 64).t()),
+        torch.nn.Parameter(torch.randn(16, 8, 6, 6).to(memory_format=torch.channels_last)),
+        torch.nn.Parameter(torch.randn(70, 140)[::2, ::2]),
+        torch.nn.Parameter(torch.randn(64, 128)),
+    ]
+    for p in params[:3]:
+        p.grad = torch.randn(p.shape)
+    params[3].grad = torch.randn(1, 1).expand(64, 128)
+    return params
+
+
+if __name__ == "__main__":
+    main()
