@@ -38,7 +38,7 @@ def test_torch_and_triton_equal_the_reference(name: str) -> None:
     check(verify(f"specs/{name}.yaml", "--backend", "torch", "--backend", "triton"), {"torch", "triton"})
 
 
-@pytest.mark.parametrize("name", ["adamw", "solo"])
+@pytest.mark.parametrize("name", SPECS)
 def test_compiled_torch_equals_the_reference(name: str) -> None:
     check(verify(f"specs/{name}.yaml", "--backend", "compiled", "--quick"), {"compiled"})
 
@@ -87,3 +87,8 @@ def test_any_mix_of_storages_equals_the_reference(name: str, tmp_path: Path) -> 
     rows = verify(str(path), "--backend", "torch", "--backend", "triton", "--quick")
     check(rows, {"torch", "triton"})
     assert sum(row["codes"] > 0 for row in rows) >= 4
+
+
+def test_a_rule_that_never_reads_the_parameter() -> None:
+    rows = verify("examples/specs/average_solo.yaml", "--backend", "torch", "--backend", "triton", "--quick")
+    check(rows, {"torch", "triton"})

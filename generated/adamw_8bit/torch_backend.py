@@ -239,14 +239,14 @@ def update_coded(
     g = grad.to(real)
     m_code = unpack(m_codes, 8, 256)
     m_scale = block_scalars(m_scale_blocks)
-    m = from_blocks(decode_m(m_code, m_scale), p)
+    m = from_blocks(decode_m(m_code, m_scale), param.shape, real)
     v_code = unpack(v_codes, 8, 256)
     v_scale = block_scalars(v_scale_blocks)
-    v = from_blocks(decode_v(v_code, v_scale), p)
+    v = from_blocks(decode_v(v_code, v_scale), param.shape, real)
     if amsgrad:
         x_code = unpack(x_codes, 8, 256)
         x_scale = block_scalars(x_scale_blocks)
-        x = from_blocks(decode_v(x_code, x_scale), p)
+        x = from_blocks(decode_v(x_code, x_scale), param.shape, real)
 
     if maximize:
         g = -g

@@ -218,11 +218,11 @@ def update_coded(
     g = grad.to(real)
     m_code = unpack(m_codes, 4, 128)
     m_scale = block_scalars(m_scale_blocks)
-    m = from_blocks(decode_m(m_code, m_scale), p)
+    m = from_blocks(decode_m(m_code, m_scale), param.shape, real)
     v_code = unpack(v_codes, 2, 128)
     v_scale = block_scalars(v_scale_blocks)
     v_base = block_scalars(v_base_blocks)
-    v = from_blocks(decode_v(v_code, v_scale, v_base), p)
+    v = from_blocks(decode_v(v_code, v_scale, v_base), param.shape, real)
 
     if maximize:
         g = -g

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import subprocess
-import sys
 from functools import cache
 from typing import Any
 
@@ -60,6 +59,3 @@ def _ruff_binary() -> str:
     from ruff import find_ruff_bin
 
     return str(find_ruff_bin())
-
-
-_ = sys

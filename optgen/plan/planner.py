@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optgen.ir.infer import refs
-from optgen.ir.nodes import Assign, Domain, Program, Ref, Role, State, Storage, Symbol
+from optgen.ir.nodes import Domain, Kind, Program, Role, State, Storage, Symbol
 from optgen.plan.lower_storage import lower_storage
 from optgen.plan.nodes import Kernel, Plan, Variant
 from optgen.storage.codebooks import half_gap
@@ -109,9 +109,4 @@ def _kernel_name(program: Program, variant: Variant) -> str:
 
 
 def _buffer_symbol(name: str) -> Symbol:
-    from optgen.ir.nodes import Kind
-
     return Symbol(name, Role.LOCAL, Kind.REAL, Domain.ELEMENT)
-
-
-_ = (Assign, Ref)

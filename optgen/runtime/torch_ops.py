@@ -37,10 +37,15 @@ def to_blocks(x: Tensor, block: int) -> Tensor:
     return rows.view(rows.shape[0], -1, block)
 
 
-def from_blocks(x: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `to_blocks`: the elements in the shape and dtype of `like`, without the padding."""
-    _, length = row_shape(like.shape, x.shape[-1])
-    return x.reshape(x.shape[0], -1)[:, :length].reshape(like.shape).to(like.dtype)
+def from_blocks(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The inverse of `to_blocks`: the elements of a parameter of this shape, without the padding."""
+    _, length = row_shape(shape, x.shape[-1])
+    if length % x.shape[-1]:
+        # as_strided makes Inductor store x first. Reading x's block scalars at element // block in a loop over the
+        # elements, its C++ code splits the loop by the block and leaves out the last, partial block (torch 2.13).
+        padded = x.shape[1] * x.shape[2]
+        x = x.contiguous().as_strided((x.shape[0], length), (padded, 1))
+    return x.reshape(shape).to(dtype)
 
 
 def block_scalars(x: Tensor) -> Tensor:

@@ -8,11 +8,10 @@ from optgen.backends.paragraphs import buffer_comment, paragraphs
 from optgen.backends.render import render
 from optgen.backends.torch.printer import HostPrinter, KernelPrinter, TorchPrinter
 from optgen.backends.view import PackageView
-from optgen.ir.infer import refs
-from optgen.ir.nodes import Const, Domain, Function, Guard, Kind, Role
+from optgen.ir.infer import substitute
+from optgen.ir.nodes import Domain, Expr, Function, Hyper, Kind, Ref, Role, State
 from optgen.ir.text import expression
 from optgen.plan.nodes import Kernel, Plan
-from optgen.runtime.layout import Codes
 from optgen.storage.codebooks import saved_scalars
 
 __all__ = ["emit_torch"]
@@ -114,30 +113,20 @@ def _unbind(kernel: Kernel, plan: Plan) -> list[str]:
 
 def _flag_text(plan: Plan, name: str) -> str:
     """A compile-time flag as an expression over a parameter group."""
-    condition = plan.program.flags[name]
-    text = expression(condition)
+    names: dict[str, Expr] = {}
     for hyper in plan.hypers:
-        for index, part in enumerate(hyper.names):
-            text = _replace_word(text, part, f'group["{hyper.name}"][{index}]')
-        if not hyper.names:
-            text = _replace_word(text, hyper.name, f'group["{hyper.name}"]')
-    return f"bool({text})"
-
-
-def _replace_word(text: str, word: str, by: str) -> str:
-    import re
-
-    return re.sub(rf"(?<![\w\"']){re.escape(word)}(?![\w\"'])", by, text)
+        value = f'group["{hyper.name}"]'
+        names |= {part: Ref(f"{value}[{i}]") for i, part in enumerate(hyper.names)} or {hyper.name: Ref(value)}
+    return f"bool({expression(substitute(plan.program.flags[name], names))})"
 
 
 def _scalars(plan: Plan) -> FunctionView:
     """The host scalars as a function of t, hyperparameters, storage facts and scalar states."""
     printer = HostPrinter(plan.program.symbols)
-    used = {name for s in plan.host for name in refs(s.value)} | set(plan.columns)
     arguments = [ArgumentView("t", "Tensor", "float64[n]  step, from 1")]
     for name, symbol in plan.program.symbols.items():
         if symbol.domain == Domain.HOST and symbol.kind == Kind.REAL and symbol.role in (Role.HYPER, Role.FACT, Role.STATE):
-            arguments.append(ArgumentView(name if name in used else f"{name}", "Tensor", f"float64[n]  {symbol.role.value}"))
+            arguments.append(ArgumentView(name, "Tensor", f"float64[n]  {symbol.role.value}"))
     arguments += _flag_arguments(tuple(plan.program.flags))
     lines = printer.block(plan.host)
     columns = "".join(f"{name}, " for name in plan.columns)
@@ -166,10 +155,7 @@ def _description(plan: Plan) -> list[str]:
     return lines
 
 
-def _hyper_text(hyper: object) -> str:
-    from optgen.ir.nodes import Hyper
-
-    assert isinstance(hyper, Hyper)
+def _hyper_text(hyper: Hyper) -> str:
     parts = [repr(hyper.name)]
     if hyper.names:
         parts.append(f"names={hyper.names!r}")
@@ -184,10 +170,7 @@ def _hyper_text(hyper: object) -> str:
     return f"Hyper({', '.join(parts)})"
 
 
-def _state_text(state: object) -> str:
-    from optgen.ir.nodes import State
-
-    assert isinstance(state, State)
+def _state_text(state: State) -> str:
     parts = [repr(state.name), repr(state.save_as)]
     if state.scalar:
         parts.append("scalar=True")
@@ -207,6 +190,3 @@ def _kernel_text(kernel: Kernel) -> str:
     facts = tuple(kernel.variant.facts.values())
     extra = f", facts={facts!r}" if facts else ""
     return f"KernelInfo({kernel.name!r}, stored={kernel.variant.stored!r}, keys={keys!r}, flags={kernel.flags!r}{extra})"
-
-
-_ = (Codes, Const, Guard)

@@ -1,0 +1,87 @@
+"""Optimizers by name: a spec that comes with optgen, a spec file, or a class of torch."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from optgen.build import build
+from optgen.diagnostics import SpecError
+from optgen.diagnostics.render import render_all
+from optgen.output import package_name, write_package
+from optgen.runtime.optimizer import GeneratedOptimizer
+
+__all__ = ["Factory", "find_optimizer", "state_bytes"]
+
+Factory = Callable[..., Optimizer]
+
+
+def find_optimizer(name: str, folder: Path, *, compiled: bool = False) -> tuple[str, Factory]:
+    """The label and the constructor of an optimizer.
+
+    Args:
+        name: `solo` for a spec that comes with optgen, `my/spec.yaml` for a file, `torch.optim.AdamW` for a class.
+        folder: where a spec file is built.
+        compiled: compile the update of a generated optimizer with torch.compile.
+
+    Raises:
+        click.UsageError: if there is no such optimizer.
+    """
+    found = _from_spec(Path(name), folder) if name.endswith((".yaml", ".yml")) else _from_package(name)
+    if issubclass(found, GeneratedOptimizer):
+        return found.__name__, partial(found, compile=compiled)
+    return f"torch {found.__name__}" if found.__module__.startswith("torch.") else found.__name__, found
+
+
+def _from_spec(path: Path, folder: Path) -> type[Optimizer]:
+    """Build a spec file below `folder` and import its class."""
+    try:
+        built = build(str(path))
+    except SpecError as error:
+        raise click.UsageError("\n" + render_all(error.diagnostics, color=False)) from error
+    package = package_name(str(path))
+    write_package(folder / "generated", package, built.files)
+    sys.path.insert(0, str(folder.resolve()))
+    return _class(f"generated.{package}", built.spec.name)
+
+
+def _from_package(name: str) -> type[Optimizer]:
+    """The class of a generated package of optgen, or of a module."""
+    module, _, attribute = name.rpartition(".")
+    if module:
+        return _class(module, attribute)
+    package = _module(f"optgen.generated.{name}", name)
+    return _class(package.__name__, package.__all__[0])
+
+
+def _class(module: str, attribute: str) -> type[Optimizer]:
+    found = getattr(_module(module, f"{module}.{attribute}"), attribute, None)
+    if not isinstance(found, type) or not issubclass(found, Optimizer):
+        raise click.UsageError(f"{module} has no optimizer '{attribute}'")
+    return found
+
+
+def _module(module: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise click.UsageError(
+            f"there is no optimizer '{name}': take a name of `optgen list`, the path of a spec (mine.yaml), "
+            "or a class such as torch.optim.AdamW"
+        ) from error
+
+
+def state_bytes(optimizer: Optimizer, model: nn.Module) -> float:
+    """Bytes of state per parameter of the model; step counters and rounding keys are not counted."""
+    tensors = [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor) and value.ndim
+    ]
+    return sum(tensor.nbytes for tensor in tensors) / sum(p.numel() for p in model.parameters())

@@ -1,0 +1,49 @@
+"""The picture of a comparison: loss against steps, and bytes of state."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from language_model.training import Run
+
+__all__ = ["draw"]
+
+COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
+
+
+def draw(runs: Sequence[Run], path: Path, title: str) -> None:
+    """Draw the runs, those of one optimizer in one colour, into a PNG."""
+    names = list(dict.fromkeys(run.optimizer for run in runs))
+    figure = Figure(figsize=(10, 4.2), dpi=130, layout="constrained")
+    curves, bars = figure.subplots(1, 2, width_ratios=(3, 1.3))
+    for name, color in zip(names, COLORS * len(names), strict=False):
+        mine = [run for run in runs if run.optimizer == name]
+        for run in mine:
+            curves.plot(range(1, len(run.losses) + 1), _smooth(run.losses), color=color, alpha=0.3, linewidth=0.8)
+        steps = sorted(mine[0].validation)
+        means = [statistics.mean(run.validation[step] for run in mine) for step in steps]
+        curves.plot(steps, means, color=color, marker="o", markersize=3, label=f"{name}: {means[-1]:.3f}")
+        bars.bar(name, mine[0].state_bytes, color=color)
+        bars.text(name, mine[0].state_bytes, f"{mine[0].state_bytes:.2f}", ha="center", va="bottom")
+    curves.set(xlabel="step", ylabel="loss, nats per byte", title=title)
+    low = min(run.final_loss for run in runs)
+    curves.set_ylim(low - 0.1, max(low + 2.0, 1.1 * max(run.final_loss for run in runs)))
+    curves.legend(title="on held-out text, at the end")
+    curves.grid(alpha=0.3)
+    bars.set(ylabel="bytes per parameter", title="optimizer state")
+    bars.tick_params(axis="x", labelrotation=20)
+    bars.margins(y=0.12)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _smooth(losses: Sequence[float], keep: float = 0.9) -> list[float]:
+    """A running average, which starts at the first loss."""
+    smooth = [losses[0]]
+    for loss in losses[1:]:
+        smooth.append(keep * smooth[-1] + (1 - keep) * loss)
+    return smooth
