@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from optgen.cli.console import print_diagnostics
+from optgen.cli.console import print_diagnostics, spec_path
 from optgen.diagnostics import SpecError
 from optgen.output import check_package, package_name, write_package
 
@@ -14,7 +14,7 @@ __all__ = ["command"]
 
 
 @click.command("build")
-@click.argument("specs", nargs=-1, type=click.Path())
+@click.argument("specs", nargs=-1, type=click.Path(), callback=spec_path)
 @click.option("--all", "every", is_flag=True, help="Build every spec of the folder specs/ here.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("generated"), show_default=True)
 @click.option("--check", is_flag=True, help="Write nothing; fail if what stands there is not fresh.")

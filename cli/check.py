@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from optgen.cli.console import diagnostics_json, print_diagnostics, print_json
+from optgen.cli.console import diagnostics_json, print_diagnostics, print_json, spec_path
 from optgen.diagnostics import SpecError
 from optgen.spec.lower import load_program
 
@@ -12,7 +12,7 @@ __all__ = ["command"]
 
 
 @click.command("check")
-@click.argument("specs", nargs=-1, required=True, type=click.Path())
+@click.argument("specs", nargs=-1, required=True, type=click.Path(), callback=spec_path)
 @click.option("--json", "as_json", is_flag=True, help="Print the errors as JSON.")
 def command(specs: tuple[str, ...], as_json: bool) -> None:
     """Check SPECS and print every error with its place, a reason and a way out."""

@@ -5,14 +5,30 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from optgen.diagnostics import SpecError
 from optgen.diagnostics.render import render_all, to_json
+from optgen.spec.find import find_spec
 
-__all__ = ["print_diagnostics", "print_json", "wants_color"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["diagnostics_json", "print_diagnostics", "print_json", "spec_path", "table_console", "wants_color"]
+
+
+def spec_path(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """Callback of arguments that are specs: paths, or bare names of specs at hand."""
+    return tuple(map(find_spec, value)) if isinstance(value, tuple) else find_spec(value)
+
+
+def table_console() -> Console:
+    """Where tables go: as wide as the terminal, and wide enough for all columns in a file or a pipe."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 def wants_color() -> bool:

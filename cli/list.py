@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from optgen.cli.console import print_json
+from optgen.cli.console import print_json, table_console
 
 __all__ = ["command"]
 
@@ -28,13 +28,12 @@ def command(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("spec", "class", "state", "bytes/param", "summary", title="optimizers", title_justify="left")
     for row in rows:
         table.add_row(row["spec"], row["class"], row.get("states", ""), str(row.get("bytes_per_param", "")), row["summary"])
-    Console().print(table)
+    table_console().print(table)
 
 
 def _row(path: Path) -> dict[str, Any]:

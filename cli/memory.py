@@ -5,17 +5,20 @@ from __future__ import annotations
 import click
 
 from optgen.analysis.memory import ADAM_BYTES, MODELS, Model, ModelError, ParameterMemory, load_model, memory
-from optgen.cli.console import print_json
+from optgen.cli.console import print_json, spec_path, table_console
 from optgen.spec.lower import load_program
 
 __all__ = ["command"]
 
-GIB = 2**30
-
 
 @click.command("memory")
-@click.argument("spec", type=click.Path())
-@click.option("--model", default="llama-2-7b", show_default=True, help=f"One of {', '.join(MODELS)}, or a JSON file of shapes.")
+@click.argument("spec", type=click.Path(), callback=spec_path)
+@click.option(
+    "--model",
+    default="llama-2-7b",
+    show_default=True,
+    help=f'One of {", ".join(MODELS)}, or a JSON file of shapes: {{"weight": [4096, 4096], ...}}.',
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(spec: str, model: str, as_json: bool) -> None:
     """Say how many bytes of state SPEC keeps for the parameters of a model, beside float32 AdamW."""
@@ -53,7 +56,6 @@ def _data(name: str, model: Model, rows: list[ParameterMemory]) -> dict[str, obj
 
 
 def _print(name: str, model: Model, rows: list[ParameterMemory]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("parameter", "shape", "count", "bytes/param", "state", title=f"{name} on {model.name}", title_justify="left")
@@ -63,12 +65,17 @@ def _print(name: str, model: Model, rows: list[ParameterMemory]) -> None:
         shape = " x ".join(map(str, row.shape.shape))
         per_param = row.nbytes / max(row.shape.elements, 1)
         note = " (float32)" if row.fallback else ""
-        table.add_row(row.shape.name, shape, str(row.shape.count), f"{per_param:.4f}{note}", f"{row.nbytes / GIB:.4f} GiB")
-    console = Console()
+        table.add_row(row.shape.name, shape, str(row.shape.count), f"{per_param:.4f}{note}", _size(row.nbytes))
+    console = table_console()
     console.print(table)
     total, adamw = sum(row.nbytes for row in rows), ADAM_BYTES * model.elements
     per_param = total / max(model.elements, 1)
-    console.print(
-        f"{name}: {total / GIB:.1f} GiB for {model.elements:,} parameters, {per_param:.3f} bytes each", highlight=False
-    )
-    console.print(f"float32 AdamW: {adamw / GIB:.1f} GiB, so {(adamw - total) / GIB:.1f} GiB saved", highlight=False)
+    console.print(f"{name}: {_size(total)} for {model.elements:,} parameters, {per_param:.3f} bytes each", highlight=False)
+    saved = f", so {_size(adamw - total)} saved" if adamw - total > 0.001 * adamw else ""
+    console.print(f"float32 AdamW: {_size(adamw)}{saved}", highlight=False)
+
+
+def _size(nbytes: int) -> str:
+    """Bytes in the largest binary unit of which there is one."""
+    power = min(3, max(0, nbytes.bit_length() - 1) // 10)
+    return f"{nbytes / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from optgen.cli.console import spec_path
 from optgen.passes import PASSES
 
 __all__ = ["command"]
@@ -12,7 +13,7 @@ STAGES = ("spec", "ir", "plan", "code")
 
 
 @click.command("show")
-@click.argument("spec", type=click.Path())
+@click.argument("spec", type=click.Path(), callback=spec_path)
 @click.option("--stage", type=click.Choice(STAGES), default="code", show_default=True)
 @click.option("--after", type=click.Choice([p.name for p in PASSES]), help="With --stage ir: the program after this pass.")
 @click.option("--file", "name", help="With --stage code: one file of the package only.")

@@ -7,20 +7,22 @@ from typing import Any
 
 import click
 
-from optgen.cli.console import print_json
+from optgen.cli.console import print_json, spec_path, table_console
 
 __all__ = ["command"]
 
 
 @click.command("verify")
-@click.argument("spec", type=click.Path())
+@click.argument("spec", type=click.Path(), callback=spec_path)
 @click.option("--backend", "backends", multiple=True, type=click.Choice(["torch", "compiled", "triton"]), help="Default: all.")
 @click.option("--quick", is_flag=True, help="Fewer cases and steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(spec: str, backends: tuple[str, ...], quick: bool, as_json: bool) -> None:
     """Build SPEC and hold each backend to the float64 reference.
 
-    Errors are in units of what is allowed, so that 1 is the limit. Triton's kernels run on a GPU if there is one, else in
+    Errors are in units of what is allowed, so that 1 is the limit (a 16-bit parameter comes close to it by its own
+    rounding). The cases are parameters large enough to be stored as codes (matrices) and too small for it, each dtype,
+    each side of each flag and condition, and each codec alone. Triton's kernels run on a GPU if there is one, else in
     Triton's interpreter.
     """
     _choose_interpreter()
@@ -53,14 +55,15 @@ class _Table:
     """Rows as they come on a terminal, and the whole table at the end."""
 
     def __init__(self, spec: str) -> None:
-        from rich.console import Console
         from rich.table import Table
 
-        self.console = Console()
+        self.console = table_console()
         title = f"{spec} against the float64 reference"
         self.table = Table(
             "backend", "case", "dtype", "steps", "p", "state", "codes off", "", title=title, title_justify="left"
         )
+        for column in self.table.columns:
+            column.no_wrap = column.header != "case"
         for column in self.table.columns[3:7]:
             column.justify = "right"
         self.failed = 0
@@ -75,13 +78,16 @@ class _Table:
         codes = f"{d.wrong_codes} of {d.codes}" if d.codes else ""
         verdict = "[green]ok[/]" if row.passed else "[red]FAILED[/]"
         self.failed += not row.passed
-        numbers = (str(row.case.steps), f"{d.p:.3f}", f"{d.state:.3f}", codes)
+        numbers = (str(row.case.steps), f"{d.p:.2g}", f"{d.state:.2g}", codes)
         self.table.add_row(row.backend, row.case.name, dtype, *numbers, verdict)
 
     def show(self) -> None:
         self.console.print(self.table)
         verdict = f"{self.failed} cases differ from the reference" if self.failed else "every backend equals the reference"
-        self.console.print(f"{verdict}; p and state in units of what is allowed", highlight=False)
+        self.console.print(verdict, highlight=False)
+        self.console.print(
+            "p, state: the largest error, 1 being the limit; codes off: codes unlike the reference's", highlight=False
+        )
 
 
 def _data(row: Any) -> dict[str, object]:

@@ -18,6 +18,7 @@ import torch
 from optgen.build import Built, build, build_program
 from optgen.ir.nodes import Program
 from optgen.output import write_package
+from optgen.reference.cases import dtype_cases, hyper_cases, shape_cases
 from optgen.reference.codec_rule import codec_program, codec_spec
 from optgen.reference.compare import Case, Difference, compare
 from optgen.reference.tolerances import TOLERANCES
@@ -109,34 +110,13 @@ def _verify_codecs(built: Built, backends: list[str]) -> Iterator[Outcome | Skip
 
 
 def _cases(program: Program, backend: str, quick: bool) -> list[Case]:
-    """Shapes, dtypes and flags to run; fewer where a run is slow (the interpreter, a compilation)."""
-    blocks = [s.storage.block for s in program.states if s.storage is not None]
-    wide = max([128, *blocks])
-    coded = ((16, 2 * wide), (40, wide + 7)) if blocks else ((16, 2 * wide),)
-    small = ((), (1,), (33,), (5, 7))
+    """What to run; fewer where a run is slow (the interpreter, a compilation)."""
     slow = backend == "triton" and not torch.cuda.is_available()
     steps = 2 if quick or slow else 8
-    cases = [Case("matrices", coded, steps=steps), Case("small", small, steps=steps)]
+    cases = shape_cases(program, steps)
     if backend == "compiled" or quick:
         return cases
-    cases += [
-        Case("bfloat16", (*coded[:1], (33,)), torch.bfloat16, steps),
-        Case("float16", ((33,), (5, 7)), torch.float16, steps),
-        Case("float64", (*coded[:1], (33,)), torch.float64, steps),
-    ]
-    for hyper in program.hypers:
-        if isinstance(hyper.default, bool):
-            cases.append(
-                Case(
-                    f"{hyper.name}={not hyper.default}", (coded[0], (33,)), steps=steps, hypers={hyper.name: not hyper.default}
-                )
-            )
-        cases += [
-            Case(f"{hyper.name}={choice}", (coded[0], (33,)), steps=steps, hypers={hyper.name: choice})
-            for choice in hyper.choices
-            if choice != hyper.default
-        ]
-    return cases
+    return [*cases, *dtype_cases(program, steps), *hyper_cases(program, steps)]
 
 
 def _options(backend: str) -> dict[str, Any]:

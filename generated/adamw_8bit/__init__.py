@@ -32,9 +32,9 @@ class AdamW8bit(GeneratedOptimizer):
         p = p - lr * (m/(1 - beta1**t)) / (sqrt(w/(1 - beta2**t)) + eps)
 
     State:
-        m: 8-bit dynamic_exponent codes in blocks of 256, nearest rounding (1.01562 B per element). average of gradients
-        v: 8-bit dynamic_exponent codes in blocks of 256, nearest rounding (1.01562 B per element). average of squared gradients
-        x: 8-bit dynamic_exponent codes in blocks of 256, nearest rounding (1.01562 B per element), only if amsgrad. largest v so far
+        m: 8-bit dynamic_exponent codes in blocks of 256, nearest rounding (1.01562 B per element); saved as exp_avg. average of gradients
+        v: 8-bit dynamic_exponent codes in blocks of 256, nearest rounding (1.01562 B per element); saved as exp_avg_sq. average of squared gradients
+        x: 8-bit dynamic_exponent codes in blocks of 256, nearest rounding (1.01562 B per element), only if amsgrad; saved as max_exp_avg_sq. largest v so far
 
     Arithmetic is float32, or float64 for float64 parameters.
 

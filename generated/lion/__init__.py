@@ -27,7 +27,7 @@ class Lion(GeneratedOptimizer):
         m = ema(m, g, beta2)
 
     State:
-        m: float32 (4 B per element). average of gradients
+        m: float32 (4 B per element); saved as exp_avg. average of gradients
 
     Arithmetic is float32, or float64 for float64 parameters.
 

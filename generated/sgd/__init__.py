@@ -35,7 +35,7 @@ class SGD(GeneratedOptimizer):
         p = p - lr*d
 
     State:
-        b: float32 (4 B per element), only if momentum_is_not_0. accumulated gradients
+        b: float32 (4 B per element), only if momentum_is_not_0; saved as momentum_buffer. accumulated gradients
 
     Arithmetic is float32, or float64 for float64 parameters.
 

@@ -35,8 +35,8 @@ class Solo(GeneratedOptimizer):
         p = p - lr * (m/(1 - b1**t)) / (sqrt(v/(1 - beta2**t)) + eps)
 
     State:
-        m: 4-bit dynamic_exponent codes in blocks of 128, nearest rounding (0.53125 B per element). average of gradients
-        v: 2-bit log codes in blocks of 128, stochastic rounding (0.3125 B per element). average of squared gradients
+        m: 4-bit dynamic_exponent codes in blocks of 128, nearest rounding (0.53125 B per element); saved as exp_avg. average of gradients
+        v: 2-bit log codes in blocks of 128, stochastic rounding (0.3125 B per element); saved as exp_avg_sq. average of squared gradients
 
     Arithmetic is float32, or float64 for float64 parameters.
 

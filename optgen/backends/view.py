@@ -71,7 +71,7 @@ def _argument(hyper: Hyper) -> Argument:
         annotation = f"tuple[{', '.join(['float'] * len(hyper.names))}]"
     else:
         annotation = "float | Tensor" if hyper.name == "lr" else "float"
-    return Argument(hyper.name, annotation, hyper.text, " ".join(filter(None, [hyper.doc or hyper.name, _range(hyper)])))
+    return Argument(hyper.name, annotation, hyper.text, " ".join(filter(None, [hyper.doc, _range(hyper)])))
 
 
 def _range(hyper: Hyper) -> str:
@@ -87,8 +87,9 @@ def _range(hyper: Hyper) -> str:
 
 
 def _state_line(state: State) -> str:
+    saved = f"; saved as {state.save_as}" if state.save_as != state.name else ""
     if state.scalar:
-        return f"{state.name}: one float64 number. {state.doc}".strip()
+        return f"{state.name}: one float64 number{saved}. {state.doc}".strip()
     size = state_bytes(state)
     if state.storage is None:
         how = f"float32 ({size:g} B per element)"
@@ -96,7 +97,7 @@ def _state_line(state: State) -> str:
         s = state.storage
         how = f"{s.bits}-bit {s.codebook} codes in blocks of {s.block}, {s.rounding} rounding ({size:g} B per element)"
     when = "" if state.when is None else f", only if {'' if state.when.holds else 'not '}{state.when.flag}"
-    return f"{state.name}: {how}{when}. {state.doc}".strip()
+    return f"{state.name}: {how}{when}{saved}. {state.doc}".strip()
 
 
 def state_bytes(state: State) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from optgen.ir.nodes import Hyper, State
 from optgen.spec.model import Spec
 
@@ -25,7 +27,11 @@ def _hyper(hyper: Hyper) -> str:
     parts += [f"choices: [{', '.join(hyper.choices)}]"] if hyper.choices else []
     bounds = (("min", hyper.min), ("above", hyper.above), ("max", hyper.max), ("below", hyper.below))
     parts += [f"{word}: {value:g}" for word, value in bounds if value is not None]
-    return "{" + ", ".join(parts) + "}"
+    return "{" + ", ".join([*parts, *_doc(hyper.doc)]) + "}"
+
+
+def _doc(doc: str) -> list[str]:
+    return [f"doc: {json.dumps(doc, ensure_ascii=False)}"] if doc else []
 
 
 def _state(spec: Spec, state: State) -> str:
@@ -39,4 +45,4 @@ def _state(spec: Spec, state: State) -> str:
         options += [f"quantile: {s.quantile:g}"] if s.quantile is not None else []
         options += ["published: true"] if s.published else []
         parts.append("storage: {" + ", ".join([*options, f"min_size: {s.min_size}", f"min_ndim: {s.min_ndim}"]) + "}")
-    return "{" + ", ".join(parts) + "}"
+    return "{" + ", ".join([*parts, *_doc(state.doc)]) + "}"

@@ -1,0 +1,122 @@
+"""What a rule is verified on: shapes, dtypes, and hyperparameters that take every branch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice, product
+from typing import Any
+
+import torch
+
+from optgen.ir.constants import evaluate_condition
+from optgen.ir.infer import refs
+from optgen.ir.nodes import Hyper, Program
+from optgen.reference.compare import Case
+
+__all__ = ["dtype_cases", "hyper_cases", "shape_cases"]
+
+SMALL = ((), (1,), (33,), (5, 7))
+OTHERS = (0.1, 0.5, 0.9, 0.0, 1.0, 2.0, 1e-3, -1.0, 10.0)  # what a number is set to when its default will not do
+
+
+def shape_cases(program: Program, steps: int) -> list[Case]:
+    """Matrices that are stored as codes, with and without padding, and parameters that are too small for codes."""
+    return [Case("matrices", _matrices(program), steps=steps), Case("small", SMALL, steps=steps)]
+
+
+def dtype_cases(program: Program, steps: int) -> list[Case]:
+    """The other dtypes of parameters and gradients."""
+    shapes = (_matrices(program)[0], (33,))
+    return [
+        Case("bfloat16", shapes, torch.bfloat16, steps),
+        Case("float16", SMALL[2:], torch.float16, steps),
+        Case("float64", shapes, torch.float64, steps),
+    ]
+
+
+def hyper_cases(program: Program, steps: int) -> list[Case]:
+    """Every flag and choice that is not the default, and every side of a condition on numbers.
+
+    Numbers whose default is zero are set to something else, so that no term and no nested branch is left out.
+    """
+    shapes = (_matrices(program)[0], (33,))
+    full = _without_zeros(program)
+    chosen: list[tuple[str, dict[str, Any]]] = [("no zeros", full)] if full else []
+    for hyper in program.hypers:
+        others: tuple[Any, ...] = (not hyper.default,) if isinstance(hyper.default, bool) else hyper.choices
+        chosen += [(f"{hyper.name}={other}", {**full, hyper.name: other}) for other in others if other != hyper.default]
+    chosen += _numeric_branches(program, [values for _, values in chosen])
+    return [Case(name, shapes, steps=steps, hypers=values) for name, values in chosen]
+
+
+def _matrices(program: Program) -> tuple[tuple[int, ...], ...]:
+    blocks = [state.storage.block for state in program.states if state.storage is not None]
+    wide = max([128, *blocks])
+    return ((16, 2 * wide), (40, wide + 7)) if blocks else ((16, 2 * wide),)
+
+
+def _without_zeros(program: Program) -> dict[str, Any]:
+    """The arguments that are zero by default, set to another value of their range."""
+    values: dict[str, Any] = {}
+    for hyper in program.hypers:
+        default = hyper.default
+        if isinstance(default, tuple) and 0 in default:
+            values[hyper.name] = tuple(number or _other(hyper) for number in default)
+        elif not isinstance(default, bool | str | tuple) and default == 0:
+            values[hyper.name] = _other(hyper)
+    return values
+
+
+def _other(hyper: Hyper) -> float:
+    """The first of the usual values that lies in the range of a number and is not zero; zero if there is none."""
+    return next((value for value in OTHERS if value and _allowed(hyper, value)), 0.0)
+
+
+def _allowed(hyper: Hyper, value: float) -> bool:
+    return (
+        (hyper.min is None or value >= hyper.min)
+        and (hyper.above is None or value > hyper.above)
+        and (hyper.max is None or value <= hyper.max)
+        and (hyper.below is None or value < hyper.below)
+    )
+
+
+def _numeric_branches(program: Program, tried: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Arguments for each side of a condition that neither the defaults nor the arguments `tried` take."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for condition in program.flags.values():
+        for side in (True, False):
+            seen = [{}, *tried, *(values for _, values in found)]
+            if any(bool(evaluate_condition(condition, _by_part(program, values))) == side for values in seen):
+                continue
+            for values in islice(_assignments(program, set(refs(condition))), 2000):
+                if bool(evaluate_condition(condition, _by_part(program, values))) == side:
+                    found.append((", ".join(f"{name}={value}" for name, value in values.items()), values))
+                    break
+    return found
+
+
+def _assignments(program: Program, names: set[str]) -> Iterator[dict[str, Any]]:
+    """Arguments that set the hyperparameters of a condition to the usual values."""
+    hypers = [hyper for hyper in program.hypers if hyper.name in names or names & set(hyper.names)]
+    for values in product(*(list(_candidates(hyper)) for hyper in hypers)):
+        yield {hyper.name: value for hyper, value in zip(hypers, values, strict=True)}
+
+
+def _candidates(hyper: Hyper) -> Iterator[Any]:
+    if isinstance(hyper.default, bool):
+        yield from (True, False)
+    elif hyper.choices:
+        yield from hyper.choices
+    else:
+        numbers = [value for value in OTHERS if _allowed(hyper, value)]
+        yield from product(numbers, repeat=len(hyper.names)) if hyper.names else numbers
+
+
+def _by_part(program: Program, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments and defaults by the names that conditions use."""
+    parts: dict[str, Any] = {}
+    for hyper in program.hypers:
+        value = values.get(hyper.name, hyper.default)
+        parts |= dict(zip(hyper.names, value, strict=True)) if hyper.names else {hyper.name: value}
+    return parts
