@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from optgen.diagnostics import Diagnostics, Label
 from optgen.ir.constants import ConstantError, fold
-from optgen.ir.infer import walk
-from optgen.ir.nodes import Assign, Const, Guard, Op, Program, Ref, Role
+from optgen.ir.infer import infer, refs, walk
+from optgen.ir.nodes import Assign, Const, Expr, Guard, Kind, Op, Program, Ref, Role
 from optgen.spec.model import Spec
 
 __all__ = ["check_program", "covered"]
@@ -19,6 +19,7 @@ def check_program(spec: Spec, program: Program, found: Diagnostics) -> None:
     if len(found):
         return
     _check_constants(program, found)
+    _check_conditions(program, found)
     _check_reads(program, found)
     _check_states_present(spec, program, found)
     _check_everything_used(spec, program, found)
@@ -59,6 +60,24 @@ def _check_constants(program: Program, found: Diagnostics) -> None:
         for node in walk(folded):
             if isinstance(node, Op) and node.op == "div" and node.args[1] == Const(0) and node.span is not None:
                 found.add("constant-error", "this divides by zero", node.span)
+
+
+def _check_conditions(program: Program, found: Diagnostics) -> None:
+    """Every condition depends on something."""
+    for condition in (*program.flags.values(), *(node for s in program.body for node in _conditions(s.value, program))):
+        if not refs(condition) and condition.span is not None:
+            message = "this condition is always the same"
+            help_text = "compare a hyperparameter, a choice, t or, in 'where', an element"
+            found.add("constant-condition", message, condition.span, help=help_text)
+
+
+def _conditions(value: Expr, program: Program) -> list[Expr]:
+    """What stands in `value` where a condition is needed."""
+    found = [value] if infer(value, program.symbols)[0] == Kind.BOOL else []
+    for node in walk(value):
+        if isinstance(node, Op) and node.op == "where":
+            found.append(node.args[0])
+    return found
 
 
 def _check_reads(program: Program, found: Diagnostics) -> None:
