@@ -8,8 +8,8 @@ from optgen.backends.paragraphs import buffer_comment, paragraphs
 from optgen.backends.render import render
 from optgen.backends.torch.printer import HostPrinter, KernelPrinter, TorchPrinter
 from optgen.backends.view import PackageView
-from optgen.ir.infer import refs
-from optgen.ir.nodes import Const, Domain, Function, Guard, Kind, Role
+from optgen.ir.infer import refs, substitute
+from optgen.ir.nodes import Const, Domain, Expr, Function, Guard, Kind, Ref, Role
 from optgen.ir.text import expression
 from optgen.plan.nodes import Kernel, Plan
 from optgen.runtime.layout import Codes
@@ -115,19 +115,12 @@ def _unbind(kernel: Kernel, plan: Plan) -> list[str]:
 def _flag_text(plan: Plan, name: str) -> str:
     """A compile-time flag as an expression over a parameter group."""
     condition = plan.program.flags[name]
-    text = expression(condition)
+    values: dict[str, Expr] = {}
     for hyper in plan.hypers:
-        for index, part in enumerate(hyper.names):
-            text = _replace_word(text, part, f'group["{hyper.name}"][{index}]')
+        values |= {part: Ref(f'group["{hyper.name}"][{index}]') for index, part in enumerate(hyper.names)}
         if not hyper.names:
-            text = _replace_word(text, hyper.name, f'group["{hyper.name}"]')
-    return f"bool({text})"
-
-
-def _replace_word(text: str, word: str, by: str) -> str:
-    import re
-
-    return re.sub(rf"(?<![\w\"']){re.escape(word)}(?![\w\"'])", by, text)
+            values[hyper.name] = Ref(f'group["{hyper.name}"]')
+    return f"bool({expression(substitute(condition, values))})"
 
 
 def _scalars(plan: Plan) -> FunctionView:
