@@ -173,7 +173,7 @@ def _syntax_error(formula: FormulaText, found: Diagnostics, error: SyntaxError, 
     index = min(max(error.lineno or 1, 1), len(formula.lines)) - 1
     line = formula.lines[index]
     start = min(formula.starts[index] + min(max((error.offset or 1) - 1, 0), len(line)), len(formula.source.text))
-    span = Span(formula.source, start, start + 1) if formula.text.strip() else whole
+    span = Span(formula.source, start, min(start + 1, len(formula.source.text))) if formula.text.strip() else whole
     reason = error.msg or "invalid syntax"
     if "nested parentheses" in reason or "indentation levels" in reason:
         found.add("formula-too-deep", TOO_DEEP, span, help=SPLIT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 
 from optgen.diagnostics import Diagnostics, Label
 from optgen.ir.constants import ConstantError, fold
@@ -28,13 +28,25 @@ def check_program(spec: Spec, program: Program, poisoned: Set[str], found: Diagn
 def covered(definitions: Sequence[tuple[Guard, ...]], guards: tuple[Guard, ...]) -> bool:
     """Whether under `guards`, and whatever the other flags are, at least one of `definitions` has run."""
     known = {guard.flag: guard.holds for guard in guards}
-    open_ones = [d for d in definitions if all(known.get(guard.flag, guard.holds) == guard.holds for guard in d)]
-    if any(all(guard.flag in known for guard in definition) for definition in open_ones):
-        return True
-    undecided = next((guard.flag for definition in open_ones for guard in definition if guard.flag not in known), None)
-    if undecided is None:
-        return False
-    return all(covered(open_ones, (*guards, Guard(undecided, holds))) for holds in (True, False))
+    return _covered(_undecided(definitions, known), {})
+
+
+Definitions = tuple[tuple[Guard, ...], ...]  # what is left to be decided of each definition that may have run
+
+
+def _undecided(definitions: Sequence[tuple[Guard, ...]], known: Mapping[str, bool]) -> Definitions:
+    possible = [d for d in definitions if all(known.get(guard.flag, guard.holds) == guard.holds for guard in d)]
+    return tuple(dict.fromkeys(tuple(guard for guard in d if guard.flag not in known) for d in possible))
+
+
+def _covered(definitions: Definitions, seen: dict[Definitions, bool]) -> bool:
+    """Decide the first open flag both ways; equal rests are decided once, so that many branches stay cheap."""
+    if () in definitions or not definitions:
+        return () in definitions
+    if definitions not in seen:
+        flag = definitions[0][0].flag
+        seen[definitions] = all(_covered(_undecided(definitions, {flag: holds}), seen) for holds in (True, False))
+    return seen[definitions]
 
 
 def _check_constants(program: Program, found: Diagnostics) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optgen.diagnostics import Diagnostics, Label, Span
-from optgen.diagnostics.diagnostic import suggest
+from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import Assignment, Branch, FormulaText, parse_expression
 from optgen.ir.infer import KindError, infer, refs, walk
 from optgen.ir.names import INPUTS, is_reserved, is_symbol_name, name_for
@@ -192,7 +192,7 @@ class _Lowering:
             help_text = (
                 "names have lower-case letters, digits and underscores, start with a letter and have at most 40 characters"
             )
-            self.found.add("bad-name", f"'{name[:60]}' cannot be a name here", span, help=help_text)
+            self.found.add("bad-name", f"{quoted(name)} cannot be a name here", span, help=help_text)
             return False
         return True
 
@@ -278,8 +278,10 @@ class _Lowering:
     def is_static(self, condition: Expr) -> bool:
         """Whether a condition depends on hyperparameters alone, other than the learning rate, which may be a tensor."""
         for node in walk(condition):
-            if isinstance(node, Ref) and (self.symbols[node.name].role != Role.HYPER or node.name == "lr"):
-                return False
+            if isinstance(node, Ref):
+                symbol = self.symbols[node.name]
+                if symbol.role != Role.HYPER or (node.name == "lr" and symbol.kind == Kind.REAL):
+                    return False
             if isinstance(node, Op) and node.op not in STATIC:
                 return False
         return True

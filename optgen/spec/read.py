@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 from optgen.diagnostics import Diagnostics, Label
+from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText, parse_block
+from optgen.ir.names import is_reserved_class
 from optgen.spec.fields import Fields
 from optgen.spec.inherit import inherit
 from optgen.spec.model import Spec
@@ -93,7 +95,10 @@ class _SpecReader:
         name = self.fields.text(node, "'name'")
         if name is not None and not CLASS_NAME.fullmatch(name):
             help_text = "a class name starts with a capital letter and has letters and digits, as in 'AdamW'"
-            self.found.add("bad-name", f"'{name}' cannot be the name of a class", node.span, help=help_text)
+            self.found.add("bad-name", f"{quoted(name)} cannot be the name of a class", node.span, help=help_text)
+            return None
+        if name is not None and is_reserved_class(name):
+            self.found.add("reserved-name", f"'{name}' already has a meaning", node.span, help=f"write 'My{name}'")
             return None
         return name
 

@@ -54,6 +54,10 @@ class KernelPrinter(TorchPrinter):
                 storage = self.storage(self.buffers[name])
                 self.helpers.add("unpack")
                 return f"unpack({name}, {storage.bits}, {storage.block})"
+            case Op(op="where", args=(condition, Const(value=x), Const(value=y))) if self.kind(value) == Kind.REAL:
+                return f"torch.where({self.expression(condition)}, scalars.new_full((), {x!r}), {y!r})"
+            case Op(op="spread", args=(Const(value=number),)):
+                return f"scalars.new_full(param.shape, {number!r})"
             case Op(op="random_bits", args=(Const(value=salt),)):
                 self.helpers.add("random_bits")
                 state = self.kernel.program.states[int(salt)]
