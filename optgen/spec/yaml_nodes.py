@@ -53,7 +53,7 @@ def read_source(path: str, found: Diagnostics) -> Source | None:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        found.add("unreadable-file", f"cannot read '{path}': {reason}", empty)
+        found.add("unreadable-file", f"cannot read {quoted(path)}: {reason}", empty)
         return None
     if len(data) > MAX_BYTES:
         found.add("unreadable-file", f"'{path}' is larger than {MAX_BYTES:,} bytes, too large for a spec", empty)
