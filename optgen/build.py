@@ -51,4 +51,4 @@ def _shown(path: str) -> str:
     shown = Path(path)
     if shown.is_absolute():
         shown = shown.relative_to(Path.cwd()) if shown.is_relative_to(Path.cwd()) else Path(shown.name)
-    return shown.as_posix()
+    return "".join(c if c.isprintable() else "?" for c in shown.as_posix())

@@ -127,9 +127,9 @@ def test_scalar_states_and_initial_values(generate: Callable[[str], ModuleType])
     module = generate(f"""{HEAD}
 hyper:
   lr: {{default: 0.1}}
-  start: {{default: 0.25}}
+  begin: {{default: 0.25}}
 state:
-  product: {{shape: scalar, init: 1 + start}}
+  product: {{shape: scalar, init: 1 + begin}}
   z: {{like: p, init: p}}
   v: {{like: p, init: g**2}}
 update: |

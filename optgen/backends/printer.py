@@ -113,16 +113,18 @@ class Printer:
         """Statements as lines; guards become `if`s, a guard and its opposite `if` and `else`."""
         lines: list[str] = []
         index = 0
+        opposite: Guard | None = None  # the guard whose statements may follow as `else`
         while index < len(body):
             guards = body[index].guards[depth:]
             if not guards:
                 lines += self.statement(body[index])
-                index += 1
+                index, opposite = index + 1, None
                 continue
             end = index
             while end < len(body) and body[end].guards[depth : depth + 1] == guards[:1]:
                 end += 1
-            is_else = index > 0 and body[index - 1].guards[depth : depth + 1] == (Guard(guards[0].flag, not guards[0].holds),)
+            is_else = opposite == guards[0]
+            opposite = None if is_else else Guard(guards[0].flag, not guards[0].holds)
             condition = guards[0].flag if guards[0].holds else f"not {guards[0].flag}"
             lines.append("else:" if is_else else f"if {condition}:")
             lines += [self.indent + line for line in self.block(body[index:end], depth + 1)]

@@ -48,13 +48,19 @@ def package_view(spec: Spec, plan: Plan, path: str, text: str) -> PackageView:
     return PackageView(
         header=header,
         name=spec.name,
-        summary=spec.summary,
-        reference=spec.reference,
-        equations=tuple(spec.update_text.split("\n")),
-        state_lines=tuple(_state_line(state) for state in plan.program.states),
+        summary=_in_docstring(spec.summary),
+        reference=_in_docstring(spec.reference),
+        equations=tuple(map(_in_docstring, spec.update_text.split("\n"))),
+        state_lines=tuple(_in_docstring(_state_line(state)) for state in plan.program.states),
         arguments=tuple(a for a, h in zip(arguments, plan.hypers, strict=True) if _positional(h)),
         keyword_arguments=tuple(a for a, h in zip(arguments, plan.hypers, strict=True) if not _positional(h)),
     )
+
+
+def _in_docstring(text: str) -> str:
+    """`text` as it stands in a docstring: what would end or change it is escaped."""
+    text = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return text[:-1] + '\\"' if text.endswith('"') and not text.endswith('\\"') else text
 
 
 def _positional(hyper: Hyper) -> bool:
@@ -71,7 +77,8 @@ def _argument(hyper: Hyper) -> Argument:
         annotation = f"tuple[{', '.join(['float'] * len(hyper.names))}]"
     else:
         annotation = "float | Tensor" if hyper.name == "lr" else "float"
-    return Argument(hyper.name, annotation, hyper.text, " ".join(filter(None, [hyper.doc, _range(hyper)])))
+    doc = " ".join(filter(None, [hyper.doc, _range(hyper)]))
+    return Argument(hyper.name, annotation, hyper.text, _in_docstring(doc))
 
 
 def _range(hyper: Hyper) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optgen.diagnostics.source import Span
 
-__all__ = ["Diagnostic", "Diagnostics", "Label", "SpecError", "suggest"]
+__all__ = ["Diagnostic", "Diagnostics", "Label", "SpecError", "quoted", "suggest"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,16 @@ class Diagnostics:
         note: str | None = None,
         help: str | None = None,  # noqa: A002 -- the word users see
     ) -> None:
-        """Record a fault unless the same code already stands at the same place."""
+        """Record a fault unless the same one already stands at the same place."""
         notes = () if note is None else (note,)
         helps = () if help is None else (help,)
         found = Diagnostic(code, message, Label(span, label), secondary, notes, helps)
-        if not any(d.code == code and d.primary.span == span for d in self._found):
+        if not any(d.code == code and d.message == message and d.primary.span == span for d in self._found):
             self._found.append(found)
+
+    def extend(self, others: Diagnostics) -> None:
+        """Take over the faults of `others`."""
+        self._found += others._found
 
     def raise_if_any(self) -> None:
         """Raise a `SpecError` with every fault found so far, if there is one."""
@@ -83,13 +87,19 @@ class Diagnostics:
             raise SpecError(self)
 
 
+def quoted(text: str) -> str:
+    """What the user wrote, as a message shows it: in quotes, on one line, printable, at most 40 characters."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return f"'{line if len(line) <= 40 else line[:37] + '...'}'"
+
+
 def suggest(name: str, candidates: Iterable[str]) -> str | None:
     """A help line for a mistyped `name`: the close candidates, or else the sorted allowed values (at most eight)."""
     known = sorted(set(candidates) - {name})
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if close:
-        return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
+        return "did you mean " + " or ".join(map(quoted, close)) + "?"
     if not known:
         return None
-    shown = ", ".join(f"'{c}'" for c in known[:8])
-    return f"expected one of {shown}" + (", ..." if len(known) > 8 else "")
+    shown = ", ".join(map(quoted, known[:8]))
+    return f"expected {'one of ' if len(known) > 1 else ''}{shown}" + (", ..." if len(known) > 8 else "")

@@ -22,9 +22,11 @@ def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
     lines = [head, " " * gutter + _paint("--> ", BLUE, color) + diagnostic.primary.span.location, bar]
     for position, label in enumerate(labels):
         mark = "^" if label is diagnostic.primary else "-"
-        if position and _line_number(label) > _line_number(labels[position - 1]) + 1:
+        apart = _line_number(label) - _line_number(labels[position - 1]) if position else 1
+        if apart > 1:
             lines.append(_paint("...", BLUE, color))
-        lines += _excerpt(label, mark, gutter, color)
+        shown_before = apart == 0 and len(_line_text(label)) <= MAX_WIDTH
+        lines += _excerpt(label, mark, gutter, color)[1 if shown_before else 0 :]
     extra = [("note", text) for text in diagnostic.notes] + [("help", text) for text in diagnostic.helps]
     for kind, text in extra:
         indented = text.replace("\n", "\n" + " " * (gutter + 9))
@@ -35,9 +37,9 @@ def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
 def render_all(diagnostics: Sequence[Diagnostic], *, color: bool = False) -> str:
     """Draw every diagnostic and a closing count, as `optgen check` prints it."""
     blocks = [render(d, color=color) for d in diagnostics]
-    path = diagnostics[0].primary.span.source.path
+    paths = " and ".join(dict.fromkeys(d.primary.span.source.path for d in diagnostics))
     count = len(diagnostics)
-    blocks.append(f"{count} error{'s' if count > 1 else ''} in {path}")
+    blocks.append(f"{count} error{'s' if count > 1 else ''} in {paths}")
     return "\n\n".join(blocks)
 
 
@@ -69,6 +71,10 @@ def _place(label: Label) -> dict[str, object]:
 
 def _line_number(label: Label) -> int:
     return label.span.source.line_column(label.span.start)[0]
+
+
+def _line_text(label: Label) -> str:
+    return label.span.source.line_text(_line_number(label) - 1)
 
 
 def _excerpt(label: Label, mark: str, gutter: int, color: bool) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from optgen.ir.nodes import Const, Expr, Op, Ref
 
-__all__ = ["ConstantError", "evaluate_condition", "fold"]
+__all__ = ["ConstantError", "evaluate_condition", "fold", "fold_finite"]
 
 
 class ConstantError(Exception):
@@ -37,6 +37,8 @@ FOLD: dict[str, Callable[..., Number]] = {
     "sign": lambda x: math.copysign(1.0, x) if x else 0.0,
     "min": min,
     "max": max,
+    "ema": lambda x, y, beta: beta * x + (1 - beta) * y,
+    "clamp": lambda x, low, high: min(max(x, low), high),
 }
 
 
@@ -61,6 +63,17 @@ def fold(value: Expr) -> Expr:
     if not math.isfinite(result):
         raise ConstantError(value, "this constant has no finite value")
     return Const(int(result) if result == int(result) and abs(result) < 2**53 else result, value.span)
+
+
+def fold_finite(value: Expr) -> Expr:
+    """As `fold`, but an operation without a finite value stays: it is infinite at run time, too."""
+    if not isinstance(value, Op):
+        return value
+    value = Op(value.op, tuple(fold_finite(arg) for arg in value.args), value.span)
+    try:
+        return fold(value) if all(isinstance(arg, Const) for arg in value.args) else value
+    except ConstantError:
+        return value
 
 
 CONDITIONS: dict[str, Callable[..., object]] = {

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NoReturn
 
 from optgen.diagnostics import Diagnostics, Source, Span
 from optgen.diagnostics.diagnostic import suggest
@@ -20,17 +23,48 @@ __all__ = ["Assignment", "Branch", "FormulaText", "parse_block", "parse_expressi
 
 MAX_LENGTH = 20_000  # characters of one formula
 MAX_DEPTH = 60  # nesting of one formula; every later walk may recurse
+TOO_DEEP = f"a formula is nested at most {MAX_DEPTH} levels deep"
+SPLIT = "give a name to a part of it on a line of its own"
+LARGEST = "the largest is about 1.8e308"
+SYNTAX_HELP = "formulas are written as in Python: 'name = formula', one a line"
 KEYWORD_HELP = "Python's keywords cannot be names: 'lambda' is usually called 'weight_decay'"
-FORBIDDEN_HELP = {
-    "BitXor": "a power is written x**y",
-    "FloorDiv": "division is written x/y",
-    "IfExp": "write where(condition, x, y)",
-    "Subscript": "states have no index; every formula applies to each element",
-    "Attribute": "write the plain name of a state or hyperparameter",
-    "Expr": "a statement assigns: 'name = formula'",
-    "Return": "a rule has no return value; assign to p",
-    "For": "every formula applies to all elements at once; loops are not needed",
-    "While": "every formula applies to all elements at once; loops are not needed",
+NO_LOOPS = "every formula applies to all elements at once; loops are not needed"
+FORBIDDEN = {  # what Python has and formulas have not: its name, and what to do instead
+    "AnnAssign": ("a type", "write 'name = formula'"),
+    "Assert": ("'assert'", "ranges of hyperparameters are checked by 'min' and 'max'"),
+    "Attribute": ("a '.'", "write plain names; functions are called as in sqrt(x)"),
+    "BitAnd": ("'&'", "write 'and'"),
+    "BitOr": ("'|'", "write 'or'"),
+    "BitXor": ("'^'", "a power is written x**y"),
+    "ClassDef": ("a class", "write assignments only"),
+    "Delete": ("'del'", "a local is forgotten at the end of the step"),
+    "DictComp": ("a comprehension", NO_LOOPS),
+    "Expr": ("a formula without a name", "a statement assigns: 'name = formula'"),
+    "FloorDiv": ("'//'", "division is written x/y"),
+    "For": ("a loop", NO_LOOPS),
+    "FunctionDef": ("a function of one's own", "write its formula where it is needed"),
+    "GeneratorExp": ("a comprehension", NO_LOOPS),
+    "IfExp": ("'x if c else y'", "write where(c, x, y)"),
+    "In": ("'in'", "compare with each value: x == 1 or x == 2"),
+    "Is": ("'is'", "write '=='"),
+    "IsNot": ("'is not'", "write '!='"),
+    "NotIn": ("'not in'", "compare with each value: x != 1 and x != 2"),
+    "Import": ("'import'", "the functions of the language need none"),
+    "ImportFrom": ("'import'", "the functions of the language need none"),
+    "Invert": ("'~'", "write 'not'"),
+    "JoinedStr": ("an f-string", "a choice is written as a plain word in quotes"),
+    "Lambda": ("a lambda", "write its formula where it is needed"),
+    "List": ("a list", NO_LOOPS),
+    "ListComp": ("a comprehension", NO_LOOPS),
+    "MatMult": ("'@'", "every formula is for each element alone"),
+    "Mod": ("'%'", "there is no remainder; conditions on t compare"),
+    "NamedExpr": ("':='", "assign on a line of its own"),
+    "Pass": ("'pass'", "leave the branch out"),
+    "Return": ("'return'", "a rule has no return value; assign to p"),
+    "SetComp": ("a comprehension", NO_LOOPS),
+    "Subscript": ("an index", "states have no index; every formula applies to each element"),
+    "Tuple": ("a tuple", "write one statement for each name"),
+    "While": ("a loop", NO_LOOPS),
 }
 
 
@@ -51,7 +85,13 @@ class FormulaText:
     def offset(self, line: int, column: int) -> int:
         """Offset in the source of a 1-based line and 0-based column of the formula."""
         index = min(max(line, 1), len(self.starts)) - 1
-        return min(self.starts[index] + column, len(self.source.text))
+        ahead = self.lines[index].encode()[: max(column, 0)].decode(errors="ignore")  # ast counts bytes of UTF-8
+        return min(self.starts[index] + len(ahead), len(self.source.text))
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines of the text."""
+        return self.text.split("\n")
 
 
 @dataclass(frozen=True)
@@ -86,14 +126,15 @@ def parse_block(formula: FormulaText, found: Diagnostics, words: Mapping[str, Wo
 def parse_expression(formula: FormulaText, found: Diagnostics, words: Mapping[str, Word] = WORDS) -> Expr | None:
     """Parse one expression; None if it held a fault."""
     tree = _parse(formula, found, "eval")
-    return _Walk(formula, found, words).guarded(tree.body) if isinstance(tree, ast.Expression) else None
+    return _Walk(formula, found, words).whole(tree.body) if isinstance(tree, ast.Expression) else None
 
 
 def _parse(formula: FormulaText, found: Diagnostics, mode: str) -> ast.AST | None:
     start = formula.starts[0]
     whole = Span(formula.source, start, start + len(formula.text.split("\n", 1)[0]))
     if len(formula.text) > MAX_LENGTH:
-        found.add("formula-too-long", f"a formula has at most {MAX_LENGTH} characters", whole)
+        help_text = "leave out what it does not need"
+        found.add("formula-too-long", f"a formula has at most {MAX_LENGTH:,} characters", whole, help=help_text)
         return None
     if (position := _non_ascii(formula)) is not None:
         found.add(
@@ -110,11 +151,11 @@ def _parse(formula: FormulaText, found: Diagnostics, mode: str) -> ast.AST | Non
     except SyntaxError as error:
         _syntax_error(formula, found, error, whole)
         return None
-    except (RecursionError, MemoryError, ValueError):
-        found.add("formula-too-deep", f"a formula is nested at most {MAX_DEPTH} levels deep", whole)
+    except (RecursionError, MemoryError):
+        found.add("formula-too-deep", TOO_DEEP, whole, help=SPLIT)
         return None
     if (deep := _too_deep(tree)) is not None:
-        found.add("formula-too-deep", f"a formula is nested at most {MAX_DEPTH} levels deep", formula.span(deep))
+        found.add("formula-too-deep", TOO_DEEP, formula.span(deep), help=SPLIT)
         return None
     return tree
 
@@ -129,15 +170,19 @@ def _non_ascii(formula: FormulaText) -> int | None:
 
 
 def _syntax_error(formula: FormulaText, found: Diagnostics, error: SyntaxError, whole: Span) -> None:
-    start = formula.offset(error.lineno or 1, max((error.offset or 1) - 1, 0))
-    line = formula.source.line_text(formula.source.line_index(start))
-    word = next((w for w in ("lambda", "from", "in", "is", "as", "with") if w in line.split("#")[0].split()), None)
-    found.add(
-        "formula-syntax",
-        f"this formula cannot be read: {error.msg or 'invalid syntax'}",
-        Span(formula.source, start, start + 1) if formula.text.strip() else whole,
-        help=KEYWORD_HELP if word else None,
-    )
+    index = min(max(error.lineno or 1, 1), len(formula.lines)) - 1
+    line = formula.lines[index]
+    start = min(formula.starts[index] + min(max((error.offset or 1) - 1, 0), len(line)), len(formula.source.text))
+    span = Span(formula.source, start, min(start + 1, len(formula.source.text))) if formula.text.strip() else whole
+    reason = error.msg or "invalid syntax"
+    if "nested parentheses" in reason or "indentation levels" in reason:
+        found.add("formula-too-deep", TOO_DEEP, span, help=SPLIT)
+    elif "integer string conversion" in reason:
+        found.add("number-range", "this number is too large", whole, help=LARGEST)
+    else:
+        words = set(re.findall(r"[a-z]+", line.split("#")[0])) & {"as", "from", "in", "is", "lambda", "with"}
+        message = f"this formula cannot be read: {reason}"
+        found.add("formula-syntax", message, span, help=KEYWORD_HELP if words else SYNTAX_HELP)
 
 
 def _too_deep(tree: ast.AST) -> ast.expr | ast.stmt | None:
@@ -149,6 +194,17 @@ def _too_deep(tree: ast.AST) -> ast.expr | ast.stmt | None:
             return node
         stack += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
     return None
+
+
+def _depth(value: Expr) -> int:
+    """Levels of operations, found without recursion."""
+    deepest, stack = 0, [(value, 1)]
+    while stack:
+        node, depth = stack.pop()
+        deepest = max(deepest, depth)
+        if isinstance(node, Op):
+            stack += [(arg, depth + 1) for arg in node.args]
+    return deepest
 
 
 class _FaultError(Exception):
@@ -169,24 +225,34 @@ class _Walk:
     def statement(self, node: ast.stmt) -> Iterator[Assignment | Branch]:
         match node:
             case ast.Assign(targets=[ast.Name() as name], value=value):
-                yield Assignment(name.id, self.formula.span(name), self.guarded(value), self.formula.span(node))
+                yield Assignment(name.id, self.formula.span(name), self.whole(value), self.formula.span(node))
             case ast.AugAssign(target=ast.Name() as name, op=op, value=value):
                 read = ast.copy_location(ast.Name(name.id, ast.Load()), name)
                 whole = ast.copy_location(ast.BinOp(read, op, value), node)
-                yield Assignment(name.id, self.formula.span(name), self.guarded(whole), self.formula.span(node))
+                yield Assignment(name.id, self.formula.span(name), self.whole(whole), self.formula.span(node))
             case ast.If(test=test, body=body, orelse=orelse):
-                condition = self.guarded(test)
+                condition = self.whole(test)
                 yield Branch(condition, self.block(body), self.block(orelse), self.formula.span(test))
             case ast.Assign(targets=targets):
-                self.report(targets[-1], "a statement assigns to one name", "write one statement for each name")
+                self.add(targets[-1], "a statement assigns to one name", "write one statement for each name")
+            case ast.Expr(value=value) if isinstance(value, ast.NamedExpr | ast.Lambda):
+                self.guarded(value)
             case _:
-                self.forbid(node)
+                self.add(node, *_forbidden(type(node).__name__))
 
     def guarded(self, node: ast.expr) -> Expr | None:
         try:
             return self.expression(node)
         except _FaultError:
             return None
+
+    def whole(self, node: ast.expr) -> Expr | None:
+        """A whole formula; min(x, y, ...) with many arguments is nested, too."""
+        value = self.guarded(node)
+        if value is not None and _depth(value) > MAX_DEPTH:
+            self.add(node, TOO_DEEP, SPLIT, "formula-too-deep")
+            return None
+        return value
 
     def expression(self, node: ast.expr) -> Expr:
         span = self.formula.span(node)
@@ -202,22 +268,31 @@ class _Walk:
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return Op("not", (self.expression(operand),), span)
             case ast.BinOp(left=left, op=operator, right=right) if type(operator).__name__ in BINARY:
-                return Op(BINARY[type(operator).__name__], (self.expression(left), self.expression(right)), span)
+                return Op(BINARY[type(operator).__name__], tuple(self.expressions([left, right])), span)
             case ast.BoolOp(op=operator, values=values):
                 op = "and" if isinstance(operator, ast.And) else "or"
-                return self.fold(op, [self.expression(value) for value in values], span)
+                return self.fold(op, self.expressions(values), span)
             case ast.Compare(left=left, ops=operators, comparators=comparators):
                 return self.comparison([left, *comparators], operators, span)
             case ast.Call():
                 return self.call(node, span)
-            case ast.BinOp(op=operator):
+            case ast.BinOp(op=operator) | ast.UnaryOp(op=operator):
                 return self.forbid(node, type(operator).__name__)
             case _:
                 return self.forbid(node)
 
+    def expressions(self, nodes: list[ast.expr]) -> list[Expr]:
+        """Several expressions; a fault in one does not hide those in the others."""
+        values = [self.guarded(node) for node in nodes]
+        if None in values:
+            raise _FaultError
+        return [value for value in values if value is not None]
+
     def constant(self, value: object, node: ast.expr) -> Expr:
         span = self.formula.span(node)
-        if isinstance(value, bool | str):
+        if isinstance(value, bool):
+            return self.report(node, f"'{value}' cannot stand in a formula", "a flag is a condition itself: 'x' or 'not x'")
+        if isinstance(value, str):
             return Const(value, span)
         if not isinstance(value, int | float):
             return self.forbid(node)
@@ -226,11 +301,13 @@ class _Walk:
         except OverflowError:
             number = math.inf
         if math.isinf(number):
-            self.report(node, "this number is too large", "the largest float64 is about 1.8e308", "number-range")
+            self.report(node, "this number is too large", LARGEST, "number-range")
+        if number == 0 and re.search("[1-9]", re.split("[eE]", span.text)[0]):
+            self.report(node, "this number is too small and would be 0", "the smallest is about 5e-324", "number-range")
         return Const(value if abs(number) < 2**53 else number, span)
 
     def comparison(self, operands: list[ast.expr], operators: list[ast.cmpop], span: Span) -> Expr:
-        values = [self.expression(operand) for operand in operands]
+        values = self.expressions(operands)
         parts: list[Expr] = []
         for left, operator, right, node in zip(values, operators, values[1:], operands[1:], strict=False):
             name = type(operator).__name__
@@ -253,7 +330,7 @@ class _Walk:
             expected = f"{word.arity} or more" if word.variadic else str(word.arity)
             message = f"'{name}' takes {expected} argument{'s' if word.arity > 1 else ''}, got {count}"
             self.report(node, message, f"write {word.signature}", "wrong-arguments")
-        args = [self.expression(arg) for arg in node.args]
+        args = self.expressions(node.args)
         return self.fold(word.op, args, span) if word.variadic else Op(word.op, tuple(args), span)
 
     def fold(self, op: str, values: list[Expr], span: Span) -> Expr:
@@ -262,14 +339,21 @@ class _Walk:
             result = Op(op, (result, value), span)
         return result
 
-    def forbid(self, node: ast.AST, name: str | None = None) -> Expr:
+    def forbid(self, node: ast.expr, name: str | None = None) -> NoReturn:
         name = name or type(node).__name__
-        help_text = FORBIDDEN_HELP.get(name, "formulas have numbers, names, + - * / **, comparisons, and/or/not and calls")
-        return self.report(node, "this cannot stand in a formula", help_text, "formula-forbidden")
+        self.report(node, *_forbidden(name))
 
-    def report(self, node: ast.AST, message: str, help_text: str | None, code: str = "formula-forbidden") -> Expr:
-        assert isinstance(node, ast.expr | ast.stmt)
-        self.found.add(code, message, self.formula.span(node), help=help_text)
-        if isinstance(node, ast.stmt):
-            return Const(0)
+    def report(self, node: ast.expr, message: str, help_text: str | None, code: str = "formula-forbidden") -> NoReturn:
+        self.add(node, message, help_text, code)
         raise _FaultError
+
+    def add(self, node: ast.expr | ast.stmt, message: str, help_text: str | None, code: str = "formula-forbidden") -> None:
+        self.found.add(code, message, self.formula.span(node), help=help_text)
+
+
+def _forbidden(name: str) -> tuple[str, str]:
+    """What to say of a node of Python's syntax that formulas do not have, and what to do instead."""
+    what, help_text = FORBIDDEN.get(
+        name, ("this", "formulas have numbers, names, + - * / **, comparisons, and/or/not and calls")
+    )
+    return f"{what} cannot stand in a formula", help_text

@@ -11,13 +11,14 @@ __all__ = ["KindError", "infer", "infer_op", "refs", "substitute", "walk"]
 
 
 class KindError(Exception):
-    """An expression mixes kinds: `node` is the culprit, `message` says what was expected."""
+    """An expression mixes kinds: `node` is the culprit."""
 
-    def __init__(self, node: Expr, message: str) -> None:
-        """Hold the culprit and the words for it."""
-        super().__init__(message)
+    def __init__(self, node: Expr, expected: Kind, got: Kind) -> None:
+        """Hold the culprit, the kind that it should have and the one that it has."""
+        super().__init__(f"expected {expected.value}, got {got.value}")
         self.node = node
-        self.message = message
+        self.expected = expected
+        self.got = got
 
 
 def infer(value: Expr, symbols: Mapping[str, Symbol], functions: Mapping[str, Function] | None = None) -> tuple[Kind, Domain]:
@@ -49,11 +50,17 @@ def infer_op(value: Op, args: list[tuple[Kind, Domain]]) -> tuple[Kind, Domain]:
     shared = _shared_kind(value, [kind for kind, _ in args])
     for expected, (kind, _), arg in zip(info.args, args, value.args, strict=True):
         wanted = shared if expected is None else expected
-        literal = kind == Kind.INT and wanted == Kind.REAL and not any(isinstance(node, Ref | Call) for node in walk(arg))
-        if kind != wanted and not literal:
-            raise KindError(arg, f"expected {_WORDS[wanted]}, got {_WORDS[kind]}")
+        if kind != wanted and not (kind == Kind.INT and wanted == Kind.REAL and _is_literal(arg)):
+            raise KindError(arg, wanted, kind)
     domain = info.domain if info.domain is not None else max((d for _, d in args), default=Domain.HOST)
     return info.result or shared, domain
+
+
+def _is_literal(value: Expr) -> bool:
+    """Whether a number is made of constants alone, so that it adapts to the kind of what it meets."""
+    if isinstance(value, Op):
+        return all(_is_literal(arg) for arg in (value.args[1:] if value.op == "where" else value.args))
+    return isinstance(value, Const)
 
 
 def _shared_kind(value: Op, kinds: list[Kind]) -> Kind:
@@ -61,12 +68,13 @@ def _shared_kind(value: Op, kinds: list[Kind]) -> Kind:
     expected = OPS[value.op].args
     numeric = [kind for kind, want in zip(kinds, expected, strict=True) if want is None]
     for alike in (Kind.BOOL, Kind.TEXT):
-        if value.op in ("eq", "ne", "where") and numeric and all(kind == alike for kind in numeric):
+        if (
+            (value.op in ("eq", "ne") or (value.op == "where" and alike == Kind.BOOL))
+            and numeric
+            and all(kind == alike for kind in numeric)
+        ):
             return alike
     return Kind.INT if numeric and all(kind == Kind.INT for kind in numeric) else Kind.REAL
-
-
-_WORDS = {Kind.REAL: "a number", Kind.INT: "an integer", Kind.BOOL: "a condition", Kind.TEXT: "a choice"}
 
 
 def walk(value: Expr) -> list[Expr]:

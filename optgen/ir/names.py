@@ -8,7 +8,7 @@ import re
 from optgen.ir.nodes import Const, Expr, Op, Ref
 from optgen.ir.ops import WORDS
 
-__all__ = ["INPUTS", "is_reserved", "is_symbol_name", "name_for"]
+__all__ = ["INPUTS", "is_reserved", "is_reserved_class", "is_symbol_name", "name_for"]
 
 INPUTS = ("p", "g", "t")
 SYMBOL = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -16,54 +16,92 @@ SYMBOL = re.compile(r"[a-z][a-z0-9_]{0,39}")
 GENERATED = frozenset(
     [
         "abs",
+        "block_count",
+        "block_scalars",
+        "block_select",
+        "blocks",
         "bool",
+        "choose_int",
+        "choose_real",
         "closure",
         "compile_",
         "defaults",
         "dtype",
         "element",
+        "exp2_fixed",
+        "exp2_rough",
         "false",
+        "first",
         "float",
+        "from_blocks",
+        "grad",
         "group",
+        "hash_bits",
+        "index",
+        "init",
         "int",
         "key",
         "keys",
         "layout",
         "len",
+        "length",
         "list",
-        "maximize",
-        "min",
+        "load_elements",
+        "load_scalars",
         "max",
+        "maximize",
+        "maximum",
+        "min",
+        "minimum",
+        "log2_fixed",
+        "mul_high",
         "none",
+        "numel",
         "offsets",
+        "pack",
         "param",
         "params",
-        "grad",
-        "index",
-        "init",
-        "numel",
+        "pointer",
+        "random_bits",
         "range",
         "real",
         "scalars",
         "seed",
         "self",
+        "signed_salt",
+        "size",
+        "slot",
+        "start",
         "state",
         "step",
+        "store_elements",
+        "store_scalars",
         "str",
         "super",
         "table",
         "tensor",
         "tensors",
         "tile",
+        "tile_elements",
         "tiles",
         "tl",
+        "to_blocks",
         "torch",
         "triton",
         "true",
         "tuple",
         "type",
+        "unpack",
         "update",
         "valid",
+        "words",
+    ]
+)
+# Names that a generated module imports or defines beside its class.
+CLASSES = frozenset(
+    [
+        *("Any", "Codes", "Description", "False", "GeneratedOptimizer", "Hyper", "KernelInfo", "Literal", "Mapping", "None"),
+        *("ParamsT", "State", "Tensor", "True", "TritonKernel", "KERNELS", "REAL", "TILE", "BULK", "PARAM", "GRAD", "ALIGNED"),
     ]
 )
 CONSTRUCTOR = frozenset({"backend", "compile", "maximize", "params", "seed"})
@@ -79,6 +117,11 @@ def is_reserved(name: str) -> bool:
     """Whether `name` already means something in a spec or in generated code."""
     taken = name in INPUTS or name in WORDS or name in GENERATED or name in CONSTRUCTOR
     return taken or keyword.iskeyword(name) or name.endswith(("_ptr", "_codes", "_code", "_blocks"))
+
+
+def is_reserved_class(name: str) -> bool:
+    """Whether `name` means something else in a generated module."""
+    return name in CLASSES
 
 
 def name_for(value: Expr, taken: set[str]) -> str:

@@ -48,6 +48,7 @@ OPS: dict[str, OpInfo] = {
     "and": OpInfo((B, B), B, "both"),
     "or": OpInfo((B, B), B, "either"),
     "not": OpInfo((B,), B, "the opposite"),
+    "spread": OpInfo((R,), R, "one number for every element", Domain.ELEMENT),
     # words that `expand_words` replaces
     "ema": OpInfo((R, R, R), R, "ema(x, y, beta) = beta*x + (1 - beta)*y"),
     "clamp": OpInfo((R, R, R), R, "clamp(x, lo, hi) = min(max(x, lo), hi)"),

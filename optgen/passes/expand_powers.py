@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from optgen.ir.constants import fold_finite
 from optgen.ir.infer import infer
 from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Op, Program, Ref, Statement
 from optgen.passes.rewrite import Splitter
@@ -28,7 +29,7 @@ def expand_powers(program: Program) -> Program:
     splitter = Splitter(program)
     for statement in program.body:
         assert isinstance(statement, Assign)
-        value = _expand(statement.value, splitter, statement.guards)
+        value = fold_finite(_expand(statement.value, splitter, statement.guards))  # x**0 is a constant
         splitter.body.append(replace(statement, value=value))
     body: tuple[Statement, ...] = tuple(splitter.body)
     return replace(program, body=body, symbols=splitter.symbols)

@@ -3,7 +3,7 @@
 x**(2*0.5)  ->  x**1
 """
 
-from optgen.ir.constants import fold
+from optgen.ir.constants import fold_finite
 from optgen.ir.nodes import Program
 from optgen.passes.rewrite import map_values
 
@@ -11,5 +11,5 @@ __all__ = ["fold_constants"]
 
 
 def fold_constants(program: Program) -> Program:
-    """Fold every operation on constants; the front end has refused those without a finite value."""
-    return map_values(program, fold)
+    """Fold every operation on constants; the front end has refused most of those without a finite value."""
+    return map_values(program, fold_finite)

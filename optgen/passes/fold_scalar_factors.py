@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from optgen.ir.constants import ConstantError, fold
+from optgen.ir.constants import fold_finite
 from optgen.ir.infer import infer
 from optgen.ir.nodes import Const, Domain, Expr, Op, Program
 from optgen.passes.rewrite import map_values
@@ -58,21 +58,14 @@ class _Product:
 
     def rebuild(self, rewrite: Callable[[Expr], Expr]) -> Expr:
         elements = [(rewrite(value), inverted) for value, inverted in self.elements]
-        scalar = _folded(_multiply(None, self.scalars))
+        product = _multiply(None, self.scalars)
+        scalar = None if product is None else fold_finite(product)
         if scalar is None:
             return _multiply(None, elements) or Const(1)
         if self.scalar_first or elements[0][1]:
             return _multiply(scalar, elements) or scalar
         first, _ = elements[0]
         return _multiply(Op("mul", (first, scalar)), elements[1:]) or scalar
-
-
-def _folded(value: Expr | None) -> Expr | None:
-    """2*3 as 6; a constant too large for a number stays as it is written."""
-    try:
-        return None if value is None else fold(value)
-    except ConstantError:
-        return value
 
 
 def _multiply(start: Expr | None, factors: list[tuple[Expr, bool]]) -> Expr | None:

@@ -3,7 +3,7 @@
     p = p*(1 - lr*weight_decay)   ->   host: one_minus_lr_weight_decay = 1 - lr*weight_decay
                                        p = p*one_minus_lr_weight_decay
 
-Assignments to host scalars move as a whole. A host scalar that is assigned again gets a new name, so that the body
+Assignments to host scalars move as a whole; a host scalar that is assigned to a name with values per element is spread. A host scalar that is assigned again gets a new name, so that the body
 reads the value of its place.
 """
 
@@ -45,7 +45,10 @@ class _Hoister:
         if self.symbols[statement.target].domain == Domain.HOST:
             self.assign_host(replace(statement, value=value))
         else:
-            self.body.append(replace(statement, value=self.split(value, statement.guards)))
+            value = self.split(value, statement.guards)
+            if infer(value, self.symbols) in ((Kind.REAL, Domain.HOST), (Kind.INT, Domain.HOST)):
+                value = Op("spread", (value,))
+            self.body.append(replace(statement, value=value))
 
     def assign_host(self, statement: Assign) -> None:
         """Add a host statement; a name that the body has read keeps its value and the new one gets a new name."""
@@ -97,6 +100,8 @@ class _Hoister:
         if isinstance(value, Op):
             return Op(value.op, tuple(self.split(arg, guards) for arg in value.args), value.span)
         assert isinstance(value, Ref | Call)
+        if isinstance(value, Ref) and self.symbols[value.name].role == Role.STEP:
+            return self.hoist(value, None, guards)
         if domain == Domain.HOST and isinstance(value, Ref):
             self.captured.add(value.name)
             if self.guards_of(value.name):

@@ -36,7 +36,7 @@ from optgen.ir.nodes import (
     Symbol,
 )
 from optgen.plan.nodes import Buffer, Layout
-from optgen.storage.codebooks import CODEBOOKS
+from optgen.storage.codebooks import CODEBOOKS, saved_scalars
 from optgen.storage.codec import Codec, build_functions
 
 __all__ = ["Lowered", "lower_storage"]
@@ -65,8 +65,13 @@ class _Lowering:
         self.out = Lowered(symbols=dict(program.symbols))
         self.codecs: dict[Codec, dict[str, str]] = {}  # codec -> its function names, shared by equal codecs
         self.stores: list[Statement] = []
+        self.taken = {*program.symbols, *program.flags}  # names that locals and functions must not have
 
     def run(self) -> Lowered:
+        for state in self.program.states:
+            if state.storage is not None:
+                kept = saved_scalars(state.storage, state.unsigned)
+                self.taken |= {f"{state.name}_codes", *(f"{state.name}_{scalar}_blocks" for scalar in kept)}
         self.element("p", "param", "param", "parameter")
         self.element("g", "grad", "grad", "gradient")
         for index, state in enumerate(self.program.states):
@@ -75,7 +80,10 @@ class _Lowering:
             if state.name in self.stored:
                 self.coded(state, index)
             else:
-                self.element(state.name, f"{state.name}_state", "real", state.doc or state.name, state)
+                buffer = f"{state.name}_state"
+                while buffer in self.taken:
+                    buffer += "_"
+                self.element(state.name, buffer, "real", state.doc or state.name, state)
         self.out.body = [*self.out.body, *self.program.body, *self.stores]
         self.out.functions = _called(self.out.functions, [statement.value for statement in self.out.body])
         return self.out
@@ -155,14 +163,26 @@ class _Lowering:
 
     def function_names(self, codec: Codec, state: str) -> dict[str, str]:
         if codec not in self.codecs:
+            taken = self.taken | self.values()
+            while any(f"{formula.name}_{state}" in taken for formula in codec.formulas):
+                state += "_"
             functions = build_functions(codec, state)
             self.out.functions += functions
             self.codecs[codec] = {f.name: g.name for f, g in zip(codec.formulas, functions, strict=True)}
         return self.codecs[codec]
 
+    def values(self) -> set[str]:
+        """The names that locals of coded states may get; a function of such a name would be hidden."""
+        names = set()
+        for state in self.program.states:
+            if state.storage is not None:
+                codec = CODEBOOKS[state.storage.codebook].codec(state.storage, state.unsigned)
+                names |= {f"{state.name}_{scalar.name}" for scalar in codec.scalars}
+        return names
+
     def local(self, name: str, kind: Kind, domain: Domain) -> str:
         """A local of this name, or of a longer one where the rule already uses it."""
-        while name in self.program.symbols or name in self.program.flags:
+        while name in self.taken:
             name += "_"
         self.out.symbols[name] = Symbol(name, Role.LOCAL, kind, domain)
         return name

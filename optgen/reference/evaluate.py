@@ -59,6 +59,7 @@ OPS: dict[str, Callable[..., Array]] = {
     "and": np.logical_and,
     "or": np.logical_or,
     "not": np.logical_not,
+    "spread": lambda x: x,
     "ema": lambda x, y, beta: beta * x + (1 - beta) * y,
     "clamp": lambda x, low, high: np.minimum(np.maximum(x, low), high),
     "bit_and": np.bitwise_and,

@@ -43,6 +43,7 @@ class Reference:
         present = [s for s in self.program.states if s.when is None or flags[s.when.flag] == s.when.holds]
         for s in present:
             env[s.name] = self.read(s, state, p.shape)
+        env |= flags
         self.facts(env, p.shape)
         for statement in self.program.body:
             assert isinstance(statement, Assign)

@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from optgen.diagnostics import Diagnostics, Label
 from optgen.ir.constants import ConstantError, fold
-from optgen.ir.infer import walk
-from optgen.ir.nodes import Assign, Const, Guard, Op, Program, Ref, Role
+from optgen.ir.infer import refs, walk
+from optgen.ir.nodes import Assign, Const, Guard, Kind, Op, Program, Ref, Role
+from optgen.ir.ops import OPS
 from optgen.spec.model import Spec
 
 __all__ = ["check_program", "covered"]
 
 
-def check_program(spec: Spec, program: Program, found: Diagnostics) -> None:
-    """Report every broken rule. Rules about unused things are left out while other faults stand."""
-    _check_collisions(spec, found)
-    if len(found):
-        return
+FINITE = "write a finite number here, or something that is not constant"
+
+
+def check_program(spec: Spec, program: Program, poisoned: Set[str], found: Diagnostics) -> None:
+    """Report every broken rule of the statements that could be read. Of the names in `poisoned` nothing is said."""
     _check_constants(program, found)
-    _check_reads(program, found)
+    _check_conditions(program, found)
+    _check_reads(program, poisoned, found)
     _check_states_present(spec, program, found)
-    _check_everything_used(spec, program, found)
 
 
 def covered(definitions: Sequence[tuple[Guard, ...]], guards: tuple[Guard, ...]) -> bool:
     """Whether under `guards`, and whatever the other flags are, at least one of `definitions` has run."""
     known = {guard.flag: guard.holds for guard in guards}
-    open_ones = [d for d in definitions if all(known.get(guard.flag, guard.holds) == guard.holds for guard in d)]
-    if any(all(guard.flag in known for guard in definition) for definition in open_ones):
-        return True
-    undecided = next((guard.flag for definition in open_ones for guard in definition if guard.flag not in known), None)
-    if undecided is None:
-        return False
-    return all(covered(open_ones, (*guards, Guard(undecided, holds))) for holds in (True, False))
+    return _covered(_undecided(definitions, known), {})
 
 
-def _check_collisions(spec: Spec, found: Diagnostics) -> None:
-    """A state and a hyperparameter cannot share a name."""
-    hypers = {name: hyper for hyper in spec.hypers for name in (hyper.name, *hyper.names)}
-    for state in spec.states:
-        if state.name in hypers:
-            place = spec.spans.get(state.name)
-            if place is not None:
-                found.add("name-clash", f"'{state.name}' is a state and a hyperparameter", place, help="rename one of them")
+Definitions = tuple[tuple[Guard, ...], ...]  # what is left to be decided of each definition that may have run
+
+
+def _undecided(definitions: Sequence[tuple[Guard, ...]], known: Mapping[str, bool]) -> Definitions:
+    possible = [d for d in definitions if all(known.get(guard.flag, guard.holds) == guard.holds for guard in d)]
+    return tuple(dict.fromkeys(tuple(guard for guard in d if guard.flag not in known) for d in possible))
+
+
+def _covered(definitions: Definitions, seen: dict[Definitions, bool]) -> bool:
+    """Decide the first open flag both ways; equal rests are decided once, so that many branches stay cheap."""
+    if () in definitions or not definitions:
+        return () in definitions
+    if definitions not in seen:
+        flag = definitions[0][0].flag
+        seen[definitions] = all(_covered(_undecided(definitions, {flag: holds}), seen) for holds in (True, False))
+    return seen[definitions]
 
 
 def _check_constants(program: Program, found: Diagnostics) -> None:
@@ -54,21 +57,35 @@ def _check_constants(program: Program, found: Diagnostics) -> None:
             folded = fold(value)
         except ConstantError as error:
             assert error.node.span is not None
-            found.add("constant-error", str(error), error.node.span)
+            found.add("constant-error", str(error), error.node.span, help=FINITE)
             continue
         for node in walk(folded):
             if isinstance(node, Op) and node.op == "div" and node.args[1] == Const(0) and node.span is not None:
-                found.add("constant-error", "this divides by zero", node.span)
+                found.add("constant-error", "this divides by zero", node.span, help=FINITE)
 
 
-def _check_reads(program: Program, found: Diagnostics) -> None:
+def _check_conditions(program: Program, found: Diagnostics) -> None:
+    """Every condition depends on something."""
+    values = [*program.flags.values(), *(s.value for s in program.body), *(state.init for state in program.states)]
+    while values:
+        value = values.pop()
+        if not isinstance(value, Op):
+            continue
+        if OPS[value.op].result == Kind.BOOL and not refs(value) and value.span is not None:
+            help_text = "compare a hyperparameter, a choice, t or, in 'where', an element"
+            found.add("constant-condition", "this condition is always the same", value.span, help=help_text)
+        else:
+            values += value.args
+
+
+def _check_reads(program: Program, poisoned: Set[str], found: Diagnostics) -> None:
     """A local must be assigned on every path that leads to a read of it."""
     definitions: dict[str, list[tuple[Guard, ...]]] = {}
     assigned = {s.target for s in program.body if isinstance(s, Assign)}
     for statement in program.body:
         assert isinstance(statement, Assign)
         for node in walk(statement.value):
-            if not isinstance(node, Ref) or program.symbols[node.name].role != Role.LOCAL:
+            if not isinstance(node, Ref) or program.symbols[node.name].role != Role.LOCAL or node.name in poisoned:
                 continue
             before = definitions.get(node.name, [])
             if not covered(before, statement.guards) and node.span is not None:
@@ -84,8 +101,9 @@ def _check_states_present(spec: Spec, program: Program, found: Diagnostics) -> N
     conditional = {state.name: state.when for state in program.states if state.when is not None}
     for statement in program.body:
         assert isinstance(statement, Assign)
-        touched = [(node.name, node.span) for node in walk(statement.value) if isinstance(node, Ref)]
-        for name, span in [*touched, (statement.target, statement.span)]:
+        touched = {statement.target: statement.span}
+        touched |= {node.name: node.span for node in walk(statement.value) if isinstance(node, Ref)}
+        for name, span in touched.items():
             when = conditional.get(name)
             if when is not None and when not in statement.guards and span is not None:
                 text = spec.conditions[name].text.strip()
@@ -94,8 +112,11 @@ def _check_states_present(spec: Spec, program: Program, found: Diagnostics) -> N
                 found.add("state-may-be-absent", message, span, secondary=declared, help=f"put this under 'if {text}:'")
 
 
-def _check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> None:
-    """P and every state are assigned; every state, hyperparameter and local is read."""
+def check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> None:
+    """P and every state are assigned; every state, hyperparameter and local is read.
+
+    Only to be asked of a spec without other faults: a misspelt name is also one that is not read.
+    """
     body = [statement for statement in program.body if isinstance(statement, Assign)]
     written = {statement.target for statement in body}
     read = {node.name for s in body for node in walk(s.value) if isinstance(node, Ref)}
@@ -103,12 +124,13 @@ def _check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> 
     read |= {node.name for condition in conditions for node in walk(condition) if isinstance(node, Ref)}
     if "p" not in written:
         found.add("parameter-not-updated", "the update never assigns to p", spec.spans["update"], help="end with 'p = p - ...'")
+    help_text = "remove it, or use it"
     for state in program.states:
         place = spec.spans[state.name]
         if state.name not in written:
-            found.add("state-never-written", f"state '{state.name}' is never assigned in 'update'", place)
+            found.add("state-never-written", f"state '{state.name}' is never assigned in 'update'", place, help=help_text)
         if state.name not in read:
-            found.add("state-never-read", f"state '{state.name}' is never read in 'update'", place)
+            found.add("state-never-read", f"state '{state.name}' is never read in 'update'", place, help=help_text)
     for hyper in spec.hypers:
         names = hyper.names or (hyper.name,)
         for name in names:

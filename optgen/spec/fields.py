@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
 from optgen.diagnostics import Diagnostics, Span
-from optgen.diagnostics.diagnostic import suggest
+from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence
 
 __all__ = ["Fields"]
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -29,7 +30,9 @@ class Fields:
         entries = self.entries(node, what)
         for key, _ in entries:
             if key.text not in allowed:
-                self.found.add("unknown-key", f"{what} has no key '{key.text}'", key.span, help=suggest(key.text, allowed))
+                self.found.add(
+                    "unknown-key", f"{what} has no key {quoted(key.text)}", key.span, help=suggest(key.text, allowed)
+                )
         return {key.text: value for key, value in entries if key.text in allowed}
 
     def entries(self, node: Node, what: str) -> tuple[tuple[Scalar, Node], ...]:
@@ -45,13 +48,17 @@ class Fields:
         if not isinstance(node, Scalar) or not node.text.strip():
             self.wrong_type(node, what, "text")
             return None
-        return " ".join(node.text.split())
+        text = " ".join(node.text.split())
+        if not all(c.isprintable() or c in "\u200c\u200d" for c in text):
+            self.found.add("bad-value", f"{what} has a character that cannot be shown", node.span, help="remove the escape")
+            return None
+        return text
 
     def choice(self, node: Node, what: str, choices: Iterable[str]) -> str | None:
         """One of a fixed set of words."""
         text, choices = self.text(node, what), tuple(choices)
         if text is not None and text not in choices:
-            self.found.add("bad-value", f"{what} cannot be '{text}'", node.span, help=suggest(text, choices))
+            self.found.add("bad-value", f"{what} cannot be {quoted(text)}", node.span, help=suggest(text, choices))
             return None
         return text
 
@@ -70,8 +77,13 @@ class Fields:
             return None
         assert isinstance(node, Scalar)
         value = float(node.text)
-        if value in (float("inf"), float("-inf")):
+        if math.isinf(value):
             self.found.add("number-range", "this number is too large", node.span, help="the largest is about 1.8e308")
+            return None
+        if value == 0 and re.search("[1-9]", re.split("[eE]", node.text)[0]):
+            self.found.add(
+                "number-range", "this number is too small and would be 0", node.span, help="the smallest is about 5e-324"
+            )
             return None
         return value
 
@@ -81,7 +93,8 @@ class Fields:
         if value is None:
             return None
         if value != int(value) or not low <= value <= high:
-            self.found.add("bad-value", f"{what} is a whole number from {low} to {high}", node.span)
+            message = f"{what} is a whole number from {low} to {high}, got {value:g}"
+            self.found.add("bad-value", message, node.span, help="take a number in this range")
             return None
         return int(value)
 
@@ -97,8 +110,11 @@ class Fields:
         if not isinstance(node, Scalar):
             self.wrong_type(node, what, "a formula")
             return None
-        if node.style == "|" and block:
+        if node.style == "|" and block and node.text.strip():
             return _block_formula(node)
+        if node.style == "|" and block:
+            self.wrong_type(node, what, "a formula")
+            return None
         if node.style is not None:
             ways = "plain or as a '|' block" if block else "plain, on one line"
             name = {"|": "a '|' block", ">": "a '>' block"}.get(node.style, "quotes")
@@ -107,7 +123,7 @@ class Fields:
         if not node.span.text.strip():
             self.wrong_type(node, what, "a formula")
             return None
-        if "\n" in node.span.text:
+        if len(node.span.text.splitlines()) > 1:
             help_text = "write it as a '|' block" if block else "write it on one line"
             self.found.add("formula-style", f"{what} runs over several lines", node.span, help=help_text)
             return None
@@ -118,7 +134,7 @@ class Fields:
         got = {Mapping: "a mapping", Sequence: "a list"}.get(type(node))
         if got is None:
             assert isinstance(node, Scalar)
-            got = f"'{_short(node.text)}'" if node.text else "nothing"
+            got = quoted(node.text) if node.text else "nothing"
         span = node.span
         if isinstance(node, Mapping | Sequence):
             span = Span(span.source, span.start, min(span.end, span.start + 1))
@@ -133,11 +149,6 @@ def is_number(node: Node) -> bool:
 def is_boolean(node: Node) -> bool:
     """Whether a node is plain `true` or `false`."""
     return isinstance(node, Scalar) and node.style is None and node.text.lower() in BOOLEANS
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 40 else line[:37] + "..."
 
 
 def _block_formula(node: Scalar) -> FormulaText:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optgen.diagnostics import Diagnostics, Label, Span
-from optgen.diagnostics.diagnostic import suggest
+from optgen.diagnostics import Diagnostics, Span
+from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar, read_source, read_yaml
 
 __all__ = ["SHIPPED", "inherit"]
@@ -15,16 +15,21 @@ MAX_PARENTS = 8
 NOT_INHERITED = ("name", "summary", "reference", "extends")
 
 
-def inherit(root: Mapping, found: Diagnostics, seen: tuple[Path, ...]) -> Mapping:
-    """Merge `root` into the spec it extends, recursively. `seen` holds the files on the way here."""
+def inherit(root: Mapping, found: Diagnostics, seen: tuple[Path, ...]) -> Mapping | None:
+    """Merge `root` into the spec it extends, recursively; None if a parent cannot be read.
+
+    `seen` holds the files on the way here.
+    """
     node = {key.text: value for key, value in root.entries}.get("extends")
     if node is None:
         return root
     parent = _parent(node, found, seen)
     if parent is None:
-        return root
+        return None
     path, nodes = parent
     base = inherit(nodes, found, (*seen, path))
+    if base is None:
+        return None
     kept = tuple((key, value) for key, value in base.entries if key.text not in NOT_INHERITED)
     return _merge(Mapping(kept, base.span), root)
 
@@ -36,14 +41,15 @@ def _parent(node: Node, found: Diagnostics, seen: tuple[Path, ...]) -> tuple[Pat
     path = _find(node.text, seen[-1].parent)
     if path is None:
         known = {p.stem for folder in (seen[-1].parent, SHIPPED) for p in folder.glob("*.yaml")} - {seen[-1].stem}
-        found.add("unknown-spec", f"there is no spec '{node.text}' to extend", node.span, help=suggest(node.text, known))
+        found.add("unknown-spec", f"there is no spec {quoted(node.text)} to extend", node.span, help=suggest(node.text, known))
         return None
     if path in seen:
         chain = " -> ".join(p.name for p in (*seen[seen.index(path) :], path))
         found.add("extends-cycle", "a spec cannot extend itself", node.span, help=f"break the circle {chain}")
         return None
     if len(seen) > MAX_PARENTS:
-        found.add("extends-cycle", f"a spec has at most {MAX_PARENTS} ancestors", node.span)
+        message = f"a spec has at most {MAX_PARENTS} ancestors"
+        found.add("extends-cycle", message, node.span, help="extend a spec nearer to the root")
         return None
     return _read_parent(path, node.span, found)
 
@@ -54,7 +60,8 @@ def _read_parent(path: Path, place: Span, found: Diagnostics) -> tuple[Path, Map
     source = read_source(str(shown), found)
     root = read_yaml(source, found) if source is not None else None
     if root is None and len(found) > before:
-        found.add("broken-parent", f"the spec to extend, '{shown}', has errors", place, secondary=(Label(place),))
+        message = f"the spec to extend, '{shown}', cannot be read"
+        found.add("broken-parent", message, place, help=f"mend '{shown}' first")
     return None if root is None else (path, root)
 
 

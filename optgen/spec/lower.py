@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optgen.diagnostics import Diagnostics, Label, Span
-from optgen.diagnostics.diagnostic import suggest
+from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import Assignment, Branch, FormulaText, parse_expression
 from optgen.ir.infer import KindError, infer, refs, walk
 from optgen.ir.names import INPUTS, is_reserved, is_symbol_name, name_for
 from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Hyper, Kind, Op, Program, Ref, Role, State, Symbol
-from optgen.spec.check import check_program
+from optgen.spec.check import check_everything_used, check_program
 from optgen.spec.model import Spec
-from optgen.spec.read import read_spec
+from optgen.spec.read import read
 from optgen.storage.codebooks import half_gap
 
-__all__ = ["load_program", "lower"]
+__all__ = ["load_program"]
 
+WORDS = {Kind.REAL: "a number", Kind.INT: "a number", Kind.BOOL: "a condition", Kind.TEXT: "a choice"}
+STATIC = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "neg", "add", "sub", "mul", "abs", "min", "max"})
 FACTS = {"bits_of": "bits", "half_gap_of": "half_gap"}
 MAXIMIZE = Hyper("maximize", False, "False", doc="ascend instead of descend: the gradient changes sign first")
 
@@ -27,30 +29,49 @@ def load_program(path: str) -> tuple[Spec, Program]:
     Raises:
         SpecError: with every independent fault.
     """
-    spec = read_spec(path)
-    return spec, lower(spec)
-
-
-def lower(spec: Spec) -> Program:
-    """Turn a spec into a program, or raise a `SpecError` with everything that is wrong with its update rule."""
     found = Diagnostics()
-    lowering = _Lowering(spec, found)
-    program = lowering.program()
-    check_program(spec, program, found)
+    spec = read(path, found)
+    program = _lowered(spec, found) if spec is not None else None
     found.raise_if_any()
+    assert spec is not None and program is not None
+    return spec, program
+
+
+def _lowered(spec: Spec, found: Diagnostics) -> Program:
+    """Turn a spec into a program; everything that is wrong with its update rule goes to `found`.
+
+    A local has one domain, the largest of all values that it is assigned. It is known at the end, so the rule is walked
+    again until no line widens a local that an earlier line has used.
+    """
+    wide: dict[str, Span] = {}
+    while True:
+        faults = Diagnostics()
+        lowering = _Lowering(spec, faults, wide)
+        program = lowering.program()
+        if lowering.wide.keys() == wide.keys():
+            break
+        wide = lowering.wide
+    check_program(spec, program, lowering.poisoned, faults)
+    found.extend(faults)
+    if not len(found):
+        check_everything_used(spec, program, found)
     return program
 
 
 class _Lowering:
     """Walks the update rule once, in order, and knows the names seen so far."""
 
-    def __init__(self, spec: Spec, found: Diagnostics) -> None:
+    def __init__(self, spec: Spec, found: Diagnostics, wide: dict[str, Span]) -> None:
         self.spec = spec
         self.found = found
         self.flags: dict[str, Expr] = {}
         self.body: list[Assign] = []
         self.symbols = {symbol.name: symbol for symbol in _declared(spec)}
+        self.taken = {*self.symbols, *(hyper.name for hyper in spec.hypers), *_targets(spec.update)}
+        self.wide = dict(wide)  # locals with values per element, and where they get one
         self.poisoned: set[str] = set()
+        for name in spec.unread - self.symbols.keys():
+            self.poison(name)
 
     def program(self) -> Program:
         states = tuple(self.with_formulas(state) for state in self.spec.states)
@@ -114,6 +135,8 @@ class _Lowering:
 
     def assignment(self, statement: Assignment, guards: tuple[Guard, ...]) -> None:
         if not self.may_assign(statement):
+            if statement.target not in self.symbols:
+                self.poison(statement.target)
             return
         value = self.resolved(statement.value)
         if value is None:
@@ -123,20 +146,35 @@ class _Lowering:
         kind = Kind.REAL if kind == Kind.INT else kind
         if not self.fits(statement, kind, domain):
             return
-        known = self.symbols.get(statement.target)
-        if known is None or (known.role == Role.LOCAL and domain > known.domain):
-            self.symbols[statement.target] = Symbol(statement.target, Role.LOCAL, kind, domain)
+        self.declare(statement, kind, domain)
         self.body.append(Assign(statement.target, self.facts(value), guards, statement.span))
 
+    def declare(self, statement: Assignment, kind: Kind, domain: Domain) -> None:
+        """Give a new local its symbol; note a value per element that comes after others."""
+        name, known = statement.target, self.symbols.get(statement.target)
+        if known is None:
+            domain = Domain.ELEMENT if name in self.wide else domain
+            self.symbols[name] = Symbol(name, Role.LOCAL, kind, domain)
+        elif known.role == Role.LOCAL and domain > known.domain:
+            self.wide.setdefault(name, statement.span)
+
     def facts(self, value: Expr) -> Expr:
-        """`half_gap(m)` -> `half_gap_m`: a host scalar whose value the storage of the parameter decides."""
+        """`half_gap(m)` -> `half_gap_m`: a host scalar whose value the storage of the parameter decides.
+
+        What `where` chooses between are real numbers: `where(c, 1, 0)` -> `where(c, 1.0, 0.0)`. A condition on hyperparameters becomes a flag: `where(nesterov, x, y)`, `mode == "l2" and t > 1`.
+        """
+        if infer(value, self.symbols)[0] == Kind.BOOL and self.is_static(value):
+            return self.flag_value(value)
         if not isinstance(value, Op):
             return value
         if value.op in FACTS and isinstance(value.args[0], Ref):
             name = f"{FACTS[value.op]}_{value.args[0].name}"
             self.symbols[name] = Symbol(name, Role.FACT, Kind.REAL, Domain.HOST)
             return Ref(name, value.span)
-        return Op(value.op, tuple(self.facts(arg) for arg in value.args), value.span)
+        args = tuple(self.facts(arg) for arg in value.args)
+        if value.op == "where":
+            args = (args[0], *(_real(arg) for arg in args[1:]))
+        return Op(value.op, args, value.span)
 
     def may_assign(self, statement: Assignment) -> bool:
         """Report a target that is not a parameter, a state or a new name."""
@@ -144,9 +182,8 @@ class _Lowering:
         known = self.symbols.get(name)
         if known is not None and known.role in (Role.GRAD, Role.STEP, Role.HYPER):
             help_text = f"assign to a new name, for example '{name}_new = ...'"
-            self.found.add(
-                "assign-to-input", f"'{name}' is the {known.role.value} and cannot be assigned", span, help=help_text
-            )
+            what = {Role.GRAD: "the gradient", Role.STEP: "the number of the step"}.get(known.role, "a hyperparameter")
+            self.found.add("assign-to-input", f"'{name}' is {what} and cannot be assigned", span, help=help_text)
             return False
         if known is None and is_reserved(name):
             self.found.add("reserved-name", f"'{name}' already has a meaning", span, help=f"write '{name}_value'")
@@ -155,7 +192,7 @@ class _Lowering:
             help_text = (
                 "names have lower-case letters, digits and underscores, start with a letter and have at most 40 characters"
             )
-            self.found.add("bad-name", f"'{name[:60]}' cannot be a name here", span, help=help_text)
+            self.found.add("bad-name", f"{quoted(name)} cannot be a name here", span, help=help_text)
             return False
         return True
 
@@ -168,9 +205,8 @@ class _Lowering:
         if known is None or statement.target in self.poisoned:
             return True
         if known.kind != kind:
-            words = {Kind.REAL: "a number", Kind.BOOL: "a condition"}
-            message = f"'{statement.target}' is {words[known.kind]} and cannot become {words[kind]}"
-            self.found.add("kind-mismatch", message, statement.span)
+            message = f"'{statement.target}' is {WORDS[known.kind]} and cannot become {WORDS[kind]}"
+            self.found.add("kind-mismatch", message, statement.target_span, help="take another name")
             return False
         if known.role == Role.STATE and known.domain < domain:
             declared = (Label(self.spec.spans[known.name], "declared as a scalar here"),)
@@ -181,18 +217,26 @@ class _Lowering:
 
     def branch(self, statement: Branch, guards: tuple[Guard, ...]) -> None:
         condition = self.resolved(statement.condition, Kind.BOOL)
-        if condition is None:
-            for target in _targets(statement):
+        if condition is not None and infer(condition, self.symbols)[1] != Domain.HOST:
+            self.per_element(condition, statement.span)
+            condition = None
+        if condition is None:  # look for faults on both sides, as of a condition that nothing is known of
+            guard = Guard("")
+            for target in _targets((statement,)):
                 self.poison(target)
-            return
-        if infer(condition, self.symbols)[1] != Domain.HOST:
-            help_text = "write where(condition, x, y), which chooses element by element"
-            self.found.add("condition-per-element", "'if' chooses for the whole parameter", statement.span, help=help_text)
-            return
-        static = self.is_static(condition)
-        guard = self.flag(condition) if static else self.run_time_condition(self.facts(condition), guards)
+        else:
+            static = self.is_static(condition)
+            guard = self.flag(condition) if static else self.run_time_condition(self.facts(condition), guards)
         self.block(statement.then, (*guards, guard))
         self.block(statement.otherwise, (*guards, Guard(guard.flag, not guard.holds)))
+
+    def per_element(self, condition: Expr, span: Span) -> None:
+        """Report an `if` on values per element; a local that gets one elsewhere is pointed at."""
+        places = {name: self.wide[name] for name in refs(condition) if name in self.wide}
+        secondary = tuple(Label(place, f"'{name}' has a value per element here") for name, place in places.items())
+        help_text = "write where(condition, x, y), which chooses element by element"
+        message = "'if' chooses for the whole parameter, and this condition differs from element to element"
+        self.found.add("condition-per-element", message, span, secondary=secondary, help=help_text)
 
     def flag(self, condition: Expr) -> Guard:
         """The compile-time flag of a condition: the flag of the same name, or a named condition."""
@@ -202,19 +246,30 @@ class _Lowering:
         for name, known in self.flags.items():
             if known == condition:
                 return Guard(name)
-        name = condition.name if isinstance(condition, Ref) else name_for(condition, set(self.symbols) | set(self.flags))
+        name = condition.name if isinstance(condition, Ref) else self.fresh(condition)
         self.flags[name] = condition
         return Guard(name)
+
+    def flag_value(self, condition: Expr) -> Expr:
+        """The value of a flag in a formula."""
+        guard = self.flag(condition)
+        self.symbols.setdefault(guard.flag, Symbol(guard.flag, Role.HYPER, Kind.BOOL, Domain.HOST))
+        ref = Ref(guard.flag, condition.span)
+        return ref if guard.holds else Op("not", (ref,), condition.span)
 
     def run_time_condition(self, condition: Expr, guards: tuple[Guard, ...]) -> Guard:
         """Keep a condition on t in a local, so that what follows cannot change it; without guards where it can be."""
         for known in self.body:
             if known.value == condition and not known.guards and not self.reads_locals(condition):
                 return Guard(known.target)
-        name = name_for(condition, set(self.symbols) | set(self.flags))
+        name = self.fresh(condition)
         self.symbols[name] = Symbol(name, Role.LOCAL, Kind.BOOL, Domain.HOST)
         self.body.append(Assign(name, condition, guards if self.reads_locals(condition) else (), condition.span))
         return Guard(name)
+
+    def fresh(self, condition: Expr) -> str:
+        """A name for a condition, unlike any in the spec."""
+        return name_for(condition, self.taken | self.symbols.keys() | self.flags.keys())
 
     def reads_locals(self, value: Expr) -> bool:
         """Whether a value depends on what earlier statements computed."""
@@ -223,42 +278,51 @@ class _Lowering:
     def is_static(self, condition: Expr) -> bool:
         """Whether a condition depends on hyperparameters alone, other than the learning rate, which may be a tensor."""
         for node in walk(condition):
-            if isinstance(node, Ref) and (self.symbols[node.name].role != Role.HYPER or node.name == "lr"):
-                return False
-            if isinstance(node, Op) and node.op in FACTS:
+            if isinstance(node, Ref):
+                symbol = self.symbols[node.name]
+                if symbol.role != Role.HYPER or (node.name == "lr" and symbol.kind == Kind.REAL):
+                    return False
+            if isinstance(node, Op) and node.op not in STATIC:
                 return False
         return True
 
     def poison(self, name: str) -> None:
-        """Treat a name as known after a fault in its formula, so that the fault is reported once."""
-        self.poisoned.add(name)
-        self.symbols.setdefault(name, Symbol(name, Role.LOCAL, Kind.REAL, Domain.HOST))
+        """Treat a local as known after a fault in its formula, so that the fault is reported once."""
+        if self.symbols.setdefault(name, Symbol(name, Role.LOCAL, Kind.REAL, Domain.HOST)).role == Role.LOCAL:
+            self.poisoned.add(name)
 
     def resolved(self, value: Expr | None, kind: Kind | None = None) -> Expr | None:
         """`value` if all its names and kinds are right; else None, after a report."""
         if value is None or not self.names_known(value) or not self.words_fit(value):
             return None
-        if any(isinstance(node, Ref) and node.name in self.poisoned for node in walk(value)):
+        if any(name in self.poisoned for name in refs(value)):
             return None
         try:
             got, _ = infer(value, self.symbols)
         except KindError as error:
             assert error.node.span is not None
-            self.found.add("kind-mismatch", error.message, error.node.span)
+            self.mismatch(error.node.span, error.expected, error.got)
             return None
         if (kind == Kind.BOOL) != (got == Kind.BOOL) and kind is not None:
             assert value.span is not None
-            expected = "a condition" if kind == Kind.BOOL else "a number"
-            self.found.add("kind-mismatch", f"expected {expected}", value.span)
+            self.mismatch(value.span, kind, got)
             return None
         return value
+
+    def mismatch(self, span: Span, expected: Kind, got: Kind) -> None:
+        """Report a value of the wrong kind, with the way from one to the other."""
+        help_text = {
+            Kind.BOOL: "write where(condition, 1, 0)",
+            Kind.TEXT: "compare it with one of its words, as in 'mode == \"l2\"'",
+        }.get(got, "compare it, as in 'x > 0'")
+        self.found.add("kind-mismatch", f"expected {WORDS[expected]}, got {WORDS[got]}", span, help=help_text)
 
     def names_known(self, value: Expr) -> bool:
         good = True
         for node in walk(value):
             if isinstance(node, Ref) and node.name not in self.symbols:
                 assert node.span is not None
-                hint = suggest(node.name, self.symbols)
+                hint = suggest(node.name, self.symbols.keys() - self.poisoned)
                 names = [h.name for h in self.spec.hypers if h.names]
                 if node.name in names:
                     hint = f"use its parts: {', '.join(next(h.names for h in self.spec.hypers if h.name == node.name))}"
@@ -286,7 +350,8 @@ class _Lowering:
             return False
         if node.op == "half_gap_of" and state.storage is not None and half_gap(state.storage, state.unsigned) is None:
             message = f"the levels of '{state.name}' differ from block to block, so they have no fixed gap"
-            self.found.add("wrong-arguments", message, arg.span)
+            help_text = "take a codebook with fixed levels, or bits(...)"
+            self.found.add("wrong-arguments", message, arg.span, help=help_text)
             return False
         return True
 
@@ -319,8 +384,15 @@ def _declared(spec: Spec) -> list[Symbol]:
     return symbols
 
 
-def _targets(statement: Branch) -> list[str]:
+def _real(value: Expr) -> Expr:
+    """`value` with its integer constants as real numbers."""
+    if isinstance(value, Const) and isinstance(value.value, int):
+        return Const(float(value.value), value.span)
+    return Op(value.op, tuple(map(_real, value.args)), value.span) if isinstance(value, Op) else value
+
+
+def _targets(statements: tuple[Assignment | Branch, ...]) -> list[str]:
     names = []
-    for inner in (*statement.then, *statement.otherwise):
-        names += [inner.target] if isinstance(inner, Assignment) else _targets(inner)
+    for inner in statements:
+        names += [inner.target] if isinstance(inner, Assignment) else _targets((*inner.then, *inner.otherwise))
     return names

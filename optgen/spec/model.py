@@ -14,7 +14,8 @@ class Spec:
     """One optimizer as its spec declares it.
 
     `conditions` holds the text of each state's `when`; `inits` that of each state's `init`; `spans` says where
-    a declaration stands, for the diagnostics of later checks.
+    a declaration stands, for the diagnostics of later checks. `unread` holds names whose declaration is at fault: they are
+    known, and nothing more is reported of them.
     """
 
     name: str
@@ -28,3 +29,4 @@ class Spec:
     update: tuple[Assignment | Branch, ...]
     update_text: str
     spans: dict[str, Span] = field(repr=False)
+    unread: frozenset[str] = frozenset()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from optgen.diagnostics import Diagnostics, SpecError
+from optgen.diagnostics import Diagnostics, Label
+from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText, parse_block
+from optgen.ir.names import is_reserved_class
 from optgen.spec.fields import Fields
 from optgen.spec.inherit import inherit
 from optgen.spec.model import Spec
@@ -14,7 +16,7 @@ from optgen.spec.read_hypers import read_hypers
 from optgen.spec.read_states import StateReader
 from optgen.spec.yaml_nodes import Mapping, Node, read_source, read_yaml
 
-__all__ = ["read_spec"]
+__all__ = ["read", "read_spec"]
 
 KEYS = ("name", "summary", "reference", "extends", "hyper", "state", "update")
 CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,59}")
@@ -27,15 +29,20 @@ def read_spec(path: str) -> Spec:
         SpecError: with every independent fault of the file, each with its place.
     """
     found = Diagnostics()
-    source = read_source(path, found)
-    root = read_yaml(source, found) if source is not None else None
-    if root is None:
-        raise SpecError(found)
-    reader = _SpecReader(inherit(root, found, (Path(path).resolve(),)), root, found)
-    spec = reader.read()
+    spec = read(path, found)
     found.raise_if_any()
     assert spec is not None
     return spec
+
+
+def read(path: str, found: Diagnostics) -> Spec | None:
+    """Read what can be read of the spec at `path`; None if nothing can be said about its update rule."""
+    source = read_source(path, found)
+    root = read_yaml(source, found) if source is not None else None
+    if root is None:
+        return None
+    merged = inherit(root, found, (Path(path).resolve(),))
+    return _SpecReader(merged, root, found).read() if merged is not None else None
 
 
 class _SpecReader:
@@ -47,19 +54,24 @@ class _SpecReader:
 
     def read(self) -> Spec | None:
         table = self.fields.table(self.root, "a spec", KEYS)
-        if not self.complete(table):
-            return None
+        self.complete(table)
         hypers, spans = read_hypers(table.get("hyper"), self.fields)
         reader = StateReader(self.fields)
         states = reader.read(table.get("state"))
-        text = self.fields.formula(table["update"], "'update'", block=True)
-        name = self.class_name(table["name"])
-        if name is None or text is None:
+        for shared in spans.keys() & reader.spans.keys():
+            first = (Label(spans[shared], "the hyperparameter"),)
+            message, place = f"'{shared}' is a state and a hyperparameter", reader.spans[shared]
+            self.found.add("name-clash", message, place, secondary=first, help="rename one of them")
+        name = self.class_name(table["name"]) if "name" in table else None
+        summary = self.fields.text(table["summary"], "'summary'") if "summary" in table else None
+        reference = self.fields.text(table["reference"], "'reference'") if "reference" in table else None
+        text = self.fields.formula(table["update"], "'update'", block=True) if "update" in table else None
+        if text is None:
             return None
         return Spec(
-            name=name,
-            summary=self.fields.text(table["summary"], "'summary'") or "",
-            reference=(self.fields.text(table["reference"], "'reference'") or "") if "reference" in table else "",
+            name=name or "",
+            summary=summary or "",
+            reference=reference or "",
             source=self.root.span.source,
             hypers=hypers,
             states=states,
@@ -67,23 +79,26 @@ class _SpecReader:
             inits=reader.inits,
             update=parse_block(text, self.found),
             update_text=_tidy(text),
-            spans={**spans, **reader.spans, "name": table["name"].span, "update": table["update"].span},
+            spans={**spans, **reader.spans, "update": table["update"].span},
+            unread=frozenset(spans.keys() - {name for h in hypers for name in (h.name, *h.names)}) | reader.unread,
         )
 
-    def complete(self, table: dict[str, Node]) -> bool:
+    def complete(self, table: dict[str, Node]) -> None:
         """Report required keys that are missing."""
         examples = {"name": "name: MyOptimizer", "summary": "summary: What it does, in one line.", "update": "update: |"}
         place = self.own.entries[0][0].span if self.own.entries else self.own.span
         for key, example in examples.items():
             if key not in table:
                 self.found.add("missing-key", f"a spec needs the key '{key}'", place, help=f"add a line '{example}'")
-        return all(key in table for key in examples)
 
     def class_name(self, node: Node) -> str | None:
         name = self.fields.text(node, "'name'")
         if name is not None and not CLASS_NAME.fullmatch(name):
             help_text = "a class name starts with a capital letter and has letters and digits, as in 'AdamW'"
-            self.found.add("bad-name", f"'{name}' cannot be the name of a class", node.span, help=help_text)
+            self.found.add("bad-name", f"{quoted(name)} cannot be the name of a class", node.span, help=help_text)
+            return None
+        if name is not None and is_reserved_class(name):
+            self.found.add("reserved-name", f"'{name}' already has a meaning", node.span, help=f"write 'My{name}'")
             return None
         return name
 

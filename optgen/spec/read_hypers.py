@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from optgen.diagnostics import Span
-from optgen.diagnostics.diagnostic import Label
+from optgen.diagnostics.diagnostic import Label, quoted
 from optgen.ir.names import is_reserved, is_symbol_name
 from optgen.ir.nodes import Hyper
 from optgen.spec.fields import Fields, is_boolean, is_number
@@ -18,28 +18,34 @@ KEYS = ("default", *BOUNDS, "names", "choices", "doc")
 
 
 def read_hypers(node: Node | None, fields: Fields) -> tuple[tuple[Hyper, ...], dict[str, Span]]:
-    """Read every hyperparameter; also where each symbol is declared."""
+    """Read every hyperparameter; also where each symbol is declared, those of faulty declarations included."""
     hypers: list[Hyper] = []
     spans: dict[str, Span] = {}
     for key, value in fields.entries(node, "'hyper'") if node is not None else ():
-        if not check_name(key, fields):
-            continue
-        hyper = _Entry(key, value, fields).read()
-        if hyper is not None:
+        before = len(fields.found)
+        hyper = _Entry(key, value, fields).read() if check_name(key, fields) else None
+        if hyper is not None and len(fields.found) == before:
             hypers.append(hyper)
-            for name in hyper.names or (hyper.name,):
-                if name in spans:
-                    first = (Label(spans[name], "first declared here"),)
-                    fields.found.add("name-clash", f"'{name}' is declared twice", key.span, secondary=first)
-                spans[name] = key.span
+        for name, span in _declared(key, value):
+            if name in spans:
+                first = (Label(spans[name], "first declared here"),)
+                fields.found.add("name-clash", f"'{name}' is declared twice", span, secondary=first, help="rename one of them")
+            spans.setdefault(name, span)
     return tuple(hypers), spans
+
+
+def _declared(key: Scalar, node: Node) -> list[tuple[str, Span]]:
+    """The names that an entry declares: its own and those of its parts."""
+    parts = {k.text: value for k, value in node.entries}.get("names") if isinstance(node, Mapping) else None
+    scalars = [item for item in parts.items if isinstance(item, Scalar)] if isinstance(parts, Sequence) else []
+    return [(key.text, key.span), *((item.text, item.span) for item in scalars)]
 
 
 def check_name(key: Scalar, fields: Fields) -> bool:
     """Report a name that cannot be a symbol; True if it can."""
     if not is_symbol_name(key.text):
         help_text = "names have lower-case letters, digits and underscores, start with a letter and have at most 40 characters"
-        fields.found.add("bad-name", f"'{key.text[:60]}' cannot be a name here", key.span, help=help_text)
+        fields.found.add("bad-name", f"{quoted(key.text)} cannot be a name here", key.span, help=help_text)
         return False
     if is_reserved(key.text):
         help_text = f"take another name, for example '{key.text}_value'"
@@ -59,20 +65,23 @@ class _Entry:
         self.what = f"'{key.text}'"
 
     def read(self) -> Hyper | None:
+        if not isinstance(self.node, Mapping):
+            shown = quoted(self.node.text)[1:-1] if isinstance(self.node, Scalar) else ""
+            help_text = f"write '{self.key.text}: {{default: {shown or '0.1'}}}'"
+            self.found.add("missing-key", f"{self.what} needs a default", self.key.span, help=help_text)
+            return None
         table = self.fields.table(self.node, self.what, KEYS)
         if "default" not in table:
-            if isinstance(self.node, Mapping) or not isinstance(self.node, Scalar):
-                self.found.add("missing-key", f"{self.what} needs a default", self.key.span, help="add 'default: 0.1'")
-            else:
-                help_text = f"write '{self.key.text}: {{default: {self.node.text or '0.1'}}}'"
-                self.found.add("missing-key", f"{self.what} needs a default", self.key.span, help=help_text)
+            self.found.add("missing-key", f"{self.what} needs a default", self.key.span, help="add 'default: 0.1'")
             return None
         default = table["default"]
         doc = (self.fields.text(table["doc"], f"the doc of {self.what}") or "") if "doc" in table else ""
         if isinstance(default, Sequence):
             return self.tuple_(default, table, doc)
         if "names" in table:
-            self.found.add("bad-value", "'names' belongs to a default that is a list", table["names"].span)
+            self.found.add(
+                "bad-value", f"{self.what} is no tuple and has no 'names'", table["names"].span, help="remove 'names'"
+            )
         if is_boolean(default):
             return self.flag(default, table, doc)
         if is_number(default):
@@ -99,7 +108,7 @@ class _Entry:
             self.fields.wrong_type(default, what, "a number, true, false, a list of numbers or one of 'choices'")
             return None
         self.no_more(table, "a choice has no", BOUNDS)
-        items = self.fields.sequence(table["choices"], f"the choices of {self.what}") or ()
+        items = self.fields.sequence(table["choices"], f"'choices' of {self.what}") or ()
         read = [self.fields.text(item, "a choice") for item in items]
         choices = tuple(choice for choice in read if choice is not None)
         value = self.fields.choice(default, what, choices) if choices else None
@@ -123,10 +132,14 @@ class _Entry:
             help_text = "add 'names: [" + ", ".join(f"{self.key.text.rstrip('s')}{i + 1}" for i in range(count)) + "]'"
             self.found.add("missing-key", f"{self.what} needs a name for each number", self.key.span, help=help_text)
             return ()
-        items = self.fields.sequence(table["names"], f"the names of {self.what}") or ()
+        items = self.fields.sequence(table["names"], f"'names' of {self.what}")
+        if items is None:
+            return ()
         good = [item for item in items if isinstance(item, Scalar) and check_name(item, self.fields)]
         if len(items) != count:
-            message = f"{self.what} has {count} number{'s' if count > 1 else ''} and {len(items)} names"
+            message = (
+                f"{self.what} has {count} number{'s' if count > 1 else ''} and {len(items)} name{'s' if len(items) > 1 else ''}"
+            )
             self.found.add("bad-value", message, table["names"].span, help="give each number one name")
             return ()
         return tuple(item.text for item in good) if len(good) == count else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from optgen.diagnostics import Diagnostics, Label, Span
+from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText
 from optgen.ir.nodes import State, Storage
 from optgen.spec.fields import Fields
@@ -31,6 +32,7 @@ class StateReader:
         self.inits: dict[str, FormulaText] = {}
         self.spans: dict[str, Span] = {}
         self.saved: dict[str, Span] = {}
+        self.unread: set[str] = set()
 
     def read(self, node: Node | None) -> tuple[State, ...]:
         """Read the `state` table."""
@@ -39,6 +41,8 @@ class StateReader:
             if check_name(key, self.fields):
                 self.spans[key.text] = key.span
                 states.append(self.state(key, value))
+            else:
+                self.unread.add(key.text)
         return tuple(states)
 
     def state(self, key: Scalar, node: Node) -> State:
@@ -78,12 +82,14 @@ class StateReader:
             return key.text
         if not SAVE_AS.fullmatch(name):
             help_text = "use lower-case letters, digits and underscores, as in 'exp_avg'"
-            self.found.add("bad-name", f"'{name[:60]}' cannot be a key of a state dict", span, help=help_text)
+            self.found.add("bad-name", f"{quoted(name)} cannot be a key of a state dict", span, help=help_text)
         elif name in TAKEN_KEYS:
-            self.found.add("reserved-name", f"'{name}' is {TAKEN_KEYS[name]} in every state dict", span)
+            self.found.add(
+                "reserved-name", f"'{name}' is {TAKEN_KEYS[name]} in every state dict", span, help="take another key"
+            )
         elif name in self.saved:
             first = (Label(self.saved[name], "first used here"),)
-            self.found.add("name-clash", f"two states are saved as '{name}'", span, secondary=first)
+            self.found.add("name-clash", f"two states are saved as '{name}'", span, secondary=first, help="take another key")
         self.saved.setdefault(name, span)
         return name
 

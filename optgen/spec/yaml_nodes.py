@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 import yaml
 
 from optgen.diagnostics import Diagnostics, Label, Source, Span
+from optgen.diagnostics.diagnostic import quoted
 
 __all__ = ["Mapping", "Node", "Scalar", "Sequence", "read_source", "read_yaml"]
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 100_000
 MAX_DEPTH = 12
+VISIBLE = "\t\n\r\u200c\u200d"  # line breaks, and the joiners that some scripts are written with
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def read_source(path: str, found: Diagnostics) -> Source | None:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        found.add("unreadable-file", f"cannot read '{path}': {reason}", empty)
+        found.add("unreadable-file", f"cannot read {quoted(path)}: {reason}", empty)
         return None
     if len(data) > MAX_BYTES:
         found.add("unreadable-file", f"'{path}' is larger than {MAX_BYTES:,} bytes, too large for a spec", empty)
@@ -58,11 +61,25 @@ def read_source(path: str, found: Diagnostics) -> Source | None:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        source = Source(path, data[: error.start].decode("utf-8-sig"))
-        place = Span(source, len(source.text), len(source.text))
+        source = Source(path, data.decode("utf-8-sig", errors="replace"))
+        start = len(data[: error.start].decode("utf-8-sig"))
+        place = Span(source, start, start + 1)
         found.add("unreadable-file", f"byte {data[error.start]:#04x} is not UTF-8", place, help="save the file as UTF-8")
         return None
-    return Source(path, text)
+    source = Source(path, text)
+    return None if _report_invisible(source, found) else source
+
+
+def _report_invisible(source: Source, found: Diagnostics) -> bool:
+    """Report the first character that nobody can see, or that YAML and editors take for different things."""
+    for position, character in enumerate(source.text):
+        if character.isprintable() or character in VISIBLE:
+            continue
+        if unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"):
+            message = f"the character U+{ord(character):04X} cannot stand in a spec"
+            found.add("yaml-syntax", message, Span(source, position, position + 1), help="remove it; it may be invisible")
+            return True
+    return False
 
 
 def read_yaml(source: Source, found: Diagnostics) -> Mapping | None:
@@ -74,15 +91,25 @@ def read_yaml(source: Source, found: Diagnostics) -> Mapping | None:
                 return None
     except yaml.reader.ReaderError as error:
         place = _span(source, error.position, error.position + 1)
-        found.add("yaml-syntax", "a spec holds printable characters only", place, help="remove this character")
+        found.add(
+            "yaml-syntax",
+            f"the character U+{ord(source.text[error.position]):04X} cannot stand in a spec",
+            place,
+            help="remove it",
+        )
         return None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = mark.index if mark else 0
-        found.add("yaml-syntax", f"this is not YAML: {error.problem or error.context}", _span(source, position, position + 1))
+        message = f"this is not YAML: {error.problem or error.context}"
+        help_text = "look for a missing bracket, quote, colon or space just before this place"
+        found.add("yaml-syntax", message, _span(source, position, position + 1), help=help_text)
         return None
-    except (RecursionError, MemoryError):
-        found.add("yaml-too-deep", f"a spec is nested at most {MAX_DEPTH} levels deep", _span(source, 0, 1))
+    except (ValueError, OverflowError):  # "\\U00110000", which PyYAML gives to chr()
+        place = _span(source, reader.position, reader.position + 1)
+        found.add(
+            "yaml-syntax", "the text from here on has an escape that is no character", place, help="write the character itself"
+        )
         return None
     if isinstance(reader.root, Mapping):
         return reader.root
@@ -111,11 +138,13 @@ class _Reader:
         self.open: list[tuple[yaml.Event, list[Node]]] = []
         self.root: Node | None = None
         self.documents = 0
+        self.position = 0  # where the last event ended
 
     def take(self, event: yaml.Event) -> bool:
         """Use one event; False stops the reading after a fault that leaves no sensible rest."""
         if self.refused(event):
             return False
+        self.position = _marks(event, event)[1]
         if isinstance(event, yaml.ScalarEvent):
             self.place(Scalar(event.value, event.style, self.span(event)))
         elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
@@ -141,7 +170,7 @@ class _Reader:
             if getattr(event, "anchor", None)
             else ("yaml-feature", "tags are not allowed in a spec", "remove the '!tag'")
             if getattr(event, "tag", None)
-            else ("yaml-too-deep", f"a spec is nested at most {MAX_DEPTH} levels deep", None)
+            else ("yaml-too-deep", f"a spec is nested at most {MAX_DEPTH} levels deep", "take brackets away")
             if len(self.open) > MAX_DEPTH
             else None
         )
@@ -168,11 +197,15 @@ class _Reader:
         entries: list[tuple[Scalar, Node]] = []
         for key, value in zip(children[::2], children[1::2], strict=True):
             if not isinstance(key, Scalar):
-                self.found.add("wrong-type", "a key is plain text", key.span)
+                self.found.add("wrong-type", "a key is plain text", key.span, help="write 'key: value'")
             elif key.text in seen:
                 first = Label(seen[key.text].span, "first written here")
                 self.found.add(
-                    "duplicate-key", f"the key '{key.text}' comes twice", key.span, secondary=(first,), help="keep one of them"
+                    "duplicate-key",
+                    f"the key {quoted(key.text)} comes twice",
+                    key.span,
+                    secondary=(first,),
+                    help="keep one of them",
                 )
             else:
                 seen[key.text] = key

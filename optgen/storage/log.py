@@ -38,7 +38,7 @@ class Log:
             found.add("storage-sign", "the log codebook needs an unsigned state", spans["codebook"], note=note,
                       help="add 'sign: unsigned' to the state, or use dynamic_exponent")  # fmt: skip
         if storage.quantile is not None and not 0 <= storage.quantile < 1:
-            found.add("bad-value", "'quantile' is at least 0 and below 1", spans["quantile"])
+            found.add("bad-value", "'quantile' is at least 0 and below 1", spans["quantile"], help="SOLO takes 0.1")
 
     def levels(self, storage: Storage, unsigned: bool) -> None:
         """The levels depend on the block."""

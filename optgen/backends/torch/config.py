@@ -24,6 +24,7 @@ FORMATS = {
     "block_count": "torch.sum({0}, dim=-1, keepdim=True, dtype=torch.int32)",
     "block_select": "@block_select({0}, {1}, {2})",
     "blocks": "@to_blocks({0}, {1})",
+    "spread": "{0}.expand(param.shape)",
     "elements": "@from_blocks({0}, param.shape, real)",
 }
 # Host scalars are float64 tensors of shape (n,): one for each parameter of a batch.

@@ -54,12 +54,15 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
         functions=functions,
         updates=updates,
     )
+    host_helpers: set[str] = set()
+    scalars = _scalars(plan, host_helpers)
     initial = render(
         "torch/templates/package.py.jinja",
         package=view,
         description=_description(plan),
         flags=[(name, _flag_text(plan, name)) for name in plan.program.flags],
-        scalars=_scalars(plan),
+        helpers=sorted(host_helpers),
+        scalars=scalars,
         random=plan.random,
         updates=updates,
     )
@@ -120,7 +123,7 @@ def _flag_text(plan: Plan, name: str) -> str:
     return f"bool({expression(substitute(plan.program.flags[name], names))})"
 
 
-def _scalars(plan: Plan) -> FunctionView:
+def _scalars(plan: Plan, helpers: set[str]) -> FunctionView:
     """The host scalars as a function of t, hyperparameters, storage facts and scalar states."""
     printer = HostPrinter(plan.program.symbols)
     arguments = [ArgumentView("t", "Tensor", "float64[n]  step, from 1")]
@@ -129,6 +132,7 @@ def _scalars(plan: Plan) -> FunctionView:
             arguments.append(ArgumentView(name, "Tensor", f"float64[n]  {symbol.role.value}"))
     arguments += _flag_arguments(tuple(plan.program.flags))
     lines = printer.block(plan.host)
+    helpers |= printer.helpers
     columns = "".join(f"{name}, " for name in plan.columns)
     outputs = "".join(f"{name}, " for name in plan.outputs.values())
     lines.append(f"return ({columns}), ({outputs})")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from optgen.backends.printer import Printer, plain_parentheses
+from optgen.backends.printer import ATOM, Printer, plain_parentheses
 from optgen.backends.torch.config import FORMATS, HOST_FORMATS
 from optgen.ir.infer import refs
-from optgen.ir.nodes import Assign, Const, Expr, Kind, Op, Ref, Statement, Storage
+from optgen.ir.nodes import Assign, Const, Expr, Kind, Op, Ref, Role, Statement, Storage
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
 __all__ = ["HostPrinter", "TorchPrinter"]
@@ -54,6 +54,10 @@ class KernelPrinter(TorchPrinter):
                 storage = self.storage(self.buffers[name])
                 self.helpers.add("unpack")
                 return f"unpack({name}, {storage.bits}, {storage.block})"
+            case Op(op="where", args=(condition, Const(value=x), Const(value=y))) if self.kind(value) == Kind.REAL:
+                return f"torch.where({self.expression(condition)}, scalars.new_full((), {x!r}), {y!r})"
+            case Op(op="spread", args=(Const(value=number),)):
+                return f"scalars.new_full(param.shape, {number!r})"
             case Op(op="random_bits", args=(Const(value=salt),)):
                 self.helpers.add("random_bits")
                 state = self.kernel.program.states[int(salt)]
@@ -87,6 +91,13 @@ class HostPrinter(Printer):
     """Host scalars, as float64 tensors of shape (n,)."""
 
     formats = HOST_FORMATS
+
+    def printed(self, value: Expr) -> tuple[int, str]:
+        """A flag is a Python bool, and computes with tensors as one of them."""
+        level, text = super().printed(value)
+        if isinstance(value, Ref) and self.symbols[value.name].role == Role.HYPER and self.kind(value) == Kind.BOOL:
+            return ATOM, f"torch.full_like(t, {text}, dtype=torch.bool)"
+        return level, text
 
     def operation(self, value: Op) -> str:
         """Constants become tensors where torch would take its default dtype."""

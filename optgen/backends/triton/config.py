@@ -27,5 +27,6 @@ FORMATS = {
     "block_min": "tl.min({0}, 1, keep_dims=True)",
     "block_count": "@block_count({0})",
     "block_select": "@block_select({0}, {1}, {2})",
+    "spread": "tl.full((TILE,), {0}, REAL)",
     "elements": "tl.reshape({0}, (TILE,)).to(REAL)",
 }

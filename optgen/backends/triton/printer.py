@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+
 from optgen.backends.printer import Printer, plain_parentheses
 from optgen.backends.triton.config import FORMATS
 from optgen.ir.nodes import Const, Expr, Op, Ref, Storage
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
 __all__ = ["KernelPrinter", "TritonPrinter"]
+
+
+FLOAT32_MAX = 3.4028234663852886e38
 
 
 class TritonPrinter(Printer):
@@ -18,6 +23,13 @@ class TritonPrinter(Printer):
     def operation(self, value: Op) -> str:
         """Without needless parentheses around names."""
         return plain_parentheses(super().operation(value))
+
+
+def _needs_float64(value: Expr) -> bool:
+    """Whether Triton would round this constant, which it takes for a float32 where a function gets it."""
+    if not isinstance(value, Const) or not isinstance(value.value, float) or abs(value.value) > FLOAT32_MAX:
+        return isinstance(value, Const) and isinstance(value.value, float)
+    return bool(struct.unpack("f", struct.pack("f", value.value))[0] != value.value)
 
 
 class KernelPrinter(TritonPrinter):
@@ -33,6 +45,9 @@ class KernelPrinter(TritonPrinter):
     def operation(self, value: Op) -> str:
         """Loads, codes, blocks and random bits."""
         match value:
+            case Op(op="where" | "min" | "max", args=args) if any(map(_needs_float64, args)):
+                exact = tuple(Op("spread", (arg,)) if _needs_float64(arg) else arg for arg in args)
+                return super().operation(Op(value.op, exact))
             case Op(op="load", args=(Ref(name=name),)):
                 return self.load(self.buffers[name])
             case Op(op="load_codes", args=(Ref(name=name),)):

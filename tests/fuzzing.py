@@ -1,0 +1,71 @@
+"""What must hold of any file given as a spec: a rendered error, or a package that compiles and computes the rule."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+from optgen.backends.torch import emit_torch
+from optgen.backends.triton import emit_triton
+from optgen.backends.view import package_view
+from optgen.build import Built
+from optgen.diagnostics import SpecError
+from optgen.diagnostics.render import render_all, to_json
+from optgen.passes import run_passes
+from optgen.plan import make_plan
+from optgen.reference.compare import Case, compare
+from optgen.spec.lower import load_program
+from optgen.spec.show import spec_text
+from optgen.verify import imported
+
+LIMIT = 1e4  # times the tolerance of float64: rounding that cancels is no fault, a wrong formula is far beyond
+
+
+def try_spec(path: Path) -> bool:
+    """True if the spec is accepted and built; False if it is refused as it should be."""
+    try:
+        build_text(path)
+    except SpecError as error:
+        text = render_all(error.diagnostics, color=True)
+        assert text
+        json.dumps([to_json(d) for d in error.diagnostics])
+        for d in error.diagnostics:
+            assert d.message.isprintable(), d
+            assert 0 <= d.primary.span.start <= d.primary.span.end <= len(d.primary.span.source.text)
+        return False
+    return True
+
+
+def build_text(path: Path) -> Built:
+    """All files of a package, as text that compiles; without the formatter, which is slow."""
+    spec, program = load_program(str(path))
+    plan = make_plan(run_passes(program))
+    view = package_view(spec, plan, path.name, spec.source.text)
+    files = {**emit_torch(view, plan), **emit_triton(view, plan)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, text in files.items():
+            compile(text, name, "exec")
+    spec_text(spec).encode()
+    return Built(spec, program, plan, files)
+
+
+def run_spec(path: Path, backend: str = "torch") -> None:
+    """A valid spec on the torch backend against the reference, with defaults and with other flags and choices."""
+    built = build_text(path)
+    other = {
+        h.name: not h.default if isinstance(h.default, bool) else h.choices[-1] for h in built.program.hypers if is_option(h)
+    }
+    with imported(built) as optimizer_class:
+        for hypers in ({}, {**other, "maximize": False}):
+            case = Case(path.stem, ((3, 5), (2, 64)), torch.float64, steps=3, hypers=hypers)
+            difference = compare(optimizer_class, built.program, case, backend=backend)
+            assert difference.p < LIMIT and difference.state < LIMIT and not difference.far_codes, (hypers, difference)
+            assert difference.wrong_codes <= 1, (hypers, difference)
+
+
+def is_option(hyper: object) -> bool:
+    return isinstance(getattr(hyper, "default", None), bool) or bool(getattr(hyper, "choices", ()))
