@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from optgen.spec.inherit import SHIPPED
@@ -15,8 +16,7 @@ def find_spec(name: str) -> str:
     A bare word is looked up here, in the folder specs/ here and among the specs that come with optgen, in this order;
     what is nowhere is returned as it is, for the reader to report.
     """
-    path = Path(name)
-    if path.suffix or len(path.parts) != 1 or path.exists():
+    if not re.fullmatch(r"[\w-]{1,100}", name) or Path(name).exists():
         return name
     places = (folder / f"{name}.yaml" for folder in (Path(), Path("specs"), SHIPPED))
     return next((str(place) for place in places if place.is_file()), name)
