@@ -1,4 +1,4 @@
-"""The longer comparison of docs/results.md: SOLO, AdamW, 8-bit AdamW and naive 2-bit, three seeds each.
+"""The longer comparison of docs/results.md: SOLO, AdamW, 8-bit AdamW, naive 2-bit and AdamW with SOLO's betas, three seeds each.
 
     python examples/study.py
 
@@ -19,7 +19,14 @@ from language_model.optimizers import find_optimizer
 from language_model.picture import draw
 from language_model.training import Run, Settings, train
 
-OPTIMIZERS = ("torch.optim.AdamW", "adamw_8bit", "solo", str(Path(__file__).parent / "specs" / "naive_2bit.yaml"))
+SPECS = Path(__file__).parent / "specs"
+OPTIMIZERS = (
+    "torch.optim.AdamW",
+    "adamw_8bit",
+    "solo",
+    str(SPECS / "naive_2bit.yaml"),
+    str(SPECS / "adamw_solo_betas.yaml"),
+)
 
 
 @click.command()
@@ -86,7 +93,8 @@ def table(runs: list[Run]) -> str:
         mean = statistics.mean(losses[name])
         each = ", ".join(f"{loss:.4f}" for loss in losses[name])
         state = next(run.state_bytes for run in runs if run.optimizer == name)
-        lines.append(f"| {name} | {mean:.4f} | {each} | {mean / first:.4f} | {state:.3f} |")
+        update = 1000 * statistics.median(run.optimizer_seconds_per_step for run in runs if run.optimizer == name)
+        lines.append(f"| {name} | {mean:.4f} | {each} | {mean / first:.4f} | {state:.3f} | {update:.1f} |")
     return "\n".join(lines)
 
 
