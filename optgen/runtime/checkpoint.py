@@ -9,35 +9,34 @@ from __future__ import annotations
 from collections import defaultdict
 from copy import deepcopy
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from optgen.runtime.description import FORMAT
-
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import GeneratedOptimizer
+from optgen.runtime.description import FORMAT, Description
+from optgen.runtime.states import state_tensors
 
 __all__ = ["load"]
 
 TORCH_OPTIONS = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
 
 
-def load(optimizer: GeneratedOptimizer, state_dict: dict[str, Any]) -> None:
-    """Load `state_dict` into `optimizer`, or raise ValueError and change nothing."""
+def load(optimizer: Optimizer, description: Description, state_dict: dict[str, Any]) -> None:
+    """Load `state_dict` into `optimizer`, described by `description`, or raise ValueError and change nothing."""
     state_dict = state_dict.copy()
     for pre_hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = pre_hook(optimizer, state_dict)
         if replaced is not None:
             state_dict = replaced
-    groups = _merge_groups(optimizer, deepcopy(state_dict["param_groups"]))
+    groups = _merge_groups(optimizer, description, deepcopy(state_dict["param_groups"]))
     saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     params = dict(zip(saved_ids, chain.from_iterable(g["params"] for g in optimizer.param_groups), strict=True))
     state: defaultdict[Any, Any] = defaultdict(dict)
     for key, value in state_dict["state"].items():
         if key in params:
-            state[params[key]] = _load_param(optimizer, params[key], key, value)
+            state[params[key]] = _load_param(description, params[key], key, value)
         else:
             state[key] = value
     optimizer.__setstate__({"state": state, "param_groups": groups})
@@ -45,9 +44,9 @@ def load(optimizer: GeneratedOptimizer, state_dict: dict[str, Any]) -> None:
         post_hook(optimizer)
 
 
-def _merge_groups(optimizer: GeneratedOptimizer, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merge_groups(optimizer: Optimizer, description: Description, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The saved hyperparameters with the optimizer's own parameters."""
-    owner, groups = optimizer.description.name, optimizer.param_groups
+    owner, groups = description.name, optimizer.param_groups
     if len(saved) != len(groups):
         raise ValueError(f"{owner}: the state dict has {len(saved)} parameter groups, the optimizer {len(groups)}")
     merged = []
@@ -55,33 +54,29 @@ def _merge_groups(optimizer: GeneratedOptimizer, saved: list[dict[str, Any]]) ->
         if len(loaded["params"]) != len(group["params"]):
             counts = f"{len(loaded['params'])} parameters, the optimizer's {len(group['params'])}"
             raise ValueError(f"{owner}: group {index} of the state dict has {counts}")
-        _check_origin(optimizer, loaded.get("optgen"))
+        _check_origin(owner, loaded.get("optgen"))
         kept = {key: value for key, value in loaded.items() if key not in TORCH_OPTIONS}
         if "param_names" in group:
             kept.setdefault("param_names", group["param_names"])
         complete = {**optimizer.defaults, **kept, "optgen": optimizer.defaults["optgen"], "params": group["params"]}
-        optimizer.description.check(complete)
+        description.check(complete)
         merged.append(complete)
     return merged
 
 
-def _check_origin(optimizer: GeneratedOptimizer, origin: Any) -> None:
+def _check_origin(owner: str, origin: Any) -> None:
     """A state dict says which spec and format it comes from; torch's own say nothing."""
     if origin is None:
         return
     name, _, version = str(origin).partition("/")
-    owner = optimizer.description.name
     if name != owner:
         raise ValueError(f"{owner}: this state dict was saved by {name}")
     if not version.isdigit() or int(version) > FORMAT:
         raise ValueError(f"{owner}: this state dict has format {version}, this version of optgen reads up to {FORMAT}")
 
 
-def _load_param(optimizer: GeneratedOptimizer, p: Tensor, key: Any, saved: dict[str, Any]) -> dict[str, Any]:
+def _load_param(description: Description, p: Tensor, key: Any, saved: dict[str, Any]) -> dict[str, Any]:
     """The state of one parameter, each tensor with its declared dtype and shape, on the parameter's device."""
-    from optgen.runtime.optimizer import state_tensors
-
-    description = optimizer.description
     kernel = description.kernels[description.kernel_index(p.shape)]
     loaded: dict[str, Any] = {}
     expected: dict[str, Tensor] = {}

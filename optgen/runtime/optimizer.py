@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from optgen.runtime import checkpoint, keys
 from optgen.runtime.backends import compiled_update, pick_backend
 from optgen.runtime.description import FORMAT, Description, KernelInfo, State
+from optgen.runtime.states import real_dtype, state_tensors
 
 __all__ = ["Batch", "GeneratedOptimizer"]
 
@@ -265,7 +266,7 @@ class GeneratedOptimizer(Optimizer):
         Raises:
             ValueError: if groups, sizes, names or shapes do not fit; the optimizer is then unchanged.
         """
-        checkpoint.load(self, state_dict)
+        checkpoint.load(self, self.description, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep."""
@@ -288,28 +289,6 @@ class GeneratedOptimizer(Optimizer):
                 states = [_explain_state(s, p, kernel) for s in self.description.states if s.exists(type(self).flags(group))]
                 lines.append(f"{name or self._name_of(p)} {tuple(p.shape)} {kernel.name}: " + "; ".join(states))
         return "\n".join(lines)
-
-
-def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The keys of a state in the state dict, each with a function that makes its zeros for a parameter."""
-    if state.scalar:
-        return {state.key: lambda _: torch.zeros((), dtype=torch.float64)}
-    codes = state.codes
-    if not coded or codes is None:
-        return {state.key: lambda p: torch.zeros_like(p, dtype=real_dtype(p.dtype), memory_format=torch.preserve_format)}
-    tensors: dict[str, Callable[[Tensor], Tensor]] = {
-        f"{state.key}.codes": lambda p: torch.zeros(codes.codes_shape(p.shape), dtype=torch.uint8, device=p.device)
-    }
-    for scalar in codes.scalars:
-        tensors[f"{state.key}.{scalar}"] = lambda p: torch.zeros(
-            codes.scalars_shape(p.shape), dtype=torch.float32, device=p.device
-        )
-    return tensors
-
-
-def real_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of arithmetic and of uncoded states for parameters of this dtype."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _number(value: float | Tensor) -> float | Tensor:
