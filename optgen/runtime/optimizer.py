@@ -110,11 +110,30 @@ class GeneratedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if not torch.compiler.is_compiling():
+            self._check_step()
         batches: list[Batch] = []
         for group in self.param_groups:
             batches += self._batches(group)
         self._run(batches)
         return loss
+
+    def _check_step(self) -> None:
+        """Refuse what cannot be updated before anything changes."""
+        devices: set[torch.device] = set()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._check_grad(p, p.grad)
+                    devices.add(p.device)
+        for device in devices:
+            pick_backend(self._options["backend"], device)
+
+    def _check_grad(self, p: Tensor, grad: Tensor) -> None:
+        if grad.layout != torch.strided:
+            raise RuntimeError(f"{self.description.name} takes dense gradients, got layout {grad.layout}")
+        if grad.is_complex() or p.is_complex():
+            raise RuntimeError(f"{self.description.name} takes real parameters and gradients, got {grad.dtype}")
 
     def _batches(self, group: dict[str, Any]) -> list[Batch]:
         """Advance the step counters of a group and compute its scalars."""
@@ -194,7 +213,6 @@ class GeneratedOptimizer(Optimizer):
         for p in group["params"]:
             if p.grad is None:
                 continue
-            self._check_grad(p)
             index = self.description.kernel_index(p.shape)
             kernel = self.description.kernels[index]
             state = self.state[p]
@@ -207,14 +225,6 @@ class GeneratedOptimizer(Optimizer):
                 rounding_keys.append(state["rounding_key"])
             scalar_states += [state[s.key] for s in self.description.states if s.scalar]
             tensors += [state.get(key, p) for _, key in kernel.keys]  # p stands in for states that do not exist
-
-    def _check_grad(self, p: Tensor) -> None:
-        grad = p.grad
-        assert grad is not None
-        if grad.layout != torch.strided:
-            raise RuntimeError(f"{self.description.name} takes dense gradients, got layout {grad.layout}")
-        if grad.is_complex() or p.is_complex():
-            raise RuntimeError(f"{self.description.name} takes real parameters and gradients, got {grad.dtype}")
 
     def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, flags: dict[str, bool]) -> None:
         """Create what is missing of a parameter's state; every state starts as zeros."""
@@ -275,6 +285,7 @@ class GeneratedOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore, and give groups of older state dicts the hyperparameters they lack."""
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch adds it here; no step reads it, and state dicts should not grow
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
