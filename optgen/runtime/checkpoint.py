@@ -89,7 +89,7 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: dict[str, 
         if name == "step":
             continue
         if name == "rounding_key" and description.random:
-            loaded[name] = torch.as_tensor(value).to("cpu", torch.int64).clone()
+            loaded[name] = torch.as_tensor(value, device="cpu").to(torch.int64).clone()
         elif name in expected and isinstance(value, Tensor):
             loaded[name] = _load_tensor(description.name, key, name, value, expected[name], p)
         elif value is not None:
@@ -101,7 +101,7 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: dict[str, 
 def _load_step(saved: dict[str, Any]) -> Tensor:
     """The step counter. Rules without one in torch.optim (SGD) have made at least one step if they have any state."""
     step = saved.get("step", 1.0)
-    return torch.as_tensor(step).detach().to("cpu", torch.float32).clone().reshape(())
+    return torch.as_tensor(step, device="cpu").detach().to(torch.float32).clone().reshape(())
 
 
 def _load_tensor(owner: str, key: Any, name: str, value: Tensor, expected: Tensor, p: Tensor) -> Tensor:

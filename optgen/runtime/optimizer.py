@@ -191,7 +191,7 @@ class GeneratedOptimizer(Optimizer):
         for name, new in zip(self.description.outputs, outputs, strict=True):
             torch._foreach_copy_(olds[names.index(name)], list(new.unbind()))
         if not columns:
-            return torch.zeros(len(at), 0, dtype=torch.float64)
+            return torch.zeros(len(at), 0, dtype=torch.float64, device="cpu")
         return torch.stack([column + 0.0 for column in columns], dim=1)
 
     def _init_group(
@@ -229,7 +229,7 @@ class GeneratedOptimizer(Optimizer):
     def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, flags: dict[str, bool]) -> None:
         """Create what is missing of a parameter's state; every state starts as zeros."""
         if "step" not in state:
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
         if self.description.random and "rounding_key" not in state:
             state["rounding_key"] = keys.draw_key(self._options["seed"], self._name_of(p))
         for declared in self.description.states:

@@ -15,7 +15,7 @@ __all__ = ["real_dtype", "state_tensors"]
 def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Tensor]]:
     """The keys of a state in the state dict, each with a function that makes its zeros for a parameter."""
     if state.scalar:
-        return {state.key: lambda _: torch.zeros((), dtype=torch.float64)}
+        return {state.key: lambda _: torch.zeros((), dtype=torch.float64, device="cpu")}
     codes = state.codes
     if not coded or codes is None:
         return {state.key: lambda p: torch.zeros_like(p, dtype=real_dtype(p.dtype), memory_format=torch.preserve_format)}
