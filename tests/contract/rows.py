@@ -84,7 +84,7 @@ def same(a: Any, b: Any) -> bool:
         left, right = (x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
         return torch.equal(left, right)
     if isinstance(a, dict):
-        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return bool(a == b)
