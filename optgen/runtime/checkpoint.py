@@ -9,35 +9,40 @@ from __future__ import annotations
 from collections import defaultdict
 from copy import deepcopy
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from optgen.runtime.description import FORMAT
-
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import GeneratedOptimizer
+from optgen.runtime.description import FORMAT, Description
+from optgen.runtime.states import state_tensors
 
 __all__ = ["load"]
 
 TORCH_OPTIONS = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
 
+KEY = "rounding_key"
 
-def load(optimizer: GeneratedOptimizer, state_dict: dict[str, Any]) -> None:
-    """Load `state_dict` into `optimizer`, or raise ValueError and change nothing."""
+
+def load(optimizer: Optimizer, description: Description, state_dict: dict[str, Any]) -> None:
+    """Load `state_dict` into `optimizer`, described by `description`, or raise ValueError and change nothing."""
     state_dict = state_dict.copy()
     for pre_hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = pre_hook(optimizer, state_dict)
         if replaced is not None:
             state_dict = replaced
-    groups = _merge_groups(optimizer, deepcopy(state_dict["param_groups"]))
+    for part in ("state", "param_groups"):
+        if part not in state_dict:
+            raise ValueError(f"{description.name}: the state dict has no '{part}'")
+    groups = _merge_groups(optimizer, description, deepcopy(state_dict["param_groups"]))
     saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     params = dict(zip(saved_ids, chain.from_iterable(g["params"] for g in optimizer.param_groups), strict=True))
+    ours = all("optgen" in group for group in state_dict["param_groups"])
     state: defaultdict[Any, Any] = defaultdict(dict)
     for key, value in state_dict["state"].items():
         if key in params:
-            state[params[key]] = _load_param(optimizer, params[key], key, value)
+            state[params[key]] = _load_param(description, params[key], key, value, ours)
         else:
             state[key] = value
     optimizer.__setstate__({"state": state, "param_groups": groups})
@@ -45,9 +50,9 @@ def load(optimizer: GeneratedOptimizer, state_dict: dict[str, Any]) -> None:
         post_hook(optimizer)
 
 
-def _merge_groups(optimizer: GeneratedOptimizer, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merge_groups(optimizer: Optimizer, description: Description, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The saved hyperparameters with the optimizer's own parameters."""
-    owner, groups = optimizer.description.name, optimizer.param_groups
+    owner, groups = description.name, optimizer.param_groups
     if len(saved) != len(groups):
         raise ValueError(f"{owner}: the state dict has {len(saved)} parameter groups, the optimizer {len(groups)}")
     merged = []
@@ -55,64 +60,81 @@ def _merge_groups(optimizer: GeneratedOptimizer, saved: list[dict[str, Any]]) ->
         if len(loaded["params"]) != len(group["params"]):
             counts = f"{len(loaded['params'])} parameters, the optimizer's {len(group['params'])}"
             raise ValueError(f"{owner}: group {index} of the state dict has {counts}")
-        _check_origin(optimizer, loaded.get("optgen"))
+        _check_origin(owner, loaded.get("optgen"))
         kept = {key: value for key, value in loaded.items() if key not in TORCH_OPTIONS}
         if "param_names" in group:
             kept.setdefault("param_names", group["param_names"])
         complete = {**optimizer.defaults, **kept, "optgen": optimizer.defaults["optgen"], "params": group["params"]}
-        optimizer.description.check(complete)
+        description.check(complete)
         merged.append(complete)
     return merged
 
 
-def _check_origin(optimizer: GeneratedOptimizer, origin: Any) -> None:
+def _check_origin(owner: str, origin: Any) -> None:
     """A state dict says which spec and format it comes from; torch's own say nothing."""
     if origin is None:
         return
     name, _, version = str(origin).partition("/")
-    owner = optimizer.description.name
     if name != owner:
         raise ValueError(f"{owner}: this state dict was saved by {name}")
     if not version.isdigit() or int(version) > FORMAT:
         raise ValueError(f"{owner}: this state dict has format {version}, this version of optgen reads up to {FORMAT}")
 
 
-def _load_param(optimizer: GeneratedOptimizer, p: Tensor, key: Any, saved: dict[str, Any]) -> dict[str, Any]:
+def _load_param(description: Description, p: Tensor, key: Any, saved: Any, ours: bool) -> dict[str, Any]:
     """The state of one parameter, each tensor with its declared dtype and shape, on the parameter's device."""
-    from optgen.runtime.optimizer import state_tensors
+    owner = f"{description.name}: parameter {key}"
+    if not isinstance(saved, dict):
+        raise ValueError(f"{owner}: its state is a {type(saved).__name__}, expected a mapping")  # noqa: TRY004 a file's fault
+    present = {name: value for name, value in saved.items() if value is not None}
+    expected = _expected(description, p, present)
+    unknown = [name for name in present if name not in expected]
+    if unknown:
+        raise ValueError(f"{owner} has a state '{unknown[0]}' here unknown (known: {', '.join(expected)})")
+    if not saved:
+        return {}
+    if not ours:  # rules without a counter in torch.optim (SGD) have made at least one step if they have any state
+        present.setdefault("step", 1.0)
+    missing = [name for name, (_, needed) in expected.items() if name not in present and needed and (ours or name != KEY)]
+    if missing:
+        raise ValueError(f"{owner} lacks the state '{missing[0]}'")
+    return {
+        name: _load_tensor(f"{description.name}: state '{name}' of parameter {key}", present[name], tensor, p)
+        for name, (tensor, _) in expected.items()
+        if name in present
+    }
 
-    description = optimizer.description
+
+def _expected(description: Description, p: Tensor, present: dict[str, Any]) -> dict[str, tuple[Tensor, bool]]:
+    """Each tensor of a parameter's state, and whether it must be there. What lies beside the parameter is on "meta" here.
+
+    A state that hangs on a flag may be missing (a step makes it), but not a part of it.
+    """
+    like = torch.empty_like(p, device="meta")
+    expected = {"step": (torch.zeros((), dtype=torch.float32, device="cpu"), True)}
+    if description.random:
+        expected[KEY] = (torch.zeros((), dtype=torch.int64, device="cpu"), True)
     kernel = description.kernels[description.kernel_index(p.shape)]
-    loaded: dict[str, Any] = {}
-    expected: dict[str, Tensor] = {}
     for state in description.states:
-        for name, make in state_tensors(state, state.name in kernel.stored).items():
-            expected[name] = make(torch.empty_like(p, device="meta") if p.device.type != "meta" else p)
-    if saved:
-        loaded["step"] = _load_step(saved)
-    for name, value in saved.items():
-        if name == "step":
-            continue
-        if name == "rounding_key" and description.random:
-            loaded[name] = torch.as_tensor(value).to("cpu", torch.int64).clone()
-        elif name in expected and isinstance(value, Tensor):
-            loaded[name] = _load_tensor(description.name, key, name, value, expected[name], p)
-        elif value is not None:
-            known = ", ".join(["step", *expected])
-            raise ValueError(f"{description.name}: parameter {key} has a state '{name}' here unknown (known: {known})")
-    return loaded
+        tensors = state_tensors(state, state.name in kernel.stored)
+        needed = state.flag is None or any(name in present for name in tensors)
+        expected |= {name: (make(like), needed) for name, make in tensors.items()}
+    return expected
 
 
-def _load_step(saved: dict[str, Any]) -> Tensor:
-    """The step counter. Rules without one in torch.optim (SGD) have made at least one step if they have any state."""
-    step = saved.get("step", 1.0)
-    return torch.as_tensor(step).detach().to("cpu", torch.float32).clone().reshape(())
-
-
-def _load_tensor(owner: str, key: Any, name: str, value: Tensor, expected: Tensor, p: Tensor) -> Tensor:
+def _load_tensor(owner: str, value: Any, expected: Tensor, p: Tensor) -> Tensor:
+    """A copy of `value` as it is declared: floats take the declared dtype, codes and keys must have it."""
+    if isinstance(value, bool) or not isinstance(value, Tensor | int | float):
+        raise ValueError(f"{owner} must be a tensor, got {value!r}")  # noqa: TRY004 a file's fault
+    if not isinstance(value, Tensor):
+        if expected.dim() > 0:
+            raise ValueError(f"{owner} must be a tensor, got {value!r}")
+        return torch.tensor(value, dtype=expected.dtype, device="cpu")
+    if expected.dim() == 0 and value.numel() == 1:
+        value = value.reshape(())
     if value.shape != expected.shape:
-        shapes = f"shape {tuple(value.shape)}, expected {tuple(expected.shape)}"
-        raise ValueError(f"{owner}: state '{name}' of parameter {key} has {shapes}")
-    device = torch.device("cpu") if expected.dim() == 0 and p.dim() > 0 else p.device
-    kept = torch.empty_like(expected, device=device)
-    return kept.copy_(value.detach())
+        raise ValueError(f"{owner} has shape {tuple(value.shape)}, expected {tuple(expected.shape)}")
+    floats = value.is_floating_point() and expected.is_floating_point()
+    if value.dtype != expected.dtype and not floats and not (expected.is_floating_point() and expected.dim() == 0):
+        raise ValueError(f"{owner} has dtype {value.dtype}, expected {expected.dtype}")
+    return torch.empty_like(expected, device=p.device if expected.is_meta else "cpu").copy_(value.detach())

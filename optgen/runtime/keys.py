@@ -13,7 +13,7 @@ __all__ = ["draw_key", "step_words"]
 def draw_key(seed: int, name: str) -> Tensor:
     """The key of a parameter, int64 of shape (): a hash of `seed` and of its name, or of its place where it has none."""
     digest = hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest()
-    return torch.tensor(int.from_bytes(digest, "little", signed=True), dtype=torch.int64)
+    return torch.tensor(int.from_bytes(digest, "little", signed=True), dtype=torch.int64, device="cpu")
 
 
 def step_words(keys: Tensor, t: Tensor) -> Tensor:

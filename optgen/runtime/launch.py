@@ -141,8 +141,8 @@ def _tables(kernel: TritonKernel, items: list[_Item]) -> tuple[list[list[int]], 
         else:
             rows.append([*addresses, shape.numel()])
             counts.append(-(-shape.numel() // kernel.tile))
-    repeats = torch.tensor(counts)
-    owner = torch.repeat_interleave(torch.arange(len(items)), repeats)
+    repeats = torch.tensor(counts, device="cpu")
+    owner = torch.repeat_interleave(torch.arange(len(items), device="cpu"), repeats)
     start = torch.cumsum(repeats, 0) - repeats
-    number = torch.arange(len(owner)) - start[owner]
+    number = torch.arange(len(owner), device="cpu") - start[owner]
     return rows, torch.stack([owner, number], dim=1).to(torch.int32)

@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from optgen.runtime import checkpoint, keys
 from optgen.runtime.backends import compiled_update, pick_backend
 from optgen.runtime.description import FORMAT, Description, KernelInfo, State
+from optgen.runtime.states import real_dtype, state_tensors
 
 __all__ = ["Batch", "GeneratedOptimizer"]
 
@@ -109,11 +110,30 @@ class GeneratedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if not torch.compiler.is_compiling():
+            self._check_step()
         batches: list[Batch] = []
         for group in self.param_groups:
             batches += self._batches(group)
         self._run(batches)
         return loss
+
+    def _check_step(self) -> None:
+        """Refuse what cannot be updated before anything changes."""
+        devices: set[torch.device] = set()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._check_grad(p, p.grad)
+                    devices.add(p.device)
+        for device in devices:
+            pick_backend(self._options["backend"], device)
+
+    def _check_grad(self, p: Tensor, grad: Tensor) -> None:
+        if grad.layout != torch.strided:
+            raise RuntimeError(f"{self.description.name} takes dense gradients, got layout {grad.layout}")
+        if grad.is_complex() or p.is_complex():
+            raise RuntimeError(f"{self.description.name} takes real parameters and gradients, got {grad.dtype}")
 
     def _batches(self, group: dict[str, Any]) -> list[Batch]:
         """Advance the step counters of a group and compute its scalars."""
@@ -171,7 +191,7 @@ class GeneratedOptimizer(Optimizer):
         for name, new in zip(self.description.outputs, outputs, strict=True):
             torch._foreach_copy_(olds[names.index(name)], list(new.unbind()))
         if not columns:
-            return torch.zeros(len(at), 0, dtype=torch.float64)
+            return torch.zeros(len(at), 0, dtype=torch.float64, device="cpu")
         return torch.stack([column + 0.0 for column in columns], dim=1)
 
     def _init_group(
@@ -193,7 +213,6 @@ class GeneratedOptimizer(Optimizer):
         for p in group["params"]:
             if p.grad is None:
                 continue
-            self._check_grad(p)
             index = self.description.kernel_index(p.shape)
             kernel = self.description.kernels[index]
             state = self.state[p]
@@ -207,18 +226,10 @@ class GeneratedOptimizer(Optimizer):
             scalar_states += [state[s.key] for s in self.description.states if s.scalar]
             tensors += [state.get(key, p) for _, key in kernel.keys]  # p stands in for states that do not exist
 
-    def _check_grad(self, p: Tensor) -> None:
-        grad = p.grad
-        assert grad is not None
-        if grad.layout != torch.strided:
-            raise RuntimeError(f"{self.description.name} takes dense gradients, got layout {grad.layout}")
-        if grad.is_complex() or p.is_complex():
-            raise RuntimeError(f"{self.description.name} takes real parameters and gradients, got {grad.dtype}")
-
     def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, flags: dict[str, bool]) -> None:
         """Create what is missing of a parameter's state; every state starts as zeros."""
         if "step" not in state:
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
         if self.description.random and "rounding_key" not in state:
             state["rounding_key"] = keys.draw_key(self._options["seed"], self._name_of(p))
         for declared in self.description.states:
@@ -265,7 +276,7 @@ class GeneratedOptimizer(Optimizer):
         Raises:
             ValueError: if groups, sizes, names or shapes do not fit; the optimizer is then unchanged.
         """
-        checkpoint.load(self, state_dict)
+        checkpoint.load(self, self.description, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep."""
@@ -274,6 +285,7 @@ class GeneratedOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore, and give groups of older state dicts the hyperparameters they lack."""
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch adds it here; no step reads it, and state dicts should not grow
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -288,28 +300,6 @@ class GeneratedOptimizer(Optimizer):
                 states = [_explain_state(s, p, kernel) for s in self.description.states if s.exists(type(self).flags(group))]
                 lines.append(f"{name or self._name_of(p)} {tuple(p.shape)} {kernel.name}: " + "; ".join(states))
         return "\n".join(lines)
-
-
-def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The keys of a state in the state dict, each with a function that makes its zeros for a parameter."""
-    if state.scalar:
-        return {state.key: lambda _: torch.zeros((), dtype=torch.float64)}
-    codes = state.codes
-    if not coded or codes is None:
-        return {state.key: lambda p: torch.zeros_like(p, dtype=real_dtype(p.dtype), memory_format=torch.preserve_format)}
-    tensors: dict[str, Callable[[Tensor], Tensor]] = {
-        f"{state.key}.codes": lambda p: torch.zeros(codes.codes_shape(p.shape), dtype=torch.uint8, device=p.device)
-    }
-    for scalar in codes.scalars:
-        tensors[f"{state.key}.{scalar}"] = lambda p: torch.zeros(
-            codes.scalars_shape(p.shape), dtype=torch.float32, device=p.device
-        )
-    return tensors
-
-
-def real_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of arithmetic and of uncoded states for parameters of this dtype."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _number(value: float | Tensor) -> float | Tensor:

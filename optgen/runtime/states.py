@@ -1,0 +1,34 @@
+"""The tensors that a declared state has in a state dict, and how they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.description import State
+
+__all__ = ["real_dtype", "state_tensors"]
+
+
+def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The keys of a state in the state dict, each with a function that makes its zeros for a parameter."""
+    if state.scalar:
+        return {state.key: lambda _: torch.zeros((), dtype=torch.float64, device="cpu")}
+    codes = state.codes
+    if not coded or codes is None:
+        return {state.key: lambda p: torch.zeros_like(p, dtype=real_dtype(p.dtype), memory_format=torch.preserve_format)}
+    tensors: dict[str, Callable[[Tensor], Tensor]] = {
+        f"{state.key}.codes": lambda p: torch.zeros(codes.codes_shape(p.shape), dtype=torch.uint8, device=p.device)
+    }
+    for scalar in codes.scalars:
+        tensors[f"{state.key}.{scalar}"] = lambda p: torch.zeros(
+            codes.scalars_shape(p.shape), dtype=torch.float32, device=p.device
+        )
+    return tensors
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of arithmetic and of uncoded states for parameters of this dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
