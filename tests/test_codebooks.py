@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torchao.optim import quant_utils
 
 from optgen.ir.nodes import Storage
 from optgen.reference.evaluate import call
@@ -82,7 +83,7 @@ def test_dynamic_exponent_is_the_published_table(bits: int, unsigned: bool) -> N
 
 @pytest.mark.parametrize("unsigned", [False, True])
 def test_dynamic_exponent_of_8_bits_is_torchaos(unsigned: bool) -> None:
-    create = pytest.importorskip("torchao.optim.quant_utils").create_dynamic_map
+    create = quant_utils.create_dynamic_map
     theirs = np.asarray(create(signed=not unsigned), dtype=np.float32)
     ours = coder("dynamic_exponent", unsigned, 8).table()
     assert np.all(np.abs(ours - theirs) <= 2 * np.spacing(np.abs(theirs)))

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import lion_pytorch
 import numpy as np
 import pytest
 import torch
+import torchao.optim
 from torch import Tensor
 
 from optgen.generated.adamw import AdamW
@@ -22,10 +24,6 @@ STEPS = 20
 SHAPES = [(), (1,), (33,), (5, 7), (64, 128), (3, 129), (40, 135), (7, 1000), (2, 3, 5, 7), (8, 16, 6, 6), (0, 4)]
 
 
-def lion_pytorch(params: Any, **options: Any) -> torch.optim.Optimizer:
-    return pytest.importorskip("lion_pytorch").Lion(params, **options)  # type: ignore[no-any-return]
-
-
 TABLE: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = [
     (SGD, torch.optim.SGD, {"lr": 0.1}),
     (SGD, torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.01}),
@@ -36,8 +34,8 @@ TABLE: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = [
     (AdamW, torch.optim.AdamW, {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
     (AdamW, torch.optim.AdamW, {"lr": 1e-2, "amsgrad": True}),
     (AdamW, torch.optim.AdamW, {"lr": 1e-2, "amsgrad": True, "maximize": True}),
-    (Lion, lion_pytorch, {"lr": 1e-3}),
-    (Lion, lion_pytorch, {"lr": 1e-3, "betas": (0.95, 0.98), "weight_decay": 0.1}),
+    (Lion, lion_pytorch.Lion, {"lr": 1e-3}),
+    (Lion, lion_pytorch.Lion, {"lr": 1e-3, "betas": (0.95, 0.98), "weight_decay": 0.1}),
 ]
 
 
@@ -80,7 +78,7 @@ def test_equals_its_oracle(ours: Any, theirs: Any, options: dict[str, Any], dtyp
 def test_lion_ignores_only_signs_of_nothing() -> None:
     """Lion's update is a sign: one flipped near zero moves by 2 lr. None is, on these gradients."""
     mine, other = parameters(torch.float32), parameters(torch.float32)
-    ours, theirs = Lion(mine, lr=1e-3), lion_pytorch(other, lr=1e-3)
+    ours, theirs = Lion(mine, lr=1e-3), lion_pytorch.Lion(other, lr=1e-3)
     generators = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
     for _ in range(STEPS):
         gradients(mine, generators[0])
@@ -93,7 +91,6 @@ def test_lion_ignores_only_signs_of_nothing() -> None:
 
 def test_adamw_8bit_equals_torchao(generate: Callable[[str], ModuleType]) -> None:
     """From equal states, with the published scale: the same codes but for ties, and the same parameters."""
-    torchao = pytest.importorskip("torchao.optim")
     module = generate("""
         name: Published
         summary: AdamW in 8 bits with the published scale.
@@ -105,7 +102,7 @@ def test_adamw_8bit_equals_torchao(generate: Callable[[str], ModuleType]) -> Non
     shapes = [(64, 256), (32, 512), (16, 8, 64)]
     mine, other = parameters(torch.float32, shapes), parameters(torch.float32, shapes)
     ours = module.Published(mine, lr=1e-2, weight_decay=1e-2)
-    theirs = torchao.AdamW8bit(other, lr=1e-2, weight_decay=1e-2, block_size=256)
+    theirs = torchao.optim.AdamW8bit(other, lr=1e-2, weight_decay=1e-2, block_size=256)
     generators = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     different = total = 0
     for _ in range(STEPS):
