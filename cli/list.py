@@ -13,14 +13,15 @@ __all__ = ["command"]
 
 
 @click.command("list")
+@click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def command(as_json: bool) -> None:
-    """List the specs of the folder specs/ here and those that come with optgen."""
+def command(folders: tuple[Path, ...], as_json: bool) -> None:
+    """List the specs of FOLDERS, or of the folder specs/ here and those that come with optgen."""
     from optgen.diagnostics import SpecError
     from optgen.spec.inherit import SHIPPED
 
     rows = []
-    for path in {p.stem: p for folder in (SHIPPED, Path("specs")) for p in sorted(folder.glob("*.yaml"))}.values():
+    for path in {p.stem: p for folder in folders or (SHIPPED, Path("specs")) for p in sorted(folder.glob("*.yaml"))}.values():
         try:
             rows.append(_row(path))
         except SpecError as error:

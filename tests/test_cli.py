@@ -185,3 +185,26 @@ def test_a_fault_of_optgen_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_installed_command_and_version() -> None:
     done = subprocess.run([sys.executable, "-m", "optgen.cli.main", "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"optgen, version \d+\.\d+\.\d+", done.stdout.strip())
+
+
+def test_a_bare_name_is_a_spec_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "solo.yaml: ok" in run("check", "solo").output  # one that comes with optgen
+    (tmp_path / "solo.yaml").write_text("name: Mine\nsummary: x\nextends: sgd\n", encoding="utf-8")
+    assert "name: Mine" in run("show", "solo", "--stage", "spec").output
+    assert run("check", "nonsense").exit_code == 1
+
+
+def test_list_of_a_folder() -> None:
+    rows = json.loads(run("list", str(ROOT / "examples" / "specs"), "--json").output)
+    assert {row["spec"] for row in rows} == {path.stem for path in (ROOT / "examples" / "specs").glob("*.yaml")}
+
+
+def test_show_spec_is_a_spec_of_the_same_rule(tmp_path: Path) -> None:
+    """What `show --stage spec` prints can be built again and loses nothing, docs included."""
+    for path in sorted((ROOT / "specs").glob("*.yaml")):
+        shown = run("show", str(path), "--stage", "spec").output
+        again = tmp_path / path.name
+        again.write_text(shown, encoding="utf-8")
+        assert run("show", str(again), "--stage", "spec").output == shown
+        assert run("show", str(again), "--stage", "plan").output == run("show", str(path), "--stage", "plan").output
