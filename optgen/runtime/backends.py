@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -52,5 +53,11 @@ def interpreting() -> bool:
 
 @functools.cache
 def compiled_update(update: Callable[..., None]) -> Callable[..., Any]:
-    """An update function compiled once for all shapes."""
-    return torch.compile(update, dynamic=True, fullgraph=True)
+    """An update function compiled for all sizes; each mix of dtypes, flags and numbers of dimensions compiles anew.
+
+    torch counts these against a limit meant for mistakes. Beyond it functions run as they are, with a warning of torch's;
+    with fullgraph=True they would raise.
+    """
+    takes_limit = "recompile_limit" in inspect.signature(torch.compile).parameters
+    options: dict[str, Any] = {"recompile_limit": 128} if takes_limit else {}
+    return torch.compile(update, dynamic=True, **options)

@@ -262,11 +262,15 @@ class GeneratedOptimizer(Optimizer):
 
     def _run_torch(self, batch: Batch) -> None:
         update = self.torch_updates[batch.kernel]
+        flatten = self._options["compile"] and not self.description.kernels[batch.kernel].stored
         if self._options["compile"]:
             update = compiled_update(update)
         for i, p in enumerate(batch.params):
             key = () if batch.words is None else (batch.words[i],)
-            update(p, batch.grads[i], *batch.tensors[i], batch.table[i], *key, **batch.flags)
+            tensors = [p, batch.grads[i], *batch.tensors[i]]
+            if flatten and all(tensor.is_contiguous() for tensor in tensors):
+                tensors = [tensor.view(-1) for tensor in tensors]  # one number of dimensions: fewer compilations
+            update(*tensors, batch.table[i], *key, **batch.flags)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, or of the torch.optim class with the same rule.

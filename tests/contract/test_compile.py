@@ -1,0 +1,117 @@
+"""torch.compile of the whole step, and of the update functions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+
+from tests.contract.rows import BY_NAME, DTYPES, Row, distance, gradient, make_params, run, same, values
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def give_gradients(params: list[Any], step: int) -> None:
+    for i, p in enumerate(params):
+        p.grad = gradient(p, 100 * step + i)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # it looks at the step that is not compiled
+@pytest.mark.parametrize("tensor", [False, True], ids=["float", "tensor"])
+def test_a_compiled_step_is_one_graph_and_compiles_once_or_twice(row: Row, tensor: bool) -> None:
+    """From the first step, whose states do not exist yet, under a scheduler that changes lr 50 times.
+
+    fullgraph=True refuses breaks. The graphs run in eager: how many there are does not depend on what runs them.
+    """
+    params, plain = make_params(), make_params()
+    lr = row.options["lr"]
+    optimizer = row.make(params, lr=torch.tensor(lr, dtype=torch.float64) if tensor else lr)
+    counter = CompileCounterWithBackend("eager")
+    step = torch.compile(optimizer.step, backend=counter, fullgraph=True)
+    other = row.make(plain)
+    schedulers = [CosineAnnealingLR(each, T_max=60) for each in (optimizer, other)]
+    for number in range(50):
+        give_gradients(params, number % 5)
+        give_gradients(plain, number % 5)
+        step()
+        other.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert counter.frame_count == (1 if tensor else 2)
+    assert distance(params, plain) < 1e-6
+    assert float(optimizer.state[params[0]]["step"]) == 50
+    assert same(optimizer.state_dict()["state"][0].keys(), other.state_dict()["state"][0].keys())
+
+
+def test_a_gradient_that_pauses_under_compilation() -> None:
+    row = BY_NAME["adamw"]
+    params, plain = make_params(), make_params()
+    optimizer, other = row.make(params, lr=torch.tensor(1e-2)), row.make(plain, lr=torch.tensor(1e-2))
+    step = torch.compile(optimizer.step, backend="eager", fullgraph=True)
+    for number in range(4):
+        for each in (params, plain):
+            give_gradients(each, number)
+            if number in (1, 2):
+                each[0].grad = None
+        step()
+        other.step()
+    assert float(optimizer.state[params[0]]["step"]) == 2
+    assert distance(params, plain) < 1e-6
+
+
+def test_a_step_compiled_by_inductor() -> None:
+    """Real code, equal numbers."""
+    row = BY_NAME["sgd"]
+    params, plain = make_params(), make_params()
+    optimizer, other = row.make(params, lr=torch.tensor(1e-2)), row.make(plain, lr=torch.tensor(1e-2))
+    step = torch.compile(optimizer.step, fullgraph=True)
+    for number in range(3):
+        give_gradients(params, number)
+        give_gradients(plain, number)
+        step()
+        other.step()
+    assert distance(params, plain) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["lion", "adamw8bit"])
+def test_compiled_updates_equal_eager(name: str) -> None:
+    """`compile=True` under a scheduler: lr never enters what is compiled."""
+    row = BY_NAME[name]
+    params, plain = make_params(), make_params()
+    optimizer, other = row.make(params, compile=True), row.make(plain)
+    schedulers = [LambdaLR(each, lambda epoch: 0.9**epoch) for each in (optimizer, other)]
+    for number in range(4):
+        run(optimizer, range(number, number + 1))
+        run(other, range(number, number + 1))
+        if number == 1:
+            compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        for scheduler in schedulers:
+            scheduler.step()
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+    assert distance(params, plain) < 1e-6
+
+
+def test_compiled_updates_take_any_mix_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every dtype, number of dimensions and memory format in one optimizer: the compiler's limits must not stop a step."""
+    from optgen.runtime import backends
+
+    shapes = ((), (1,), (7,), (0,), (3, 5), (1, 9), (2, 3, 4), (2, 3, 4, 5), (2, 2, 2, 2, 2))
+    params = [p for dtype in DTYPES for p in make_params(shapes, dtype=dtype)]
+    plain = [p for dtype in DTYPES for p in make_params(shapes, dtype=dtype)]
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiler(f, **{**options, "backend": "eager"}))
+    backends.compiled_update.cache_clear()
+    row = BY_NAME["sgd"]
+    run(row.make(params, compile=True), range(2))
+    run(row.make(plain), range(2))
+    backends.compiled_update.cache_clear()
+    assert same(values(params), values(plain))
