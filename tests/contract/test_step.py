@@ -279,15 +279,15 @@ def test_an_optimizer_as_autocast_sees_it(row: Row) -> None:
 
 def test_training_lowers_the_loss(row: Row) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 1))
-    x = torch.randn(64, 64)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+    x = torch.randn(16, 64)
     y = x[:, :1] * 0.5
     optimizer = row.make(model.parameters(), lr=1e-3 if row.name != "sgd" else 1e-2)
     losses = []
-    for _ in range(30):
+    for _ in range(20):
         optimizer.zero_grad()
         loss = nn.functional.mse_loss(model(x), y)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
