@@ -207,12 +207,15 @@ class GeneratedOptimizer(Optimizer):
     ) -> None:
         """Collect the parameters that have gradients, and create states that are missing.
 
-        torch.compile runs this method, by its name, while it traces: state creation never enters the graph.
+        torch.compile runs this method, by its name, while it traces: state creation never enters the graph. A parameter
+        that is listed twice, of which torch warns, is updated once: kernels of one launch must not share a parameter.
         """
         flags = type(self).flags(group)
+        seen: set[Tensor] = set()
         for p in group["params"]:
-            if p.grad is None:
+            if p.grad is None or p in seen:
                 continue
+            seen.add(p)
             index = self.description.kernel_index(p.shape)
             kernel = self.description.kernels[index]
             state = self.state[p]

@@ -68,6 +68,32 @@ def test_a_gradient_that_pauses_under_compilation() -> None:
     assert distance(params, plain) < 1e-6
 
 
+def test_a_compiled_step_takes_groups_dtypes_and_odd_shapes() -> None:
+    """With a group more, and a load, in the middle of it."""
+    row = BY_NAME["sgd"]
+
+    def make(compiled: bool) -> tuple[list[Any], Any, Any]:
+        params = [p for dtype in DTYPES[:2] for p in make_params(((), (7,), (0, 5), (3, 5)), dtype=dtype)]
+        optimizer = row.make([{"params": params[:5]}, {"params": params[5:], "lr": 1e-3, "maximize": True}])
+        step = torch.compile(optimizer.step, backend="eager", fullgraph=True) if compiled else optimizer.step
+        return params, optimizer, step
+
+    params, optimizer, step = make(compiled=True)
+    plain, other, plain_step = make(compiled=False)
+    for number in range(4):
+        if number == 2:
+            for mine, each in ((params, optimizer), (plain, other)):
+                mine.extend(make_params(((9,),)))
+                each.add_param_group({"params": mine[-1:]})
+                each.load_state_dict(each.state_dict())
+        give_gradients(params, number)
+        give_gradients(plain, number)
+        step()
+        plain_step()
+    assert distance(params, plain) < 1e-6
+    assert {float(state["step"]) for state in optimizer.state.values()} == {2, 4}
+
+
 def test_a_step_compiled_by_inductor() -> None:
     """Real code, equal numbers."""
     row = BY_NAME["sgd"]

@@ -54,8 +54,19 @@ def test_parameters_that_torch_refuses(row: Row) -> None:
         row.make([p * 2])
     with pytest.raises(ValueError, match="more than one parameter group"):
         row.make([{"params": [p]}, {"params": [p]}])
+
+
+def test_a_parameter_that_is_listed_twice_is_updated_once(row: Row) -> None:
+    """Of which torch warns; it would make two steps of it."""
+    (p,), (q,) = make_params(((33,),)), make_params(((33,),))
     with pytest.warns(UserWarning, match="duplicate parameters"):
-        row.make([p, p])
+        optimizer = row.make([p, p])
+    other = row.make([q])
+    p.grad, q.grad = gradient(p, 0), gradient(q, 0)
+    optimizer.step()
+    other.step()
+    assert same(values([p]), values([q]))
+    assert float(optimizer.state[p]["step"]) == 1
 
 
 def test_parameters_of_other_kinds_are_refused_by_dtype_or_layout(row: Row) -> None:
