@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from optgen.spec.inherit import SHIPPED
@@ -16,7 +17,7 @@ def find_spec(name: str) -> str:
     what is nowhere is returned as it is, for the reader to report.
     """
     path = Path(name)
-    if path.suffix or len(path.parts) != 1 or path.exists():
+    if path.suffix or len(path.parts) != 1 or os.path.exists(path):
         return name
     places = (folder / f"{name}.yaml" for folder in (Path(), Path("specs"), SHIPPED))
-    return next((str(place) for place in places if place.is_file()), name)
+    return next((str(place) for place in places if os.path.isfile(place)), name)  # unlike Path's, it is never too long
