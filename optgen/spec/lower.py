@@ -10,7 +10,8 @@ from optgen.ir.formula import Assignment, Branch, FormulaText, parse_expression
 from optgen.ir.infer import infer, refs, walk
 from optgen.ir.names import is_reserved, is_symbol_name, name_for
 from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, State, Symbol
-from optgen.spec.check import check_everything_used, check_program
+from optgen.spec.check import check_program
+from optgen.spec.check_used import check_everything_used
 from optgen.spec.model import Spec
 from optgen.spec.read import read
 from optgen.spec.resolve import FACTS, KIND_WORDS, MAXIMIZE, Resolver
@@ -114,10 +115,10 @@ class _Lowering:
             symbol = self.symbols[name] if name else None
             per_element = symbol is not None and symbol.role in (Role.PARAM, Role.GRAD)
             if symbol is not None and (symbol.role in (Role.STATE, Role.STEP) or (per_element and state.scalar)):
-                allowed = "hyperparameters" if state.scalar else "hyperparameters, p and g"
+                allowed = "numbers and hyperparameters" if state.scalar else "numbers, hyperparameters, p and g"
                 message = f"'{name}' is not known when state '{state.name}' is created"
                 assert node.span is not None
-                self.found.add("bad-init", message, node.span, help=f"'init' may use numbers, {allowed}")
+                self.found.add("bad-init", message, node.span, help=f"'init' may use {allowed}")
                 return None
         return value
 
