@@ -216,6 +216,24 @@ extra: 1
     ]
 
 
+def test_what_a_child_gets_wrong(tmp_path: Path) -> None:
+    """Faults between a spec and the one it extends are told where they can be mended."""
+    head = "name: Rule\nsummary: A rule.\nextends: adamw\n"
+    for text, place, said in (
+        ("state:\n  x:", "5:3", "'x' is removed here, but what is inherited uses it"),
+        ("hyper: {betas: null}", "4:9", "'beta1' is removed here, but what is inherited uses it"),
+        ("state:", "4:1", "'m' is removed here, but what is inherited uses it"),
+        ("state: {x: }\nupdate: p = p - x", "5:17", "'x' is removed by this spec"),
+        ("state: {m: {doc: an average}, exp_avg_sq: {storage: float32}}", "4:31", "did you mean 'v'?"),
+        ("hyper: {momentum: null}", "4:9", "write 'momentum: {default: 0.1}'"),
+    ):
+        found = faults_of(head + text, tmp_path)
+        shown = render_all(found)
+        assert f"rule.yaml:{place}\n" in shown and said in shown, shown
+    shown = render(faults_of(f"{head}state: {{x: }}", tmp_path)[0])
+    assert re.search(r"::: .*adamw.yaml:\d+:\d+\n", shown) and "- used here" in shown
+
+
 def test_colour_only_where_it_is_wanted() -> None:
     command = [sys.executable, "-m", "optgen.cli.main", "check", str(BAD / "unknown-key.yaml")]
     done = subprocess.run(command, capture_output=True, check=False, cwd=ROOT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optgen.diagnostics import Diagnostics, Span
+from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import suggest
 from optgen.ir.infer import KindError, infer, refs, walk
 from optgen.ir.names import INPUTS
@@ -61,17 +61,36 @@ class Resolver:
         self.found.add("kind-mismatch", f"expected {KIND_WORDS[expected]}, got {KIND_WORDS[got]}", span, help=help_text)
 
     def names_known(self, value: Expr) -> bool:
-        good = True
-        for node in walk(value):
-            if isinstance(node, Ref) and node.name not in self.symbols:
-                assert node.span is not None
-                hint = suggest(node.name, self.symbols.keys() - self.poisoned)
-                names = [h.name for h in self.spec.hypers if h.names]
-                if node.name in names:
-                    hint = f"use its parts: {', '.join(next(h.names for h in self.spec.hypers if h.name == node.name))}"
-                self.found.add("unknown-symbol", f"unknown symbol '{node.name}'", node.span, "not known here", help=hint)
-                good = False
-        return good
+        unknown = [node for node in walk(value) if isinstance(node, Ref) and node.name not in self.symbols]
+        for node in unknown:
+            self.unknown(node)
+        return not unknown
+
+    def unknown(self, node: Ref) -> None:
+        """Report a name that means nothing, or nothing any more."""
+        assert node.span is not None
+        name, removed = node.name, self.spec.removed.get(node.name)
+        if removed is None:
+            self.found.add("unknown-symbol", f"unknown symbol '{name}'", node.span, "not known here", help=self.meant(name))
+        elif removed.source == node.span.source:
+            help_text = f"keep '{name}', or write the formula without it"
+            label = (Label(removed, "removed here"),)
+            self.found.add("unknown-symbol", f"'{name}' is removed by this spec", node.span, secondary=label, help=help_text)
+        else:
+            message = f"'{name}' is removed here, but what is inherited uses it"
+            label = (Label(node.span, "used here"),)
+            help_text = "keep it, or replace here what uses it"
+            self.found.add("unknown-symbol", message, removed, secondary=label, help=help_text)
+
+    def meant(self, name: str) -> str | None:
+        """What a name that means nothing may stand for."""
+        for hyper in self.spec.hypers:
+            if hyper.names and hyper.name == name:
+                return f"use its parts: {', '.join(hyper.names)}"
+        for state in self.spec.states:
+            if state.save_as == name:
+                return f"did you mean '{state.name}', which is saved as '{name}'?"
+        return suggest(name, self.symbols.keys() - self.poisoned)
 
     def words_fit(self, value: Expr) -> bool:
         """Report bits(x) and half_gap(x) of something that is not a state, and choices that do not exist."""

@@ -10,7 +10,7 @@ import yaml
 from optgen.diagnostics import Diagnostics, Label, Source, Span
 from optgen.diagnostics.diagnostic import quoted
 
-__all__ = ["Mapping", "Node", "Scalar", "Sequence", "read_source", "read_yaml"]
+__all__ = ["Mapping", "Node", "Scalar", "Sequence", "is_empty", "read_source", "read_yaml"]
 
 MAX_BYTES = 100_000
 MAX_DEPTH = 12
@@ -36,13 +36,19 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Mapping:
-    """Keys and values in the order of the file; keys are unique."""
+    """Keys and values in the order of the file; keys are unique. `removed` holds what a spec takes from its parent's."""
 
     entries: tuple[tuple[Scalar, Node], ...]
     span: Span
+    removed: tuple[tuple[Scalar, Node], ...] = ()
 
 
 Node = Scalar | Sequence | Mapping
+
+
+def is_empty(node: Node) -> bool:
+    """Whether nothing stands there; `null` and `~` say the same."""
+    return isinstance(node, Scalar) and node.style is None and node.text in ("", "null", "~")
 
 
 def read_source(path: str, found: Diagnostics) -> Source | None:
