@@ -9,6 +9,7 @@ import yaml
 
 from optgen.diagnostics import Diagnostics, Label, Source, Span
 from optgen.diagnostics.diagnostic import quoted
+from optgen.spec.yaml_faults import report_yaml_fault
 
 __all__ = ["Mapping", "Node", "Scalar", "Sequence", "is_empty", "read_source", "read_yaml"]
 
@@ -105,11 +106,7 @@ def read_yaml(source: Source, found: Diagnostics) -> Mapping | None:
         )
         return None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        position = mark.index if mark else 0
-        message = f"this is not YAML: {error.problem or error.context}"
-        help_text = "look for a missing bracket, quote, colon or space just before this place"
-        found.add("yaml-syntax", message, _span(source, position, position + 1), help=help_text)
+        report_yaml_fault(source, error, found)
         return None
     except (ValueError, OverflowError):  # "\\U00110000", which PyYAML gives to chr()
         place = _span(source, reader.position, reader.position + 1)
