@@ -216,6 +216,56 @@ extra: 1
     ]
 
 
+YAML_SLIPS = {
+    "hyper:\n\tlr: {default: 1}": ("2:1", "a tab cannot indent a line"),
+    "update: |\n  d = g\n p = p - d": ("3:2", "this line is indented less than the block that it continues"),
+    "update:\n  d = g\n  # half\n  p = p - d": ("1:1", "'update' has several lines and no '|'"),
+    "update:\n  d = g\n  if t > 1:\n    d = p": ("1:1", "'update' has several lines and no '|'"),
+    "hyper:\n  a: {default: 1}\n b: {default: 1}": ("3:2", "this line is indented like none above it"),
+    "hyper:\n  a: {default: 1}\n   b: {default: 1}": ("3:4", "this line is indented like none above it"),
+    "name: A\n summary: B": ("2:2", "this line is indented like none above it"),
+    "state:\n  m: {like: p\n  v: {like: p}": ("2:6", "this '{' is never closed"),
+    "state:\n  m: {like: p": ("2:6", "this '{' is never closed"),
+    "hyper: {b: {default: [1, 2, names: [a, b]}}": ("1:22", "this '[' is never closed"),
+    "hyper: {b: {default: 1}}}": ("1:25", "this '}' closes nothing"),
+    "summary: Adam: whose": ("1:14", "a text with ': ' needs quotes"),
+    "hyper: {a: {default: 1 min: 0}}": ("1:27", "a second ':' cannot stand in one entry"),
+    "name:A\nsummary: B": ("1:5", "a space is missing behind this ':'"),
+    "name A\nsummary: B": ("1:1", "this line is no 'key: value'"),
+    "summary: 'abc": ("1:10", "this quote is never closed"),
+    "summary: 'it's'": ("1:14", "text goes on behind the closing quote"),
+    'summary: "a \\lambda"': ("1:13", "this backslash begins no escape"),
+    "summary: @you": ("1:10", "a text cannot start with '@'"),
+    "update: | p = p - g": ("1:11", "a block begins on the next line"),
+}
+
+
+@pytest.mark.parametrize("text", YAML_SLIPS)
+def test_slips_in_yaml_are_told_in_words(text: str, tmp_path: Path) -> None:
+    (fault,) = faults_of(text, tmp_path)
+    place, message = YAML_SLIPS[text]
+    assert (fault.code, fault.message) == ("yaml-syntax", message)
+    assert fault.primary.span.location.endswith(f":{place}")
+
+
+def test_what_a_child_gets_wrong(tmp_path: Path) -> None:
+    """Faults between a spec and the one it extends are told where they can be mended."""
+    head = "name: Rule\nsummary: A rule.\nextends: adamw\n"
+    for text, place, said in (
+        ("state:\n  x:", "5:3", "'x' is removed here, but what is inherited uses it"),
+        ("hyper: {betas: null}", "4:9", "'beta1' is removed here, but what is inherited uses it"),
+        ("state:", "4:1", "'m' is removed here, but what is inherited uses it"),
+        ("state: {x: }\nupdate: p = p - x", "5:17", "'x' is removed by this spec"),
+        ("state: {m: {doc: an average}, exp_avg_sq: {storage: float32}}", "4:31", "did you mean 'v'?"),
+        ("hyper: {momentum: null}", "4:9", "write 'momentum: {default: 0.1}'"),
+    ):
+        found = faults_of(head + text, tmp_path)
+        shown = render_all(found)
+        assert f"rule.yaml:{place}\n" in shown and said in shown, shown
+    shown = render(faults_of(f"{head}state: {{x: }}", tmp_path)[0])
+    assert re.search(r"::: .*adamw.yaml:\d+:\d+\n", shown) and "- used here" in shown
+
+
 def test_colour_only_where_it_is_wanted() -> None:
     command = [sys.executable, "-m", "optgen.cli.main", "check", str(BAD / "unknown-key.yaml")]
     done = subprocess.run(command, capture_output=True, check=False, cwd=ROOT)

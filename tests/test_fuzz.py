@@ -6,6 +6,8 @@ OPTGEN_FUZZ=n runs n times as many random cases; `random_specs.py` makes them, e
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -243,6 +245,11 @@ update: |
   v = 0.5*v + v_state
   p = p - 0.1*(m + m_scale + t_above_1 + scale_m + decode_m + v + steps + scale)
 """,
+    "conditions on scalars and on elements": f"""{HEAD}hyper: {{a: {{default: 0.3}}}}
+update: |
+  b = a*t
+  p = p - where(g > 0.3719 and (b > 0.7 or not (t > 1)), 0.1, 0.2) - where((b > 0.7) == (g > 0.3719), 0.3, g)
+""",
     "an average of averages": f"{HEAD}update: p = p - {'ema(0.5, 1/(1 + abs(g)), ' * 20}0.5{')' * 20}\n",
 }
 
@@ -251,6 +258,20 @@ update: |
 def test_accepted_specs(name: str, path: Path) -> None:
     path.write_bytes(ACCEPTED[name].encode())
     run_spec(path)
+
+
+def test_specs_on_triton(tmp_path: Path) -> None:
+    """In a process of its own: Triton must know early that it is to interpret."""
+    pytest.importorskip("triton")
+    texts = [ACCEPTED["conditions on scalars and on elements"], *map(random_spec, range(10 * TIMES))]
+    for index, text in enumerate(texts):
+        (tmp_path / f"rule{index}.yaml").write_bytes(text.encode())
+    code = "import sys; from pathlib import Path; from tests.fuzzing import run_spec\n"
+    code += "for path in sorted(Path(sys.argv[1]).iterdir()): print(path, flush=True); run_spec(path, backend='triton')"
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, Path(done.stdout.split()[-1]).read_text(encoding="utf-8") + done.stderr
 
 
 def test_many_branches_are_checked_in_time(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,26 @@ def test_widening_is_exact() -> None:
     assert np.array_equal(ours.view(np.int32), expected.numpy())
 
 
-def test_the_repair_is_still_needed() -> None:
+def spread_condition(binary_op: Any) -> np.ndarray:
+    """`scalar != 0.0` spread over a tile, as `tile_condition & (scalar != 0.0)` does."""
+    handle, builder = interpreter.interpreter.TensorHandle, interpreter.interpreter.InterpreterBuilder()
+    scalar, zero = (handle(np.array([value], dtype=np.float32), tl.float32) for value in (1.0, 0.0))
+    answer = binary_op(builder, scalar, zero, np.not_equal)
+    spread: np.ndarray = builder.create_splat(tl.block_type(tl.int1, [4]), answer).data
+    return spread
+
+
+def test_a_scalar_condition_stays_one() -> None:
+    spread = spread_condition(interpreter.binary_op)
+    assert spread.dtype == np.bool_ and spread.all()
+
+
+def test_the_repair_of_conditions_is_still_needed() -> None:
+    """When this fails, Triton has mended its comparisons and ours can go."""
+    assert spread_condition(interpreter.ORIGINAL_BINARY).dtype != np.bool_
+
+
+def test_the_repair_of_conversions_is_still_needed() -> None:
     """When this fails, Triton has mended its conversion and ours can go."""
     x = samples()
     assert not same(interpreter.ORIGINAL_CONVERT(x.numpy(), tl.float32, tl.bfloat16, None), x.to(torch.bfloat16))

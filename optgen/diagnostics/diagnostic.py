@@ -93,13 +93,14 @@ def quoted(text: str) -> str:
     return f"'{line if len(line) <= 40 else line[:37] + '...'}'"
 
 
-def suggest(name: str, candidates: Iterable[str]) -> str | None:
-    """A help line for a mistyped `name`: the close candidates, or else the sorted allowed values (at most eight)."""
+def suggest(name: str, candidates: Iterable[str], most: int = 8) -> str | None:
+    """A help line for a mistyped `name`: the close candidates, or else the sorted allowed values (at most `most`)."""
     known = sorted(set(candidates) - {name})
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    plain = {candidate.lower(): candidate for candidate in known}
+    close = [name.lower()] if name.lower() in plain else difflib.get_close_matches(name.lower(), plain, n=3, cutoff=0.6)
     if close:
-        return "did you mean " + " or ".join(map(quoted, close)) + "?"
+        return "did you mean " + " or ".join(quoted(plain[word]) for word in close) + "?"
     if not known:
         return None
-    shown = ", ".join(map(quoted, known[:8]))
-    return f"expected {'one of ' if len(known) > 1 else ''}{shown}" + (", ..." if len(known) > 8 else "")
+    shown = ", ".join(map(quoted, known[:most]))
+    return f"expected {'one of ' if len(known) > 1 else ''}{shown}" + (", ..." if len(known) > most else "")

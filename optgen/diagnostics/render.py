@@ -14,9 +14,10 @@ RED, BLUE, BOLD, RESET = "\033[31;1m", "\033[34;1m", "\033[1m", "\033[0m"
 
 def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
     """Draw one diagnostic in the manner of rustc, without a trailing line break."""
-    labels = sorted([diagnostic.primary, *diagnostic.secondary], key=lambda label: label.span.start)
-    labels = [label for label in labels if label.span.source == diagnostic.primary.span.source]
-    gutter = max(len(str(_line_number(label))) for label in labels)
+    everything = sorted([diagnostic.primary, *diagnostic.secondary], key=lambda label: label.span.start)
+    labels = [label for label in everything if label.span.source == diagnostic.primary.span.source]
+    elsewhere = [label for label in everything if label not in labels]
+    gutter = max(len(str(_line_number(label))) for label in everything)
     head = _paint(f"error[{diagnostic.code}]", RED, color) + _paint(f": {diagnostic.message}", BOLD, color)
     bar = " " * gutter + " " + _paint("|", BLUE, color)
     lines = [head, " " * gutter + _paint("--> ", BLUE, color) + diagnostic.primary.span.location, bar]
@@ -27,6 +28,9 @@ def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
             lines.append(_paint("...", BLUE, color))
         shown_before = apart == 0 and len(_line_text(label)) <= MAX_WIDTH
         lines += _excerpt(label, mark, gutter, color)[1 if shown_before else 0 :]
+    for label in elsewhere:
+        lines.append(" " * gutter + _paint("::: ", BLUE, color) + label.span.location)
+        lines += [bar, *_excerpt(label, "-", gutter, color)]
     extra = [("note", text) for text in diagnostic.notes] + [("help", text) for text in diagnostic.helps]
     for kind, text in extra:
         indented = text.replace("\n", "\n" + " " * (gutter + 9))

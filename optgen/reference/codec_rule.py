@@ -7,8 +7,8 @@ from pathlib import Path
 
 from optgen.diagnostics import Source
 from optgen.ir.nodes import Assign, Domain, Hyper, Kind, Op, Program, Ref, Role, State, Symbol
-from optgen.spec.lower import MAXIMIZE
 from optgen.spec.model import Spec
+from optgen.spec.resolve import MAXIMIZE
 
 __all__ = ["codec_program", "codec_spec"]
 

@@ -1,7 +1,8 @@
 """Repairs of Triton's interpreter, so that kernels can be held to the reference on a CPU.
 
-It truncates float32 to bfloat16 instead of rounding and mishandles subnormals, and it runs every reduction but the
-simplest one number at a time. The replacements below are exact; tests check that they are still needed.
+It truncates float32 to bfloat16 instead of rounding and mishandles subnormals, gives what a comparison answers the dtype
+of what was compared, so that a scalar's answer turns into floats where it meets a tensor's, and it runs every reduction but
+the simplest one number at a time. The replacements below are exact; tests check that they are still needed.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-__all__ = ["convert_float", "generic_reduce", "repair"]
+__all__ = ["binary_op", "convert_float", "generic_reduce", "repair"]
 
+ORIGINAL_BINARY = interpreter.InterpreterBuilder.binary_op
 ORIGINAL_CONVERT = interpreter._convert_float
 ORIGINAL_REDUCE = interpreter.ReduceOps.generic_reduce
 TORCH = {
@@ -28,8 +30,15 @@ BITS = {16: (torch.int16, np.uint16), 32: (torch.int32, np.uint32), 64: (torch.i
 
 def repair() -> None:
     """Replace what is wrong or slow in the interpreter; harmless to call twice."""
+    interpreter.InterpreterBuilder.binary_op = binary_op
     interpreter._convert_float = convert_float
     interpreter.ReduceOps.generic_reduce = generic_reduce
+
+
+def binary_op(self: Any, left: Any, right: Any, operation: Any) -> Any:
+    """An operation on two values; conditions are conditions, whatever was compared."""
+    result = ORIGINAL_BINARY(self, left, right, operation)
+    return interpreter.TensorHandle(result.data, tl.int1) if result.data.dtype == np.bool_ else result
 
 
 def convert_float(data: Any, source: Any, target: Any, rounding_mode: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from optgen.diagnostics import Diagnostics, Label
 from optgen.ir.constants import ConstantError, fold
 from optgen.ir.infer import refs, walk
-from optgen.ir.nodes import Assign, Const, Guard, Kind, Op, Program, Ref, Role
+from optgen.ir.nodes import Assign, Const, Expr, Guard, Kind, Op, Program, Ref, Role
 from optgen.ir.ops import OPS
 from optgen.spec.model import Spec
 
@@ -22,6 +22,7 @@ def check_program(spec: Spec, program: Program, poisoned: Set[str], found: Diagn
     _check_constants(program, found)
     _check_conditions(program, found)
     _check_reads(program, poisoned, found)
+    _check_signs(program, found)
     _check_states_present(spec, program, found)
 
 
@@ -96,6 +97,25 @@ def _check_reads(program: Program, poisoned: Set[str], found: Diagnostics) -> No
             definitions.setdefault(statement.target, []).append(statement.guards)
 
 
+def _check_signs(program: Program, found: Diagnostics) -> None:
+    """What is never negative does not start so."""
+    for state in program.states:
+        start = _constant(state.init)
+        if state.unsigned and start is not None and start < 0 and state.init.span is not None:
+            message = f"state '{state.name}' is unsigned and cannot start at {start:g}"
+            help_text = "start at 0 or above, or remove 'sign: unsigned'"
+            found.add("bad-init", message, state.init.span, help=help_text)
+
+
+def _constant(value: Expr) -> float | None:
+    """The number that a formula is, if it is one."""
+    try:
+        folded = fold(value)
+    except ConstantError:
+        return None
+    return folded.value if isinstance(folded, Const) and isinstance(folded.value, int | float) else None
+
+
 def _check_states_present(spec: Spec, program: Program, found: Diagnostics) -> None:
     """A state that exists under a condition may be touched only under that condition."""
     conditional = {state.name: state.when for state in program.states if state.when is not None}
@@ -110,36 +130,3 @@ def _check_states_present(spec: Spec, program: Program, found: Diagnostics) -> N
                 declared = (Label(spec.spans[name], f"exists when {text}"),)
                 message = f"state '{name}' may not exist here"
                 found.add("state-may-be-absent", message, span, secondary=declared, help=f"put this under 'if {text}:'")
-
-
-def check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> None:
-    """P and every state are assigned; every state, hyperparameter and local is read.
-
-    Only to be asked of a spec without other faults: a misspelt name is also one that is not read.
-    """
-    body = [statement for statement in program.body if isinstance(statement, Assign)]
-    written = {statement.target for statement in body}
-    read = {node.name for s in body for node in walk(s.value) if isinstance(node, Ref)}
-    conditions = [*program.flags.values(), *(state.init for state in program.states)]
-    read |= {node.name for condition in conditions for node in walk(condition) if isinstance(node, Ref)}
-    if "p" not in written:
-        found.add("parameter-not-updated", "the update never assigns to p", spec.spans["update"], help="end with 'p = p - ...'")
-    help_text = "remove it, or use it"
-    for state in program.states:
-        place = spec.spans[state.name]
-        if state.name not in written:
-            found.add("state-never-written", f"state '{state.name}' is never assigned in 'update'", place, help=help_text)
-        if state.name not in read:
-            found.add("state-never-read", f"state '{state.name}' is never read in 'update'", place, help=help_text)
-    for hyper in spec.hypers:
-        names = hyper.names or (hyper.name,)
-        for name in names:
-            if name not in read:
-                help_text = f"remove it; to drop an inherited one write '{hyper.name}:' with nothing behind it"
-                found.add("unused-hyper", f"hyperparameter '{name}' has no effect", spec.spans[name], help=help_text)
-    for name, symbol in program.symbols.items():
-        if symbol.role == Role.LOCAL and name not in read:
-            unused = next((s for s in body if s.target == name and s.span is not None), None)
-            guard_names = {guard.flag for s in body for guard in s.guards}
-            if unused is not None and unused.span is not None and name not in guard_names:
-                found.add("unused-local", f"'{name}' is assigned and never used", unused.span, help="remove this line")

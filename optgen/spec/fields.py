@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from optgen.diagnostics import Diagnostics, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
-from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence
+from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence, is_empty
 
 __all__ = ["Fields"]
 
@@ -39,7 +39,7 @@ class Fields:
         """The entries of a mapping whose keys the user chooses."""
         if isinstance(node, Mapping):
             return node.entries
-        if not (isinstance(node, Scalar) and node.text == "" and node.style is None):
+        if not is_empty(node):
             self.wrong_type(node, what, "a mapping, 'key: value'")
         return ()
 

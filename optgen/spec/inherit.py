@@ -6,7 +6,7 @@ from pathlib import Path
 
 from optgen.diagnostics import Diagnostics, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
-from optgen.spec.yaml_nodes import Mapping, Node, Scalar, read_source, read_yaml
+from optgen.spec.yaml_nodes import Mapping, Node, Scalar, is_empty, read_source, read_yaml
 
 __all__ = ["SHIPPED", "inherit"]
 
@@ -31,7 +31,7 @@ def inherit(root: Mapping, found: Diagnostics, seen: tuple[Path, ...]) -> Mappin
     if base is None:
         return None
     kept = tuple((key, value) for key, value in base.entries if key.text not in NOT_INHERITED)
-    return _merge(Mapping(kept, base.span), root)
+    return _merge(Mapping(kept, base.span, base.removed), root)
 
 
 def _parent(node: Node, found: Diagnostics, seen: tuple[Path, ...]) -> tuple[Path, Mapping] | None:
@@ -41,7 +41,8 @@ def _parent(node: Node, found: Diagnostics, seen: tuple[Path, ...]) -> tuple[Pat
     path = _find(node.text, seen[-1].parent)
     if path is None:
         known = {p.stem for folder in (seen[-1].parent, SHIPPED) for p in folder.glob("*.yaml")} - {seen[-1].stem}
-        found.add("unknown-spec", f"there is no spec {quoted(node.text)} to extend", node.span, help=suggest(node.text, known))
+        help_text = suggest(node.text.removesuffix(".yaml"), known)
+        found.add("unknown-spec", f"there is no spec {quoted(node.text)} to extend", node.span, help=help_text)
         return None
     if path in seen:
         chain = " -> ".join(p.name for p in (*seen[seen.index(path) :], path))
@@ -81,14 +82,16 @@ def _find(name: str, folder: Path) -> Path | None:
 def _merge(base: Mapping, child: Mapping) -> Mapping:
     """Mappings are merged key by key; anything else in the child replaces what the parent has.
 
-    An empty value in the child removes the parent's.
+    An empty value in the child removes the parent's, which is kept apart for the diagnostics.
     """
     mine = {key.text: (key, value) for key, value in child.entries}
     entries: list[tuple[Scalar, Node]] = []
+    removed = list(base.removed)
     for key, value in base.entries:
         own_key, own = mine.pop(key.text, (key, value))
-        if isinstance(own, Scalar) and own.text == "" and own.style is None:
+        if is_empty(own):
+            removed.append((own_key, value))
             continue
         both = isinstance(own, Mapping) and isinstance(value, Mapping) and own is not value
         entries.append((own_key, _merge(value, own) if both else own))  # type: ignore[arg-type]
-    return Mapping((*entries, *mine.values()), child.span)
+    return Mapping((*entries, *mine.values()), child.span, tuple(removed))

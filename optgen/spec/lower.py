@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optgen.diagnostics import Diagnostics, Label, Span
-from optgen.diagnostics.diagnostic import quoted, suggest
+from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import Assignment, Branch, FormulaText, parse_expression
-from optgen.ir.infer import KindError, infer, refs, walk
-from optgen.ir.names import INPUTS, is_reserved, is_symbol_name, name_for
-from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Hyper, Kind, Op, Program, Ref, Role, State, Symbol
-from optgen.spec.check import check_everything_used, check_program
+from optgen.ir.infer import infer, refs, walk
+from optgen.ir.names import is_reserved, is_symbol_name, name_for
+from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, State, Symbol
+from optgen.spec.check import check_program
+from optgen.spec.check_used import check_everything_used
 from optgen.spec.model import Spec
 from optgen.spec.read import read
-from optgen.storage.codebooks import half_gap
+from optgen.spec.resolve import FACTS, KIND_WORDS, MAXIMIZE, Resolver
 
 __all__ = ["load_program"]
 
-WORDS = {Kind.REAL: "a number", Kind.INT: "a number", Kind.BOOL: "a condition", Kind.TEXT: "a choice"}
 STATIC = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "neg", "add", "sub", "mul", "abs", "min", "max"})
-FACTS = {"bits_of": "bits", "half_gap_of": "half_gap"}
-MAXIMIZE = Hyper("maximize", False, "False", doc="ascend instead of descend: the gradient changes sign first")
 
 
 def load_program(path: str) -> tuple[Spec, Program]:
@@ -66,12 +64,10 @@ class _Lowering:
         self.found = found
         self.flags: dict[str, Expr] = {}
         self.body: list[Assign] = []
-        self.symbols = {symbol.name: symbol for symbol in _declared(spec)}
+        self.names = Resolver(spec, found)
+        self.symbols, self.poisoned = self.names.symbols, self.names.poisoned
         self.taken = {*self.symbols, *(hyper.name for hyper in spec.hypers), *_targets(spec.update)}
         self.wide = dict(wide)  # locals with values per element, and where they get one
-        self.poisoned: set[str] = set()
-        for name in spec.unread - self.symbols.keys():
-            self.poison(name)
 
     def program(self) -> Program:
         states = tuple(self.with_formulas(state) for state in self.spec.states)
@@ -98,7 +94,7 @@ class _Lowering:
         return replace(state, when=guard, init=start if start is not None else state.init)
 
     def when(self, state: State, text: FormulaText) -> Guard | None:
-        condition = self.resolved(parse_expression(text, self.found), Kind.BOOL)
+        condition = self.names.resolved(parse_expression(text, self.found), Kind.BOOL)
         if condition is None:
             return None
         if not self.is_static(condition):
@@ -111,7 +107,7 @@ class _Lowering:
         return self.flag(condition)
 
     def init(self, state: State, text: FormulaText) -> Expr | None:
-        value = self.resolved(parse_expression(text, self.found), Kind.REAL)
+        value = self.names.resolved(parse_expression(text, self.found), Kind.REAL)
         if value is None:
             return None
         for node in walk(value):
@@ -119,10 +115,10 @@ class _Lowering:
             symbol = self.symbols[name] if name else None
             per_element = symbol is not None and symbol.role in (Role.PARAM, Role.GRAD)
             if symbol is not None and (symbol.role in (Role.STATE, Role.STEP) or (per_element and state.scalar)):
-                allowed = "hyperparameters" if state.scalar else "hyperparameters, p and g"
+                allowed = "numbers and hyperparameters" if state.scalar else "numbers, hyperparameters, p and g"
                 message = f"'{name}' is not known when state '{state.name}' is created"
                 assert node.span is not None
-                self.found.add("bad-init", message, node.span, help=f"'init' may use numbers, {allowed}")
+                self.found.add("bad-init", message, node.span, help=f"'init' may use {allowed}")
                 return None
         return value
 
@@ -136,11 +132,11 @@ class _Lowering:
     def assignment(self, statement: Assignment, guards: tuple[Guard, ...]) -> None:
         if not self.may_assign(statement):
             if statement.target not in self.symbols:
-                self.poison(statement.target)
+                self.names.poison(statement.target)
             return
-        value = self.resolved(statement.value)
+        value = self.names.resolved(statement.value)
         if value is None:
-            self.poison(statement.target)
+            self.names.poison(statement.target)
             return
         kind, domain = infer(value, self.symbols)
         kind = Kind.REAL if kind == Kind.INT else kind
@@ -205,7 +201,7 @@ class _Lowering:
         if known is None or statement.target in self.poisoned:
             return True
         if known.kind != kind:
-            message = f"'{statement.target}' is {WORDS[known.kind]} and cannot become {WORDS[kind]}"
+            message = f"'{statement.target}' is {KIND_WORDS[known.kind]} and cannot become {KIND_WORDS[kind]}"
             self.found.add("kind-mismatch", message, statement.target_span, help="take another name")
             return False
         if known.role == Role.STATE and known.domain < domain:
@@ -216,14 +212,14 @@ class _Lowering:
         return True
 
     def branch(self, statement: Branch, guards: tuple[Guard, ...]) -> None:
-        condition = self.resolved(statement.condition, Kind.BOOL)
+        condition = self.names.resolved(statement.condition, Kind.BOOL)
         if condition is not None and infer(condition, self.symbols)[1] != Domain.HOST:
             self.per_element(condition, statement.span)
             condition = None
         if condition is None:  # look for faults on both sides, as of a condition that nothing is known of
             guard = Guard("")
             for target in _targets((statement,)):
-                self.poison(target)
+                self.names.poison(target)
         else:
             static = self.is_static(condition)
             guard = self.flag(condition) if static else self.run_time_condition(self.facts(condition), guards)
@@ -285,103 +281,6 @@ class _Lowering:
             if isinstance(node, Op) and node.op not in STATIC:
                 return False
         return True
-
-    def poison(self, name: str) -> None:
-        """Treat a local as known after a fault in its formula, so that the fault is reported once."""
-        if self.symbols.setdefault(name, Symbol(name, Role.LOCAL, Kind.REAL, Domain.HOST)).role == Role.LOCAL:
-            self.poisoned.add(name)
-
-    def resolved(self, value: Expr | None, kind: Kind | None = None) -> Expr | None:
-        """`value` if all its names and kinds are right; else None, after a report."""
-        if value is None or not self.names_known(value) or not self.words_fit(value):
-            return None
-        if any(name in self.poisoned for name in refs(value)):
-            return None
-        try:
-            got, _ = infer(value, self.symbols)
-        except KindError as error:
-            assert error.node.span is not None
-            self.mismatch(error.node.span, error.expected, error.got)
-            return None
-        if (kind == Kind.BOOL) != (got == Kind.BOOL) and kind is not None:
-            assert value.span is not None
-            self.mismatch(value.span, kind, got)
-            return None
-        return value
-
-    def mismatch(self, span: Span, expected: Kind, got: Kind) -> None:
-        """Report a value of the wrong kind, with the way from one to the other."""
-        help_text = {
-            Kind.BOOL: "write where(condition, 1, 0)",
-            Kind.TEXT: "compare it with one of its words, as in 'mode == \"l2\"'",
-        }.get(got, "compare it, as in 'x > 0'")
-        self.found.add("kind-mismatch", f"expected {WORDS[expected]}, got {WORDS[got]}", span, help=help_text)
-
-    def names_known(self, value: Expr) -> bool:
-        good = True
-        for node in walk(value):
-            if isinstance(node, Ref) and node.name not in self.symbols:
-                assert node.span is not None
-                hint = suggest(node.name, self.symbols.keys() - self.poisoned)
-                names = [h.name for h in self.spec.hypers if h.names]
-                if node.name in names:
-                    hint = f"use its parts: {', '.join(next(h.names for h in self.spec.hypers if h.name == node.name))}"
-                self.found.add("unknown-symbol", f"unknown symbol '{node.name}'", node.span, "not known here", help=hint)
-                good = False
-        return good
-
-    def words_fit(self, value: Expr) -> bool:
-        """Report bits(x) and half_gap(x) of something that is not a state, and choices that do not exist."""
-        good = True
-        for node in walk(value):
-            if isinstance(node, Op) and node.op in FACTS:
-                good = self.fact_exists(node) and good
-            if isinstance(node, Op) and node.op in ("eq", "ne"):
-                good = self.choices_exist(node) and good
-        return good
-
-    def fact_exists(self, node: Op) -> bool:
-        arg = node.args[0]
-        assert arg.span is not None
-        state = next((s for s in self.spec.states if isinstance(arg, Ref) and s.name == arg.name), None)
-        if state is None:
-            names = ", ".join(f"'{state.name}'" for state in self.spec.states) or "none is declared"
-            self.found.add("wrong-arguments", "this word takes the name of a state", arg.span, help=f"states: {names}")
-            return False
-        if node.op == "half_gap_of" and state.storage is not None and half_gap(state.storage, state.unsigned) is None:
-            message = f"the levels of '{state.name}' differ from block to block, so they have no fixed gap"
-            help_text = "take a codebook with fixed levels, or bits(...)"
-            self.found.add("wrong-arguments", message, arg.span, help=help_text)
-            return False
-        return True
-
-    def choices_exist(self, node: Op) -> bool:
-        named = [arg.name for arg in node.args if isinstance(arg, Ref)]
-        for arg in node.args:
-            if isinstance(arg, Const) and isinstance(arg.value, str):
-                hyper = next((h for h in self.spec.hypers if h.name in named and h.choices), None)
-                if hyper is not None and arg.value not in hyper.choices:
-                    assert arg.span is not None
-                    message = f"'{hyper.name}' is never '{arg.value}'"
-                    self.found.add("bad-value", message, arg.span, help=suggest(arg.value, hyper.choices))
-                    return False
-        return True
-
-
-def _declared(spec: Spec) -> list[Symbol]:
-    """The symbols that are known before the first statement."""
-    p, g, t = INPUTS
-    symbols = [
-        Symbol(p, Role.PARAM, Kind.REAL, Domain.ELEMENT),
-        Symbol(g, Role.GRAD, Kind.REAL, Domain.ELEMENT),
-        Symbol(t, Role.STEP, Kind.REAL, Domain.HOST),
-    ]
-    for hyper in (*spec.hypers, MAXIMIZE):
-        kind = Kind.BOOL if isinstance(hyper.default, bool) else Kind.TEXT if hyper.choices else Kind.REAL
-        symbols += [Symbol(name, Role.HYPER, kind, Domain.HOST) for name in hyper.names or (hyper.name,)]
-    for state in spec.states:
-        symbols.append(Symbol(state.name, Role.STATE, Kind.REAL, Domain.HOST if state.scalar else Domain.ELEMENT))
-    return symbols
 
 
 def _real(value: Expr) -> Expr:

@@ -15,7 +15,7 @@ class Spec:
 
     `conditions` holds the text of each state's `when`; `inits` that of each state's `init`; `spans` says where
     a declaration stands, for the diagnostics of later checks. `unread` holds names whose declaration is at fault: they are
-    known, and nothing more is reported of them.
+    known, and nothing more is reported of them. `removed` holds the names that a spec takes from what it extends.
     """
 
     name: str
@@ -30,3 +30,4 @@ class Spec:
     update_text: str
     spans: dict[str, Span] = field(repr=False)
     unread: frozenset[str] = frozenset()
+    removed: dict[str, Span] = field(default_factory=dict, repr=False)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from optgen.diagnostics import Diagnostics, Label
+from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText, parse_block
 from optgen.ir.names import is_reserved_class
 from optgen.spec.fields import Fields
 from optgen.spec.inherit import inherit
 from optgen.spec.model import Spec
-from optgen.spec.read_hypers import read_hypers
+from optgen.spec.read_hypers import declared_names, read_hypers
 from optgen.spec.read_states import StateReader
-from optgen.spec.yaml_nodes import Mapping, Node, read_source, read_yaml
+from optgen.spec.yaml_nodes import Mapping, Node, Scalar, read_source, read_yaml
 
 __all__ = ["read", "read_spec"]
 
 KEYS = ("name", "summary", "reference", "extends", "hyper", "state", "update")
+TABLES = ("hyper", "state")
 CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,59}")
 
 
@@ -56,7 +57,8 @@ class _SpecReader:
         table = self.fields.table(self.root, "a spec", KEYS)
         self.complete(table)
         hypers, spans = read_hypers(table.get("hyper"), self.fields)
-        reader = StateReader(self.fields)
+        extends = {key.text: value for key, value in self.own.entries}.get("extends")
+        reader = StateReader(self.fields, extends if isinstance(extends, Scalar) else None)
         states = reader.read(table.get("state"))
         for shared in spans.keys() & reader.spans.keys():
             first = (Label(spans[shared], "the hyperparameter"),)
@@ -81,6 +83,7 @@ class _SpecReader:
             update_text=_tidy(text),
             spans={**spans, **reader.spans, "update": table["update"].span},
             unread=frozenset(spans.keys() - {name for h in hypers for name in (h.name, *h.names)}) | reader.unread,
+            removed=_removed(self.root),
         )
 
     def complete(self, table: dict[str, Node]) -> None:
@@ -101,6 +104,15 @@ class _SpecReader:
             self.found.add("reserved-name", f"'{name}' already has a meaning", node.span, help=f"write 'My{name}'")
             return None
         return name
+
+
+def _removed(root: Mapping) -> dict[str, Span]:
+    """Inherited names that were taken away, and where."""
+    whole = [(place, table) for place, table in root.removed if place.text in TABLES and isinstance(table, Mapping)]
+    kept = [table for key, table in root.entries if key.text in TABLES and isinstance(table, Mapping)]
+    taken = [(place, pair) for place, table in whole for pair in table.entries]
+    taken += [(pair[0], pair) for table in kept for pair in table.removed]
+    return {name: place.span for place, pair in taken for name, _ in declared_names(*pair)}
 
 
 def _tidy(text: FormulaText) -> str:

@@ -11,7 +11,7 @@ from optgen.ir.nodes import Hyper
 from optgen.spec.fields import Fields, is_boolean, is_number
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence
 
-__all__ = ["check_name", "read_hypers"]
+__all__ = ["check_name", "declared_names", "read_hypers"]
 
 BOUNDS = ("min", "above", "max", "below")
 KEYS = ("default", *BOUNDS, "names", "choices", "doc")
@@ -26,7 +26,7 @@ def read_hypers(node: Node | None, fields: Fields) -> tuple[tuple[Hyper, ...], d
         hyper = _Entry(key, value, fields).read() if check_name(key, fields) else None
         if hyper is not None and len(fields.found) == before:
             hypers.append(hyper)
-        for name, span in _declared(key, value):
+        for name, span in declared_names(key, value):
             if name in spans:
                 first = (Label(spans[name], "first declared here"),)
                 fields.found.add("name-clash", f"'{name}' is declared twice", span, secondary=first, help="rename one of them")
@@ -34,7 +34,7 @@ def read_hypers(node: Node | None, fields: Fields) -> tuple[tuple[Hyper, ...], d
     return tuple(hypers), spans
 
 
-def _declared(key: Scalar, node: Node) -> list[tuple[str, Span]]:
+def declared_names(key: Scalar, node: Node) -> list[tuple[str, Span]]:
     """The names that an entry declares: its own and those of its parts."""
     parts = {k.text: value for k, value in node.entries}.get("names") if isinstance(node, Mapping) else None
     scalars = [item for item in parts.items if isinstance(item, Scalar)] if isinstance(parts, Sequence) else []
@@ -66,8 +66,9 @@ class _Entry:
 
     def read(self) -> Hyper | None:
         if not isinstance(self.node, Mapping):
-            shown = quoted(self.node.text)[1:-1] if isinstance(self.node, Scalar) else ""
-            help_text = f"write '{self.key.text}: {{default: {shown or '0.1'}}}'"
+            plain = isinstance(self.node, Scalar) and (is_number(self.node) or is_boolean(self.node))
+            shown = quoted(self.node.text)[1:-1] if isinstance(self.node, Scalar) and plain else "0.1"
+            help_text = f"write '{self.key.text}: {{default: {shown}}}'"
             self.found.add("missing-key", f"{self.what} needs a default", self.key.span, help=help_text)
             return None
         table = self.fields.table(self.node, self.what, KEYS)

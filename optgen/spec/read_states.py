@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from optgen.diagnostics import Diagnostics, Label, Span
-from optgen.diagnostics.diagnostic import quoted
+from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
 from optgen.ir.nodes import State, Storage
 from optgen.spec.fields import Fields
 from optgen.spec.read_hypers import check_name
-from optgen.spec.yaml_nodes import Node, Scalar
+from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 from optgen.storage.codebooks import CODEBOOKS, check_storage
 
 __all__ = ["StateReader"]
@@ -24,9 +24,10 @@ TAKEN_KEYS = {"step": "the step counter", "rounding_key": "the key of stochastic
 class StateReader:
     """Reads every state; formulas (`when`, `init`) are kept as text until the symbols are known."""
 
-    def __init__(self, fields: Fields) -> None:
-        """Use `fields` to read values and to report faults."""
+    def __init__(self, fields: Fields, parent: Scalar | None = None) -> None:
+        """Use `fields` to read values and to report faults; `parent` names what the spec extends."""
         self.fields = fields
+        self.parent = parent
         self.found: Diagnostics = fields.found
         self.conditions: dict[str, FormulaText] = {}
         self.inits: dict[str, FormulaText] = {}
@@ -37,13 +38,24 @@ class StateReader:
     def read(self, node: Node | None) -> tuple[State, ...]:
         """Read the `state` table."""
         states = []
-        for key, value in self.fields.entries(node, "'state'") if node is not None else ():
-            if check_name(key, self.fields):
+        entries = self.fields.entries(node, "'state'") if node is not None else ()
+        for key, value in entries:
+            if self.parent is not None and self.parent.span.source == key.span.source and _is_change(value):
+                self.nothing_to_change(key, entries, self.parent.text)
+                self.unread.add(key.text)
+            elif check_name(key, self.fields):
                 self.spans[key.text] = key.span
                 states.append(self.state(key, value))
             else:
                 self.unread.add(key.text)
         return tuple(states)
+
+    def nothing_to_change(self, key: Scalar, entries: tuple[tuple[Scalar, Node], ...], parent: str) -> None:
+        """Report a change to a state that the parent does not have; one may be meant by the name it is saved under."""
+        saved = {_saved(name, value): name.text for name, value in entries if name is not key}
+        help_text = f"did you mean '{saved[key.text]}'?" if key.text in saved else suggest(key.text, saved.values())
+        message = f"{quoted(parent)} has no state {quoted(key.text)} to change"
+        self.found.add("missing-key", message, key.span, help=help_text, note="a new state needs 'like: p' or 'shape: scalar'")
 
     def state(self, key: Scalar, node: Node) -> State:
         what = f"state '{key.text}'"
@@ -125,3 +137,15 @@ class StateReader:
         if codebook is None or bits is None or block is None or rounding is None or size is None or ndim is None:
             return None
         return Storage(codebook, bits, block, rounding, quantile, published, size, ndim)
+
+
+def _is_change(node: Node) -> bool:
+    """Whether an entry says something of a state, but not what it is."""
+    return isinstance(node, Mapping) and bool(node.entries) and not {"like", "shape"} & {key.text for key, _ in node.entries}
+
+
+def _saved(key: Scalar, node: Node) -> str:
+    """The key in a state dict."""
+    table = {name.text: value for name, value in node.entries} if isinstance(node, Mapping) else {}
+    name = table.get("save_as", key)
+    return name.text if isinstance(name, Scalar) else key.text

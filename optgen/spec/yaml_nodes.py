@@ -9,8 +9,9 @@ import yaml
 
 from optgen.diagnostics import Diagnostics, Label, Source, Span
 from optgen.diagnostics.diagnostic import quoted
+from optgen.spec.yaml_faults import report_yaml_fault
 
-__all__ = ["Mapping", "Node", "Scalar", "Sequence", "read_source", "read_yaml"]
+__all__ = ["Mapping", "Node", "Scalar", "Sequence", "is_empty", "read_source", "read_yaml"]
 
 MAX_BYTES = 100_000
 MAX_DEPTH = 12
@@ -36,13 +37,19 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Mapping:
-    """Keys and values in the order of the file; keys are unique."""
+    """Keys and values in the order of the file; keys are unique. `removed` holds what a spec takes from its parent's."""
 
     entries: tuple[tuple[Scalar, Node], ...]
     span: Span
+    removed: tuple[tuple[Scalar, Node], ...] = ()
 
 
 Node = Scalar | Sequence | Mapping
+
+
+def is_empty(node: Node) -> bool:
+    """Whether nothing stands there; `null` and `~` say the same."""
+    return isinstance(node, Scalar) and node.style is None and node.text in ("", "null", "~")
 
 
 def read_source(path: str, found: Diagnostics) -> Source | None:
@@ -99,11 +106,7 @@ def read_yaml(source: Source, found: Diagnostics) -> Mapping | None:
         )
         return None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        position = mark.index if mark else 0
-        message = f"this is not YAML: {error.problem or error.context}"
-        help_text = "look for a missing bracket, quote, colon or space just before this place"
-        found.add("yaml-syntax", message, _span(source, position, position + 1), help=help_text)
+        report_yaml_fault(source, error, found)
         return None
     except (ValueError, OverflowError):  # "\\U00110000", which PyYAML gives to chr()
         place = _span(source, reader.position, reader.position + 1)
