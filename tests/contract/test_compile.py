@@ -32,7 +32,7 @@ def test_a_compiled_step_is_one_graph_and_compiles_once_or_twice(row: Row, tenso
 
     fullgraph=True refuses breaks. The graphs run in eager: how many there are does not depend on what runs them.
     """
-    params, plain = make_params(), make_params()
+    params, plain = make_params(((33, 128), (7,))), make_params(((33, 128), (7,)))
     lr = row.options["lr"]
     optimizer = row.make(params, lr=torch.tensor(lr, dtype=torch.float64) if tensor else lr)
     counter = CompileCounterWithBackend("eager")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from optgen.runtime.optimizer import GeneratedOptimizer
-from tests.contract.rows import BY_NAME, DTYPES, Row, distance, gradient, make_params, run, same, snapshot, values
+from tests.contract.rows import BY_NAME, DTYPES, Row, gradient, make_params, run, same, snapshot, values
 
 TORCH_NAMES = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}
 CODE_NAMES = {f"{name}.{part}" for name in TORCH_NAMES for part in ("codes", "scale", "base")}
@@ -344,50 +344,6 @@ def test_states_of_one_optimizer_do_not_load_into_another() -> None:
     for other in ("sgd", "lion", "solo", "adamw8bit"):  # torch's own say nothing of where they come from
         with pytest.raises(ValueError, match="parameter 0"):
             BY_NAME[other].make(make_params()).load_state_dict(twin.state_dict())
-
-
-TWINS = (
-    ("sgd", {}, {}),
-    ("sgd", {"momentum": 0.0}, {}),
-    ("sgd", {"nesterov": True}, {}),
-    ("adamw", {}, {"foreach": True}),
-    ("adamw", {"amsgrad": True}, {}),
-    ("adamw", {"lr": 1e-3, "maximize": True}, {"fused": True}),
-)
-
-
-@pytest.mark.parametrize(("name", "options", "extra"), TWINS, ids=str)
-def test_a_checkpoint_of_torch_goes_on(name: str, options: dict[str, Any], extra: dict[str, Any]) -> None:
-    row = BY_NAME[name]
-    params = make_params()
-    twin = row.make_twin(params, **options, **extra)
-    run(twin, range(4))
-    again = copies(params)
-    optimizer = row.make(again)
-    optimizer.load_state_dict(file(twin.state_dict()))
-    assert "foreach" not in optimizer.param_groups[0]
-    for key, value in options.items():
-        assert optimizer.param_groups[0][key] == value
-    start = values(params)
-    run(twin, range(4, 10))
-    run(optimizer, range(4, 10))
-    largest = max(float(p.detach().abs().max()) for p in params)
-    assert distance(again, params) < 1e-6 * largest + 1e-5 * distance(params, start)
-
-
-@pytest.mark.parametrize("options", [{}, {"amsgrad": True}], ids=str)
-def test_a_checkpoint_goes_on_in_torch(options: dict[str, Any]) -> None:
-    """Back as well: no one is locked in."""
-    row = BY_NAME["adamw"]
-    params, optimizer = trained(row, **options)
-    again = copies(params)
-    twin = row.make_twin(again, **options)
-    saved = copy.deepcopy(optimizer.state_dict())  # torch's load shares tensors
-    saved["param_groups"] = [{**twin.state_dict()["param_groups"][0], **group} for group in saved["param_groups"]]
-    twin.load_state_dict(saved)
-    run(twin, range(3, 6))
-    run(optimizer, range(3, 6))
-    assert distance(again, params) < 1e-6
 
 
 def test_a_flag_switched_on_later_makes_its_state() -> None:

@@ -1,0 +1,54 @@
+"""Checkpoints of torch.optim go on in the same rule, and back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from tests.contract.rows import BY_NAME, distance, make_params, run, values
+from tests.contract.test_state_dict import copies, file, trained
+
+TWINS = (
+    ("sgd", {}, {}),
+    ("sgd", {"momentum": 0.0}, {}),
+    ("sgd", {"nesterov": True}, {}),
+    ("adamw", {}, {"foreach": True}),
+    ("adamw", {"amsgrad": True}, {}),
+    ("adamw", {"lr": 1e-3, "maximize": True}, {"fused": True}),
+)
+
+
+@pytest.mark.parametrize(("name", "options", "extra"), TWINS, ids=str)
+def test_a_checkpoint_of_torch_goes_on(name: str, options: dict[str, Any], extra: dict[str, Any]) -> None:
+    row = BY_NAME[name]
+    params = make_params()
+    twin = row.make_twin(params, **options, **extra)
+    run(twin, range(4))
+    again = copies(params)
+    optimizer = row.make(again)
+    optimizer.load_state_dict(file(twin.state_dict()))
+    assert "foreach" not in optimizer.param_groups[0]
+    for key, value in options.items():
+        assert optimizer.param_groups[0][key] == value
+    start = values(params)
+    run(twin, range(4, 10))
+    run(optimizer, range(4, 10))
+    largest = max(float(p.detach().abs().max()) for p in params)
+    assert distance(again, params) < 1e-6 * largest + 1e-5 * distance(params, start)
+
+
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}], ids=str)
+def test_a_checkpoint_goes_on_in_torch(options: dict[str, Any]) -> None:
+    """Back as well: no one is locked in."""
+    row = BY_NAME["adamw"]
+    params, optimizer = trained(row, **options)
+    again = copies(params)
+    twin = row.make_twin(again, **options)
+    saved = copy.deepcopy(optimizer.state_dict())  # torch's load shares tensors
+    saved["param_groups"] = [{**twin.state_dict()["param_groups"][0], **group} for group in saved["param_groups"]]
+    twin.load_state_dict(saved)
+    run(twin, range(3, 6))
+    run(optimizer, range(3, 6))
+    assert distance(again, params) < 1e-6
