@@ -209,12 +209,14 @@ update: |
   if m > 0:
     p = p - gh
   p = p - min(1) - where(x, 2)
+  p = p - (lerp(g.x)^m[0])
 extra: 1
 """
     codes = [d.code for d in faults_of(text, tmp_path)]
     assert codes == [
         *("missing-key", "bad-name", "unknown-key", "bad-value", "unknown-symbol", "unknown-symbol", "unknown-symbol"),
-        *("condition-per-element", "unknown-symbol", "wrong-arguments", "wrong-arguments", "unknown-key"),
+        *("condition-per-element", "unknown-symbol", "wrong-arguments", "wrong-arguments"),
+        *("unknown-function", "formula-forbidden", "formula-forbidden", "formula-forbidden", "unknown-key"),
     ]
 
 

@@ -294,6 +294,8 @@ class _Walk:
         name = node.func.id
         word = self.words.get(name)
         if word is None:
+            for arg in node.args:
+                self.guarded(arg)
             return self.report(node.func, f"unknown function '{name}'", function_help(name, self.words), "unknown-function")
         if node.keywords or any(isinstance(arg, ast.Starred) for arg in node.args):
             self.report(node, f"'{name}' takes plain arguments only", f"write {word.signature}", "wrong-arguments")
@@ -327,6 +329,8 @@ class _Walk:
             case ast.Attribute(attr="grad"):
                 help_text = "the gradient is called g"
         self.found.add("formula-forbidden", message, span, help=help_text)
+        if isinstance(node, ast.BinOp | ast.UnaryOp | ast.IfExp):
+            self.expressions([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)])
         raise _FaultError
 
     def report(self, node: ast.expr, message: str, help_text: str | None, code: str = "formula-forbidden") -> NoReturn:
