@@ -191,6 +191,8 @@ def test_one_fault_is_told_once(tmp_path: Path) -> None:
         "hyper: {Lr: {default: 0.1}}\nupdate: p = p - Lr*g",
         "state: {M: {like: p}}\nupdate: |\n  M = M + g\n  p = p - M",
         "update: |\n  d = gg\n  e = d + 1\n  if d > 1:\n    e = d\n  p = p - e",
+        "hyper: {lambda: {default: 1}}\nupdate: p = p - lambda*g",
+        "states: {m: {like: p}}\nupdate: |\n  m = m + g\n  p = p - m",
         "update: |\n  if qq > 1:\n    d = g\n  p = p - d",
         "update: |\n  Big = 2*g\n  p = p - Big",
         "extends: nowhere\nstate: {m: {storage: {codebook: linear}}}",
@@ -207,12 +209,14 @@ update: |
   if m > 0:
     p = p - gh
   p = p - min(1) - where(x, 2)
+  p = p - (lerp(g.x)^m[0])
 extra: 1
 """
     codes = [d.code for d in faults_of(text, tmp_path)]
     assert codes == [
         *("missing-key", "bad-name", "unknown-key", "bad-value", "unknown-symbol", "unknown-symbol", "unknown-symbol"),
-        *("condition-per-element", "unknown-symbol", "wrong-arguments", "wrong-arguments", "unknown-key"),
+        *("condition-per-element", "unknown-symbol", "wrong-arguments", "wrong-arguments"),
+        *("unknown-function", "formula-forbidden", "formula-forbidden", "formula-forbidden", "unknown-key"),
     ]
 
 
@@ -246,6 +250,63 @@ def test_slips_in_yaml_are_told_in_words(text: str, tmp_path: Path) -> None:
     place, message = YAML_SLIPS[text]
     assert (fault.code, fault.message) == ("yaml-syntax", message)
     assert fault.primary.span.location.endswith(f":{place}")
+
+
+FORMULA_SLIPS = {
+    "d = g\n    p = p - d": ("6:5", "indented more than the one above", "alike"),
+    "if t > 1:\n      d = g\n    p = p - d": ("7:5", "this line is indented like none above it", "alike"),
+    "if t > 1:\n  p = p - g": ("5:3", "nothing is indented under this 'if'", "indent the statements"),
+    "p = p - 2*(t g)": ("5:15", "an operator is missing between 't' and 'g'", "x*y"),
+    "p = p - (g) (p)": ("5:12", "unknown function 'g'", "x*y"),
+    "p = p - 2 (p)": ("5:11", "this is no function", "x*y"),
+    "p = p - 2g": ("5:11", "an operator is missing behind this number", "2*x"),
+    "p = p - (g": ("5:11", "this '(' is never closed", "close it"),
+    "p = p - g)": ("5:12", "this ')' closes nothing", "remove it"),
+    "if t > 1\n    p = p - g": ("5:11", "a ':' is missing here", "if t > 1:"),
+    "if t = 1:\n    p = p - g": ("5:6", "'=' assigns", "=="),
+    "p - g = 1": ("5:3", "only a name can be assigned", "name = formula"),
+    "p = p - g^2": ("5:12", "'^' cannot stand", "x**y"),
+    "p = p - torch.sqrt(g)": ("5:11", "'.' cannot stand", "write sqrt(x)"),
+    "p = p - g.pow(2)": ("5:11", "'.' cannot stand", "x**y"),
+    "p = p - p.grad": ("5:11", "'.' cannot stand", "called g"),
+    "p = p - betas[1]*b1*g": ("5:11", "an index cannot stand", "write 'b2'"),
+    "p = p - lerp(g, p, 0.1)": ("5:11", "unknown function 'lerp'", "ema(x, y, beta)"),
+    "p = p - norm(g)": ("5:11", "unknown function 'norm'", "reductions over a tensor do not exist yet"),
+    "p = p - tanh(g)": ("5:11", "unknown function 'tanh'", "'sqrt', 'where'"),
+}
+
+
+@pytest.mark.parametrize("text", FORMULA_SLIPS)
+def test_slips_in_formulas_are_told_in_words(text: str, tmp_path: Path) -> None:
+    head = "name: Rule\nsummary: A rule.\nhyper: {betas: {default: [0.5, 0.5], names: [b1, b2]}}"
+    found = faults_of(f"{head}\nupdate: |\n  {text}\n", tmp_path)
+    shown = "".join(render(d) + "\n" for d in found if d.code != "unused-hyper")
+    place, message, help_text = FORMULA_SLIPS[text]
+    assert f"rule.yaml:{place}\n" in shown and message in shown and help_text in shown, shown
+
+
+def test_slips_in_values_are_told_with_a_way_out(tmp_path: Path) -> None:
+    rest = "\nupdate: p = p - g"
+    for text, said in (
+        ('hyper: {a: {default: "1e-3"}}', "write 1e-3 without quotes"),
+        ("hyper: {a: {default: null}}", "write a number; no default is empty"),
+        ("hyper: {a: {default: lr}}", "list the words in 'choices'; what follows from others is computed in 'update'"),
+        ("hyper: {a: {default: 1, doc: one, two}}", "put a text with a comma in quotes"),
+        ("params: {a: {default: 1}}", "did you mean 'hyper'?"),
+        ("state: {m: {like: p, storage: 8bit}}", "write '{codebook: dynamic_exponent, bits: 8, block: 128}', or 'float32'"),
+        ("state: {m: {like: p, save_as: exp_avg, init: exp_avg}}", "did you mean 'm', which is saved as 'exp_avg'?"),
+        ("hyper: {f: {default: true}}\nstate: {m: {like: p, init: 2*f}}", "write where(f, 1, 0)"),
+        ("hyper: {f: {default: a, choices: [a, b]}}\nstate: {m: {like: p, when: f}}", "as in 'f == \"a\"'"),
+    ):
+        shown = render_all(faults_of(f"name: Rule\nsummary: A.\n{text}{rest}", tmp_path))
+        assert said in shown, shown
+
+
+def test_a_missing_spec_is_told_without_an_excerpt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, help_text in (("adanw", "did you mean 'adamw'?"), ("q.yaml", "name a file, or a spec that 'optgen list' shows")):
+        lines = check(name).output.split("\n")
+        assert lines[1:3] == [f" --> {name}", f"  = help: {help_text}"]
 
 
 def test_what_a_child_gets_wrong(tmp_path: Path) -> None:

@@ -250,6 +250,26 @@ update: |
   b = a*t
   p = p - where(g > 0.3719 and (b > 0.7 or not (t > 1)), 0.1, 0.2) - where((b > 0.7) == (g > 0.3719), 0.3, g)
 """,
+    "names that kernels might use": f"""{HEAD}hyper: {{size: {{default: 0.3}}, blocks: {{default: true}}, tile: {{default: false}}}}
+state:
+  first: {{like: p}}
+  words: {{like: p, storage: {{codebook: linear, bits: 4, block: 32, min_size: 0, rounding: stochastic}}}}
+  slot: {{shape: scalar, init: 1}}
+update: |
+  start = g*size
+  length = 0.5*t
+  slot = slot*0.9
+  valid = start
+  if blocks:
+    valid = 2*start
+  if tile:
+    valid = 3*start
+  first = 0.5*first + valid
+  words = 0.5*words + g
+  tensors = first + words
+  offsets = tensors/(1 + abs(tensors))
+  p = p - 0.1*slot*offsets/length
+""",
     "an average of averages": f"{HEAD}update: p = p - {'ema(0.5, 1/(1 + abs(g)), ' * 20}0.5{')' * 20}\n",
 }
 
@@ -263,7 +283,8 @@ def test_accepted_specs(name: str, path: Path) -> None:
 def test_specs_on_triton(tmp_path: Path) -> None:
     """In a process of its own: Triton must know early that it is to interpret."""
     pytest.importorskip("triton")
-    texts = [ACCEPTED["conditions on scalars and on elements"], *map(random_spec, range(10 * TIMES))]
+    names = ("conditions on scalars and on elements", "names that kernels might use")
+    texts = [*(ACCEPTED[name] for name in names), *map(random_spec, range(10 * TIMES))]
     for index, text in enumerate(texts):
         (tmp_path / f"rule{index}.yaml").write_bytes(text.encode())
     code = "import sys; from pathlib import Path; from tests.fuzzing import run_spec\n"

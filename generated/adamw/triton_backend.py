@@ -22,8 +22,8 @@ def update_tile(
     v_state,  # real[shape of param]  in/out  average of squared gradients
     x_state,  # real[shape of param]  in/out  largest v so far (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
-    first,  # first element of the tile
-    size,  # elements of the parameter
+    _first,  # first element of the tile
+    _size,  # elements of the parameter
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     REAL: tl.constexpr,
@@ -31,9 +31,9 @@ def update_tile(
     BULK: tl.constexpr,
 ):
     """One step of a tile."""
-    start = first
-    offsets = tl.arange(0, TILE)
-    valid = offsets < size - first
+    _start = _first
+    _offsets = tl.arange(0, TILE)
+    _valid = _offsets < _size - _first
     beta1 = tl.load(scalars + 0)
     beta2 = tl.load(scalars + 1)
     eps = tl.load(scalars + 2)
@@ -43,12 +43,12 @@ def update_tile(
     lr_over_bias_correction_beta1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + start, offsets, valid, REAL, BULK)
-    g = load_elements(grad + start, offsets, valid, REAL, BULK)
-    m = load_elements(m_state + start, offsets, valid, REAL, BULK)
-    v = load_elements(v_state + start, offsets, valid, REAL, BULK)
+    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
+    m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
+    v = load_elements(v_state + _start, _offsets, _valid, REAL, BULK)
     if amsgrad:
-        x = load_elements(x_state + start, offsets, valid, REAL, BULK)
+        x = load_elements(x_state + _start, _offsets, _valid, REAL, BULK)
 
     if maximize:
         g = -g
@@ -61,19 +61,19 @@ def update_tile(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + start, offsets, p, valid, BULK)
-    store_elements(m_state + start, offsets, m, valid, BULK)
-    store_elements(v_state + start, offsets, v, valid, BULK)
+    store_elements(param + _start, _offsets, p, _valid, BULK)
+    store_elements(m_state + _start, _offsets, m, _valid, BULK)
+    store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
-        store_elements(x_state + start, offsets, x, valid, BULK)
+        store_elements(x_state + _start, _offsets, x, _valid, BULK)
 
 
 @triton.jit
 def update(
-    tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    words,  # int32[n, 2]  words of the random bits
-    tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _words,  # int32[n, 2]  words of the random bits
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     PARAM: tl.constexpr,
@@ -83,26 +83,26 @@ def update(
     TILE: tl.constexpr,
 ):
     """One step of every parameter in a bucket, a tile per program."""
-    tile = tl.program_id(0)
-    tensor = tl.load(tiles + 2 * tile).to(tl.int64)
-    slot = tensors + tensor * 6
-    param = pointer(slot + 0, PARAM, ALIGNED)
-    grad = pointer(slot + 1, GRAD, ALIGNED)
-    m_state = pointer(slot + 2, REAL, ALIGNED)
-    v_state = pointer(slot + 3, REAL, ALIGNED)
-    x_state = pointer(slot + 4, REAL, ALIGNED)
-    first = tl.load(tiles + 2 * tile + 1).to(tl.int64) * TILE
-    size = tl.load(slot + 5)
-    if first + TILE <= size:
+    _tile = tl.program_id(0)
+    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
+    _slot = _tensors + _tensor * 6
+    param = pointer(_slot + 0, PARAM, ALIGNED)
+    grad = pointer(_slot + 1, GRAD, ALIGNED)
+    m_state = pointer(_slot + 2, REAL, ALIGNED)
+    v_state = pointer(_slot + 3, REAL, ALIGNED)
+    x_state = pointer(_slot + 4, REAL, ALIGNED)
+    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
+    _size = tl.load(_slot + 5)
+    if _first + TILE <= _size:
         update_tile(
             param,
             grad,
             m_state,
             v_state,
             x_state,
-            scalars + tensor * 8,
-            first,
-            size,
+            scalars + _tensor * 8,
+            _first,
+            _size,
             amsgrad,
             maximize,
             REAL,
@@ -116,9 +116,9 @@ def update(
             m_state,
             v_state,
             x_state,
-            scalars + tensor * 8,
-            first,
-            size,
+            scalars + _tensor * 8,
+            _first,
+            _size,
             amsgrad,
             maximize,
             REAL,

@@ -177,8 +177,8 @@ def update_tile(
     v_state,  # real[shape of param]  in/out  average of squared gradients
     x_state,  # real[shape of param]  in/out  largest v so far (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
-    first,  # first element of the tile
-    size,  # elements of the parameter
+    _first,  # first element of the tile
+    _size,  # elements of the parameter
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     REAL: tl.constexpr,
@@ -186,9 +186,9 @@ def update_tile(
     BULK: tl.constexpr,
 ):
     """One step of a tile."""
-    start = first
-    offsets = tl.arange(0, TILE)
-    valid = offsets < size - first
+    _start = _first
+    _offsets = tl.arange(0, TILE)
+    _valid = _offsets < _size - _first
     beta1 = tl.load(scalars + 0)
     beta2 = tl.load(scalars + 1)
     eps = tl.load(scalars + 2)
@@ -198,12 +198,12 @@ def update_tile(
     lr_over_bias_correction_beta1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + start, offsets, valid, REAL, BULK)
-    g = load_elements(grad + start, offsets, valid, REAL, BULK)
-    m = load_elements(m_state + start, offsets, valid, REAL, BULK)
-    v = load_elements(v_state + start, offsets, valid, REAL, BULK)
+    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
+    m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
+    v = load_elements(v_state + _start, _offsets, _valid, REAL, BULK)
     if amsgrad:
-        x = load_elements(x_state + start, offsets, valid, REAL, BULK)
+        x = load_elements(x_state + _start, _offsets, _valid, REAL, BULK)
 
     if maximize:
         g = -g
@@ -216,19 +216,19 @@ def update_tile(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + start, offsets, p, valid, BULK)
-    store_elements(m_state + start, offsets, m, valid, BULK)
-    store_elements(v_state + start, offsets, v, valid, BULK)
+    store_elements(param + _start, _offsets, p, _valid, BULK)
+    store_elements(m_state + _start, _offsets, m, _valid, BULK)
+    store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
-        store_elements(x_state + start, offsets, x, valid, BULK)
+        store_elements(x_state + _start, _offsets, x, _valid, BULK)
 
 
 @triton.jit
 def update(
-    tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    words,  # int32[n, 2]  words of the random bits
-    tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _words,  # int32[n, 2]  words of the random bits
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     PARAM: tl.constexpr,
@@ -238,26 +238,26 @@ def update(
     TILE: tl.constexpr,
 ):
     """One step of every parameter in a bucket, a tile per program."""
-    tile = tl.program_id(0)
-    tensor = tl.load(tiles + 2 * tile).to(tl.int64)
-    slot = tensors + tensor * 6
-    param = pointer(slot + 0, PARAM, ALIGNED)
-    grad = pointer(slot + 1, GRAD, ALIGNED)
-    m_state = pointer(slot + 2, REAL, ALIGNED)
-    v_state = pointer(slot + 3, REAL, ALIGNED)
-    x_state = pointer(slot + 4, REAL, ALIGNED)
-    first = tl.load(tiles + 2 * tile + 1).to(tl.int64) * TILE
-    size = tl.load(slot + 5)
-    if first + TILE <= size:
+    _tile = tl.program_id(0)
+    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
+    _slot = _tensors + _tensor * 6
+    param = pointer(_slot + 0, PARAM, ALIGNED)
+    grad = pointer(_slot + 1, GRAD, ALIGNED)
+    m_state = pointer(_slot + 2, REAL, ALIGNED)
+    v_state = pointer(_slot + 3, REAL, ALIGNED)
+    x_state = pointer(_slot + 4, REAL, ALIGNED)
+    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
+    _size = tl.load(_slot + 5)
+    if _first + TILE <= _size:
         update_tile(
             param,
             grad,
             m_state,
             v_state,
             x_state,
-            scalars + tensor * 8,
-            first,
-            size,
+            scalars + _tensor * 8,
+            _first,
+            _size,
             amsgrad,
             maximize,
             REAL,
@@ -271,9 +271,9 @@ def update(
             m_state,
             v_state,
             x_state,
-            scalars + tensor * 8,
-            first,
-            size,
+            scalars + _tensor * 8,
+            _first,
+            _size,
             amsgrad,
             maximize,
             REAL,
@@ -293,9 +293,9 @@ def update_coded_tile(
     x_codes,  # uint8[bytes]  in/out  largest v so far, 8-bit codes (amsgrad)
     x_scale_blocks,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
-    first,  # first block of the tile
-    blocks,  # blocks of 256 in the parameter
-    length,  # elements in a row
+    _first,  # first block of the tile
+    _blocks,  # blocks of 256 in the parameter
+    _length,  # elements in a row
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     REAL: tl.constexpr,
@@ -303,7 +303,7 @@ def update_coded_tile(
     BULK: tl.constexpr,
 ):
     """One step of a tile, with m, v, x stored as codes."""
-    start, offsets, valid = tile_elements(first, blocks, length, 256, TILE, BULK)
+    _start, _offsets, _valid = tile_elements(_first, _blocks, _length, 256, TILE, BULK)
     beta1 = tl.load(scalars + 0)
     beta2 = tl.load(scalars + 1)
     eps = tl.load(scalars + 2)
@@ -313,17 +313,17 @@ def update_coded_tile(
     lr_over_bias_correction_beta1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + start, offsets, valid, REAL, BULK)
-    g = load_elements(grad + start, offsets, valid, REAL, BULK)
-    m_code = load_codes(m_codes, first, blocks, length, 8, 256, 256, TILE, BULK)
-    m_scale = load_scalars(m_scale_blocks, first, blocks, length, 256, 256, TILE, BULK)
+    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
+    m_code = load_codes(m_codes, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
+    m_scale = load_scalars(m_scale_blocks, _first, _blocks, _length, 256, 256, TILE, BULK)
     m = tl.reshape(decode_m(m_code, m_scale), (TILE,)).to(REAL)
-    v_code = load_codes(v_codes, first, blocks, length, 8, 256, 256, TILE, BULK)
-    v_scale = load_scalars(v_scale_blocks, first, blocks, length, 256, 256, TILE, BULK)
+    v_code = load_codes(v_codes, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
+    v_scale = load_scalars(v_scale_blocks, _first, _blocks, _length, 256, 256, TILE, BULK)
     v = tl.reshape(decode_v(v_code, v_scale), (TILE,)).to(REAL)
     if amsgrad:
-        x_code = load_codes(x_codes, first, blocks, length, 8, 256, 256, TILE, BULK)
-        x_scale = load_scalars(x_scale_blocks, first, blocks, length, 256, 256, TILE, BULK)
+        x_code = load_codes(x_codes, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
+        x_scale = load_scalars(x_scale_blocks, _first, _blocks, _length, 256, 256, TILE, BULK)
         x = tl.reshape(decode_v(x_code, x_scale), (TILE,)).to(REAL)
 
     if maximize:
@@ -337,34 +337,34 @@ def update_coded_tile(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + start, offsets, p, valid, BULK)
-    m_blocks = to_blocks(m, valid, 256, TILE, BULK)
+    store_elements(param + _start, _offsets, p, _valid, BULK)
+    m_blocks = to_blocks(m, _valid, 256, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
     m_code = encode_m(m_blocks, m_scale)
-    store_codes(m_codes, m_code, first, blocks, length, 8, 256, 256, TILE, BULK)
-    store_scalars(m_scale_blocks, m_scale, first, blocks, length, 256, 256, TILE, BULK)
-    v_blocks = to_blocks(v, valid, 256, TILE, BULK)
+    store_codes(m_codes, m_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
+    store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
+    v_blocks = to_blocks(v, _valid, 256, TILE, BULK)
     v_blocks = tl.where((tl.abs(v_blocks) < float("inf")), v_blocks, 0.0)
     v_scale = scale_v(v_blocks)
     v_code = encode_v(v_blocks, v_scale)
-    store_codes(v_codes, v_code, first, blocks, length, 8, 256, 256, TILE, BULK)
-    store_scalars(v_scale_blocks, v_scale, first, blocks, length, 256, 256, TILE, BULK)
+    store_codes(v_codes, v_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
+    store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
     if amsgrad:
-        x_blocks = to_blocks(x, valid, 256, TILE, BULK)
+        x_blocks = to_blocks(x, _valid, 256, TILE, BULK)
         x_blocks = tl.where((tl.abs(x_blocks) < float("inf")), x_blocks, 0.0)
         x_scale = scale_v(x_blocks)
         x_code = encode_v(x_blocks, x_scale)
-        store_codes(x_codes, x_code, first, blocks, length, 8, 256, 256, TILE, BULK)
-        store_scalars(x_scale_blocks, x_scale, first, blocks, length, 256, 256, TILE, BULK)
+        store_codes(x_codes, x_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
+        store_scalars(x_scale_blocks, x_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
 
 
 @triton.jit
 def update_coded(
-    tensors,  # int64[n, 10]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 10]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    words,  # int32[n, 2]  words of the random bits
-    tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _words,  # int32[n, 2]  words of the random bits
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     PARAM: tl.constexpr,
@@ -374,21 +374,21 @@ def update_coded(
     TILE: tl.constexpr,
 ):
     """One step of every parameter in a bucket, a tile per program."""
-    tile = tl.program_id(0)
-    tensor = tl.load(tiles + 2 * tile).to(tl.int64)
-    slot = tensors + tensor * 10
-    param = pointer(slot + 0, PARAM, ALIGNED)
-    grad = pointer(slot + 1, GRAD, ALIGNED)
-    m_codes = pointer(slot + 2, tl.uint8, ALIGNED)
-    m_scale_blocks = pointer(slot + 3, tl.float32, ALIGNED)
-    v_codes = pointer(slot + 4, tl.uint8, ALIGNED)
-    v_scale_blocks = pointer(slot + 5, tl.float32, ALIGNED)
-    x_codes = pointer(slot + 6, tl.uint8, ALIGNED)
-    x_scale_blocks = pointer(slot + 7, tl.float32, ALIGNED)
-    first = tl.load(tiles + 2 * tile + 1).to(tl.int64) * (TILE // 256)
-    blocks = tl.load(slot + 8)
-    length = tl.load(slot + 9)
-    if (first + TILE // 256 <= blocks) & (length % 256 == 0):
+    _tile = tl.program_id(0)
+    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
+    _slot = _tensors + _tensor * 10
+    param = pointer(_slot + 0, PARAM, ALIGNED)
+    grad = pointer(_slot + 1, GRAD, ALIGNED)
+    m_codes = pointer(_slot + 2, tl.uint8, ALIGNED)
+    m_scale_blocks = pointer(_slot + 3, tl.float32, ALIGNED)
+    v_codes = pointer(_slot + 4, tl.uint8, ALIGNED)
+    v_scale_blocks = pointer(_slot + 5, tl.float32, ALIGNED)
+    x_codes = pointer(_slot + 6, tl.uint8, ALIGNED)
+    x_scale_blocks = pointer(_slot + 7, tl.float32, ALIGNED)
+    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * (TILE // 256)
+    _blocks = tl.load(_slot + 8)
+    _length = tl.load(_slot + 9)
+    if (_first + TILE // 256 <= _blocks) & (_length % 256 == 0):
         update_coded_tile(
             param,
             grad,
@@ -398,10 +398,10 @@ def update_coded(
             v_scale_blocks,
             x_codes,
             x_scale_blocks,
-            scalars + tensor * 8,
-            first,
-            blocks,
-            length,
+            scalars + _tensor * 8,
+            _first,
+            _blocks,
+            _length,
             amsgrad,
             maximize,
             REAL,
@@ -418,10 +418,10 @@ def update_coded(
             v_scale_blocks,
             x_codes,
             x_scale_blocks,
-            scalars + tensor * 8,
-            first,
-            blocks,
-            length,
+            scalars + _tensor * 8,
+            _first,
+            _blocks,
+            _length,
             amsgrad,
             maximize,
             REAL,

@@ -20,17 +20,17 @@ def update_tile(
     grad,  # any float[shape of param]  in  gradient
     m_state,  # real[shape of param]  in/out  average of gradients
     scalars,  # REAL[6]  host scalars of this step
-    first,  # first element of the tile
-    size,  # elements of the parameter
+    _first,  # first element of the tile
+    _size,  # elements of the parameter
     maximize: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
     """One step of a tile."""
-    start = first
-    offsets = tl.arange(0, TILE)
-    valid = offsets < size - first
+    _start = _first
+    _offsets = tl.arange(0, TILE)
+    _valid = _offsets < _size - _first
     lr = tl.load(scalars + 0)
     beta1 = tl.load(scalars + 1)
     beta2 = tl.load(scalars + 2)
@@ -38,9 +38,9 @@ def update_tile(
     one_minus_beta1 = tl.load(scalars + 4)
     one_minus_beta2 = tl.load(scalars + 5)
 
-    p = load_elements(param + start, offsets, valid, REAL, BULK)
-    g = load_elements(grad + start, offsets, valid, REAL, BULK)
-    m = load_elements(m_state + start, offsets, valid, REAL, BULK)
+    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
+    m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
 
     if maximize:
         g = -g
@@ -49,16 +49,16 @@ def update_tile(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    store_elements(param + start, offsets, p, valid, BULK)
-    store_elements(m_state + start, offsets, m, valid, BULK)
+    store_elements(param + _start, _offsets, p, _valid, BULK)
+    store_elements(m_state + _start, _offsets, m, _valid, BULK)
 
 
 @triton.jit
 def update(
-    tensors,  # int64[n, 4]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 4]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 6]  host scalars of each parameter
-    words,  # int32[n, 2]  words of the random bits
-    tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _words,  # int32[n, 2]  words of the random bits
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
@@ -67,22 +67,22 @@ def update(
     TILE: tl.constexpr,
 ):
     """One step of every parameter in a bucket, a tile per program."""
-    tile = tl.program_id(0)
-    tensor = tl.load(tiles + 2 * tile).to(tl.int64)
-    slot = tensors + tensor * 4
-    param = pointer(slot + 0, PARAM, ALIGNED)
-    grad = pointer(slot + 1, GRAD, ALIGNED)
-    m_state = pointer(slot + 2, REAL, ALIGNED)
-    first = tl.load(tiles + 2 * tile + 1).to(tl.int64) * TILE
-    size = tl.load(slot + 3)
-    if first + TILE <= size:
+    _tile = tl.program_id(0)
+    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
+    _slot = _tensors + _tensor * 4
+    param = pointer(_slot + 0, PARAM, ALIGNED)
+    grad = pointer(_slot + 1, GRAD, ALIGNED)
+    m_state = pointer(_slot + 2, REAL, ALIGNED)
+    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
+    _size = tl.load(_slot + 3)
+    if _first + TILE <= _size:
         update_tile(
             param,
             grad,
             m_state,
-            scalars + tensor * 6,
-            first,
-            size,
+            scalars + _tensor * 6,
+            _first,
+            _size,
             maximize,
             REAL,
             TILE,
@@ -93,9 +93,9 @@ def update(
             param,
             grad,
             m_state,
-            scalars + tensor * 6,
-            first,
-            size,
+            scalars + _tensor * 6,
+            _first,
+            _size,
             maximize,
             REAL,
             TILE,

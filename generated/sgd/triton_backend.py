@@ -20,8 +20,8 @@ def update_tile(
     grad,  # any float[shape of param]  in  gradient
     b_state,  # real[shape of param]  in/out  accumulated gradients (momentum_is_not_0)
     scalars,  # REAL[5]  host scalars of this step
-    first,  # first element of the tile
-    size,  # elements of the parameter
+    _first,  # first element of the tile
+    _size,  # elements of the parameter
     momentum_is_not_0: tl.constexpr,
     maximize: tl.constexpr,
     nesterov: tl.constexpr,
@@ -30,19 +30,19 @@ def update_tile(
     BULK: tl.constexpr,
 ):
     """One step of a tile."""
-    start = first
-    offsets = tl.arange(0, TILE)
-    valid = offsets < size - first
+    _start = _first
+    _offsets = tl.arange(0, TILE)
+    _valid = _offsets < _size - _first
     lr = tl.load(scalars + 0)
     momentum = tl.load(scalars + 1)
     weight_decay = tl.load(scalars + 2)
     if_t_is_1 = tl.load(scalars + 3)
     one_minus_dampening = tl.load(scalars + 4)
 
-    p = load_elements(param + start, offsets, valid, REAL, BULK)
-    g = load_elements(grad + start, offsets, valid, REAL, BULK)
+    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     if momentum_is_not_0:
-        b = load_elements(b_state + start, offsets, valid, REAL, BULK)
+        b = load_elements(b_state + _start, _offsets, _valid, REAL, BULK)
 
     if maximize:
         g = -g
@@ -55,17 +55,17 @@ def update_tile(
             d = b
     p = p - lr * d
 
-    store_elements(param + start, offsets, p, valid, BULK)
+    store_elements(param + _start, _offsets, p, _valid, BULK)
     if momentum_is_not_0:
-        store_elements(b_state + start, offsets, b, valid, BULK)
+        store_elements(b_state + _start, _offsets, b, _valid, BULK)
 
 
 @triton.jit
 def update(
-    tensors,  # int64[n, 4]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 4]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 5]  host scalars of each parameter
-    words,  # int32[n, 2]  words of the random bits
-    tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _words,  # int32[n, 2]  words of the random bits
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     momentum_is_not_0: tl.constexpr,
     maximize: tl.constexpr,
     nesterov: tl.constexpr,
@@ -76,22 +76,22 @@ def update(
     TILE: tl.constexpr,
 ):
     """One step of every parameter in a bucket, a tile per program."""
-    tile = tl.program_id(0)
-    tensor = tl.load(tiles + 2 * tile).to(tl.int64)
-    slot = tensors + tensor * 4
-    param = pointer(slot + 0, PARAM, ALIGNED)
-    grad = pointer(slot + 1, GRAD, ALIGNED)
-    b_state = pointer(slot + 2, REAL, ALIGNED)
-    first = tl.load(tiles + 2 * tile + 1).to(tl.int64) * TILE
-    size = tl.load(slot + 3)
-    if first + TILE <= size:
+    _tile = tl.program_id(0)
+    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
+    _slot = _tensors + _tensor * 4
+    param = pointer(_slot + 0, PARAM, ALIGNED)
+    grad = pointer(_slot + 1, GRAD, ALIGNED)
+    b_state = pointer(_slot + 2, REAL, ALIGNED)
+    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
+    _size = tl.load(_slot + 3)
+    if _first + TILE <= _size:
         update_tile(
             param,
             grad,
             b_state,
-            scalars + tensor * 5,
-            first,
-            size,
+            scalars + _tensor * 5,
+            _first,
+            _size,
             momentum_is_not_0,
             maximize,
             nesterov,
@@ -104,9 +104,9 @@ def update(
             param,
             grad,
             b_state,
-            scalars + tensor * 5,
-            first,
-            size,
+            scalars + _tensor * 5,
+            _first,
+            _size,
             momentum_is_not_0,
             maximize,
             nesterov,

@@ -173,17 +173,17 @@ def update_tile(
     m_state,  # real[shape of param]  in/out  average of gradients
     v_state,  # real[shape of param]  in/out  average of squared gradients
     scalars,  # REAL[8]  host scalars of this step
-    first,  # first element of the tile
-    size,  # elements of the parameter
+    _first,  # first element of the tile
+    _size,  # elements of the parameter
     maximize: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
     """One step of a tile."""
-    start = first
-    offsets = tl.arange(0, TILE)
-    valid = offsets < size - first
+    _start = _first
+    _offsets = tl.arange(0, TILE)
+    _valid = _offsets < _size - _first
     beta2 = tl.load(scalars + 0)
     eps = tl.load(scalars + 1)
     b1 = tl.load(scalars + 2)
@@ -193,10 +193,10 @@ def update_tile(
     lr_over_bias_correction_b1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + start, offsets, valid, REAL, BULK)
-    g = load_elements(grad + start, offsets, valid, REAL, BULK)
-    m = load_elements(m_state + start, offsets, valid, REAL, BULK)
-    v = load_elements(v_state + start, offsets, valid, REAL, BULK)
+    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
+    m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
+    v = load_elements(v_state + _start, _offsets, _valid, REAL, BULK)
 
     if maximize:
         g = -g
@@ -205,17 +205,17 @@ def update_tile(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + start, offsets, p, valid, BULK)
-    store_elements(m_state + start, offsets, m, valid, BULK)
-    store_elements(v_state + start, offsets, v, valid, BULK)
+    store_elements(param + _start, _offsets, p, _valid, BULK)
+    store_elements(m_state + _start, _offsets, m, _valid, BULK)
+    store_elements(v_state + _start, _offsets, v, _valid, BULK)
 
 
 @triton.jit
 def update(
-    tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    words,  # int32[n, 2]  words of the random bits
-    tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _words,  # int32[n, 2]  words of the random bits
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
@@ -224,24 +224,24 @@ def update(
     TILE: tl.constexpr,
 ):
     """One step of every parameter in a bucket, a tile per program."""
-    tile = tl.program_id(0)
-    tensor = tl.load(tiles + 2 * tile).to(tl.int64)
-    slot = tensors + tensor * 5
-    param = pointer(slot + 0, PARAM, ALIGNED)
-    grad = pointer(slot + 1, GRAD, ALIGNED)
-    m_state = pointer(slot + 2, REAL, ALIGNED)
-    v_state = pointer(slot + 3, REAL, ALIGNED)
-    first = tl.load(tiles + 2 * tile + 1).to(tl.int64) * TILE
-    size = tl.load(slot + 4)
-    if first + TILE <= size:
+    _tile = tl.program_id(0)
+    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
+    _slot = _tensors + _tensor * 5
+    param = pointer(_slot + 0, PARAM, ALIGNED)
+    grad = pointer(_slot + 1, GRAD, ALIGNED)
+    m_state = pointer(_slot + 2, REAL, ALIGNED)
+    v_state = pointer(_slot + 3, REAL, ALIGNED)
+    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
+    _size = tl.load(_slot + 4)
+    if _first + TILE <= _size:
         update_tile(
             param,
             grad,
             m_state,
             v_state,
-            scalars + tensor * 8,
-            first,
-            size,
+            scalars + _tensor * 8,
+            _first,
+            _size,
             maximize,
             REAL,
             TILE,
@@ -253,9 +253,9 @@ def update(
             grad,
             m_state,
             v_state,
-            scalars + tensor * 8,
-            first,
-            size,
+            scalars + _tensor * 8,
+            _first,
+            _size,
             maximize,
             REAL,
             TILE,
@@ -273,17 +273,17 @@ def update_coded_tile(
     v_scale_blocks,  # float32[blocks]  in/out  scale of each block of v
     v_base_blocks,  # float32[blocks]  in/out  base of each block of v
     scalars,  # REAL[8]  host scalars of this step
-    words,  # int32[2]  words of the random bits of this step
-    first,  # first block of the tile
-    blocks,  # blocks of 128 in the parameter
-    length,  # elements in a row
+    _words,  # int32[2]  words of the random bits of this step
+    _first,  # first block of the tile
+    _blocks,  # blocks of 128 in the parameter
+    _length,  # elements in a row
     maximize: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
     """One step of a tile, with m, v stored as codes."""
-    start, offsets, valid = tile_elements(first, blocks, length, 128, TILE, BULK)
+    _start, _offsets, _valid = tile_elements(_first, _blocks, _length, 128, TILE, BULK)
     beta2 = tl.load(scalars + 0)
     eps = tl.load(scalars + 1)
     b1 = tl.load(scalars + 2)
@@ -293,14 +293,14 @@ def update_coded_tile(
     lr_over_bias_correction_b1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + start, offsets, valid, REAL, BULK)
-    g = load_elements(grad + start, offsets, valid, REAL, BULK)
-    m_code = load_codes(m_codes, first, blocks, length, 4, 128, 128, TILE, BULK)
-    m_scale = load_scalars(m_scale_blocks, first, blocks, length, 128, 128, TILE, BULK)
+    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
+    m_code = load_codes(m_codes, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
+    m_scale = load_scalars(m_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
     m = tl.reshape(decode_m(m_code, m_scale), (TILE,)).to(REAL)
-    v_code = load_codes(v_codes, first, blocks, length, 2, 128, 128, TILE, BULK)
-    v_scale = load_scalars(v_scale_blocks, first, blocks, length, 128, 128, TILE, BULK)
-    v_base = load_scalars(v_base_blocks, first, blocks, length, 128, 128, TILE, BULK)
+    v_code = load_codes(v_codes, _first, _blocks, _length, 2, 128, 128, TILE, BULK)
+    v_scale = load_scalars(v_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
+    v_base = load_scalars(v_base_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
     v = tl.reshape(decode_v(v_code, v_scale, v_base), (TILE,)).to(REAL)
 
     if maximize:
@@ -310,32 +310,36 @@ def update_coded_tile(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + start, offsets, p, valid, BULK)
-    m_blocks = to_blocks(m, valid, 128, TILE, BULK)
+    store_elements(param + _start, _offsets, p, _valid, BULK)
+    m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
     m_code = encode_m(m_blocks, m_scale)
-    store_codes(m_codes, m_code, first, blocks, length, 4, 128, 128, TILE, BULK)
-    store_scalars(m_scale_blocks, m_scale, first, blocks, length, 128, 128, TILE, BULK)
-    v_blocks = to_blocks(v, valid, 128, TILE, BULK)
+    store_codes(m_codes, m_code, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
+    store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
+    v_blocks = to_blocks(v, _valid, 128, TILE, BULK)
     v_blocks = tl.where((tl.abs(v_blocks) < float("inf")), v_blocks, 0.0)
     v_scale = scale_v(v_blocks)
     v_steps = steps_v(v_blocks, v_scale)
     v_base = base_v(v_steps)
     v_code = encode_v(
-        v_blocks, v_scale, v_steps, v_base, random_bits(words, first, blocks, length, 1, 128, 128, TILE, BULK)
+        v_blocks,
+        v_scale,
+        v_steps,
+        v_base,
+        random_bits(_words, _first, _blocks, _length, 1, 128, 128, TILE, BULK),
     )
-    store_codes(v_codes, v_code, first, blocks, length, 2, 128, 128, TILE, BULK)
-    store_scalars(v_scale_blocks, v_scale, first, blocks, length, 128, 128, TILE, BULK)
-    store_scalars(v_base_blocks, v_base, first, blocks, length, 128, 128, TILE, BULK)
+    store_codes(v_codes, v_code, _first, _blocks, _length, 2, 128, 128, TILE, BULK)
+    store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
+    store_scalars(v_base_blocks, v_base, _first, _blocks, _length, 128, 128, TILE, BULK)
 
 
 @triton.jit
 def update_coded(
-    tensors,  # int64[n, 9]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 9]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    words,  # int32[n, 2]  words of the random bits
-    tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _words,  # int32[n, 2]  words of the random bits
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
@@ -344,20 +348,20 @@ def update_coded(
     TILE: tl.constexpr,
 ):
     """One step of every parameter in a bucket, a tile per program."""
-    tile = tl.program_id(0)
-    tensor = tl.load(tiles + 2 * tile).to(tl.int64)
-    slot = tensors + tensor * 9
-    param = pointer(slot + 0, PARAM, ALIGNED)
-    grad = pointer(slot + 1, GRAD, ALIGNED)
-    m_codes = pointer(slot + 2, tl.int32, ALIGNED)
-    m_scale_blocks = pointer(slot + 3, tl.float32, ALIGNED)
-    v_codes = pointer(slot + 4, tl.int32, ALIGNED)
-    v_scale_blocks = pointer(slot + 5, tl.float32, ALIGNED)
-    v_base_blocks = pointer(slot + 6, tl.float32, ALIGNED)
-    first = tl.load(tiles + 2 * tile + 1).to(tl.int64) * (TILE // 128)
-    blocks = tl.load(slot + 7)
-    length = tl.load(slot + 8)
-    if (first + TILE // 128 <= blocks) & (length % 128 == 0):
+    _tile = tl.program_id(0)
+    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
+    _slot = _tensors + _tensor * 9
+    param = pointer(_slot + 0, PARAM, ALIGNED)
+    grad = pointer(_slot + 1, GRAD, ALIGNED)
+    m_codes = pointer(_slot + 2, tl.int32, ALIGNED)
+    m_scale_blocks = pointer(_slot + 3, tl.float32, ALIGNED)
+    v_codes = pointer(_slot + 4, tl.int32, ALIGNED)
+    v_scale_blocks = pointer(_slot + 5, tl.float32, ALIGNED)
+    v_base_blocks = pointer(_slot + 6, tl.float32, ALIGNED)
+    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * (TILE // 128)
+    _blocks = tl.load(_slot + 7)
+    _length = tl.load(_slot + 8)
+    if (_first + TILE // 128 <= _blocks) & (_length % 128 == 0):
         update_coded_tile(
             param,
             grad,
@@ -366,11 +370,11 @@ def update_coded(
             v_codes,
             v_scale_blocks,
             v_base_blocks,
-            scalars + tensor * 8,
-            words + tensor * 2,
-            first,
-            blocks,
-            length,
+            scalars + _tensor * 8,
+            _words + _tensor * 2,
+            _first,
+            _blocks,
+            _length,
             maximize,
             REAL,
             TILE,
@@ -385,11 +389,11 @@ def update_coded(
             v_codes,
             v_scale_blocks,
             v_base_blocks,
-            scalars + tensor * 8,
-            words + tensor * 2,
-            first,
-            blocks,
-            length,
+            scalars + _tensor * 8,
+            _words + _tensor * 2,
+            _first,
+            _blocks,
+            _length,
             maximize,
             REAL,
             TILE,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optgen.diagnostics.source import Span
 
-__all__ = ["Diagnostic", "Diagnostics", "Label", "SpecError", "quoted", "suggest"]
+__all__ = ["Diagnostic", "Diagnostics", "Label", "SpecError", "did_you_mean", "quoted", "suggest"]
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,14 @@ def quoted(text: str) -> str:
 def suggest(name: str, candidates: Iterable[str], most: int = 8) -> str | None:
     """A help line for a mistyped `name`: the close candidates, or else the sorted allowed values (at most `most`)."""
     known = sorted(set(candidates) - {name})
-    plain = {candidate.lower(): candidate for candidate in known}
-    close = [name.lower()] if name.lower() in plain else difflib.get_close_matches(name.lower(), plain, n=3, cutoff=0.6)
-    if close:
-        return "did you mean " + " or ".join(quoted(plain[word]) for word in close) + "?"
-    if not known:
-        return None
+    if not known or (close := did_you_mean(name, known)):
+        return close if known else None
     shown = ", ".join(map(quoted, known[:most]))
     return f"expected {'one of ' if len(known) > 1 else ''}{shown}" + (", ..." if len(known) > most else "")
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
+    """A help line with the candidates that are close to `name`, whatever their capitals; None without any."""
+    plain = {candidate.lower(): candidate for candidate in sorted(candidates)}
+    close = [name.lower()] if name.lower() in plain else difflib.get_close_matches(name.lower(), plain, n=3, cutoff=0.6)
+    return "did you mean " + " or ".join(quoted(plain[word]) for word in close) + "?" if close else None

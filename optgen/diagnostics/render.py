@@ -20,14 +20,10 @@ def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
     gutter = max(len(str(_line_number(label))) for label in everything)
     head = _paint(f"error[{diagnostic.code}]", RED, color) + _paint(f": {diagnostic.message}", BOLD, color)
     bar = " " * gutter + " " + _paint("|", BLUE, color)
-    lines = [head, " " * gutter + _paint("--> ", BLUE, color) + diagnostic.primary.span.location, bar]
-    for position, label in enumerate(labels):
-        mark = "^" if label is diagnostic.primary else "-"
-        apart = _line_number(label) - _line_number(labels[position - 1]) if position else 1
-        if apart > 1:
-            lines.append(_paint("...", BLUE, color))
-        shown_before = apart == 0 and len(_line_text(label)) <= MAX_WIDTH
-        lines += _excerpt(label, mark, gutter, color)[1 if shown_before else 0 :]
+    place = diagnostic.primary.span.location if diagnostic.primary.span.source.text else diagnostic.primary.span.source.path
+    lines = [head, " " * gutter + _paint("--> ", BLUE, color) + place]
+    if diagnostic.primary.span.source.text:
+        lines += [bar, *_excerpts(labels, diagnostic.primary, gutter, color)]
     for label in elsewhere:
         lines.append(" " * gutter + _paint("::: ", BLUE, color) + label.span.location)
         lines += [bar, *_excerpt(label, "-", gutter, color)]
@@ -36,6 +32,19 @@ def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
         indented = text.replace("\n", "\n" + " " * (gutter + 9))
         lines.append(" " * gutter + " " + _paint("=", BLUE, color) + " " + _paint(kind, BOLD, color) + f": {indented}")
     return "\n".join(lines)
+
+
+def _excerpts(labels: Sequence[Label], primary: Label, gutter: int, color: bool) -> list[str]:
+    """The source lines of labels in one file, in order."""
+    lines: list[str] = []
+    for position, label in enumerate(labels):
+        mark = "^" if label is primary else "-"
+        apart = _line_number(label) - _line_number(labels[position - 1]) if position else 1
+        if apart > 1:
+            lines.append(_paint("...", BLUE, color))
+        shown_before = apart == 0 and len(_line_text(label)) <= MAX_WIDTH
+        lines += _excerpt(label, mark, gutter, color)[1 if shown_before else 0 :]
+    return lines
 
 
 def render_all(diagnostics: Sequence[Diagnostic], *, color: bool = False) -> str:

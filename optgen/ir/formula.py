@@ -9,13 +9,13 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
 
 from optgen.diagnostics import Diagnostics, Source, Span
-from optgen.diagnostics.diagnostic import suggest
+from optgen.ir.formula_faults import OTHER_NAMES, PRODUCT, SIGNS, forbidden, function_help, syntax_fault
 from optgen.ir.nodes import Const, Expr, Op, Ref
 from optgen.ir.ops import BINARY, COMPARE, WORDS, Word
 
@@ -26,46 +26,6 @@ MAX_DEPTH = 60  # nesting of one formula; every later walk may recurse
 TOO_DEEP = f"a formula is nested at most {MAX_DEPTH} levels deep"
 SPLIT = "give a name to a part of it on a line of its own"
 LARGEST = "the largest is about 1.8e308"
-SYNTAX_HELP = "formulas are written as in Python: 'name = formula', one a line"
-KEYWORD_HELP = "Python's keywords cannot be names: 'lambda' is usually called 'weight_decay'"
-NO_LOOPS = "every formula applies to all elements at once; loops are not needed"
-FORBIDDEN = {  # what Python has and formulas have not: its name, and what to do instead
-    "AnnAssign": ("a type", "write 'name = formula'"),
-    "Assert": ("'assert'", "ranges of hyperparameters are checked by 'min' and 'max'"),
-    "Attribute": ("a '.'", "write plain names; functions are called as in sqrt(x)"),
-    "BitAnd": ("'&'", "write 'and'"),
-    "BitOr": ("'|'", "write 'or'"),
-    "BitXor": ("'^'", "a power is written x**y"),
-    "ClassDef": ("a class", "write assignments only"),
-    "Delete": ("'del'", "a local is forgotten at the end of the step"),
-    "DictComp": ("a comprehension", NO_LOOPS),
-    "Expr": ("a formula without a name", "a statement assigns: 'name = formula'"),
-    "FloorDiv": ("'//'", "division is written x/y"),
-    "For": ("a loop", NO_LOOPS),
-    "FunctionDef": ("a function of one's own", "write its formula where it is needed"),
-    "GeneratorExp": ("a comprehension", NO_LOOPS),
-    "IfExp": ("'x if c else y'", "write where(c, x, y)"),
-    "In": ("'in'", "compare with each value: x == 1 or x == 2"),
-    "Is": ("'is'", "write '=='"),
-    "IsNot": ("'is not'", "write '!='"),
-    "NotIn": ("'not in'", "compare with each value: x != 1 and x != 2"),
-    "Import": ("'import'", "the functions of the language need none"),
-    "ImportFrom": ("'import'", "the functions of the language need none"),
-    "Invert": ("'~'", "write 'not'"),
-    "JoinedStr": ("an f-string", "a choice is written as a plain word in quotes"),
-    "Lambda": ("a lambda", "write its formula where it is needed"),
-    "List": ("a list", NO_LOOPS),
-    "ListComp": ("a comprehension", NO_LOOPS),
-    "MatMult": ("'@'", "every formula is for each element alone"),
-    "Mod": ("'%'", "there is no remainder; conditions on t compare"),
-    "NamedExpr": ("':='", "assign on a line of its own"),
-    "Pass": ("'pass'", "leave the branch out"),
-    "Return": ("'return'", "a rule has no return value; assign to p"),
-    "SetComp": ("a comprehension", NO_LOOPS),
-    "Subscript": ("an index", "states have no index; every formula applies to each element"),
-    "Tuple": ("a tuple", "write one statement for each name"),
-    "While": ("a loop", NO_LOOPS),
-}
 
 
 @dataclass(frozen=True)
@@ -87,6 +47,12 @@ class FormulaText:
         index = min(max(line, 1), len(self.starts)) - 1
         ahead = self.lines[index].encode()[: max(column, 0)].decode(errors="ignore")  # ast counts bytes of UTF-8
         return min(self.starts[index] + len(ahead), len(self.source.text))
+
+    def columns(self, line: int, start: int, end: int) -> Span:
+        """The characters from column `start` to `end` of a 1-based line."""
+        ahead = self.starts[min(line, len(self.starts)) - 1]
+        length = len(self.source.text)
+        return Span(self.source, min(ahead + start, length), min(ahead + max(end, start), length))
 
     @cached_property
     def lines(self) -> list[str]:
@@ -117,16 +83,21 @@ class Branch:
 Block = tuple[Assignment | Branch, ...]
 
 
-def parse_block(formula: FormulaText, found: Diagnostics, words: Mapping[str, Word] = WORDS) -> Block:
-    """Parse statements. Faults go to `found`; what could be read is returned."""
+def parse_block(
+    formula: FormulaText,
+    found: Diagnostics,
+    words: Mapping[str, Word] = WORDS,
+    parts: Mapping[str, Sequence[str]] | None = None,
+) -> Block:
+    """Parse statements. Faults go to `found`; what could be read is returned. `parts` are the names of tuples' parts."""
     tree = _parse(formula, found, "exec")
-    return _Walk(formula, found, words).block(tree.body) if isinstance(tree, ast.Module) else ()
+    return _Walk(formula, found, words, parts or {}).block(tree.body) if isinstance(tree, ast.Module) else ()
 
 
-def parse_expression(formula: FormulaText, found: Diagnostics, words: Mapping[str, Word] = WORDS) -> Expr | None:
+def parse_expression(formula: FormulaText, found: Diagnostics) -> Expr | None:
     """Parse one expression; None if it held a fault."""
     tree = _parse(formula, found, "eval")
-    return _Walk(formula, found, words).whole(tree.body) if isinstance(tree, ast.Expression) else None
+    return _Walk(formula, found, WORDS, {}).whole(tree.body) if isinstance(tree, ast.Expression) else None
 
 
 def _parse(formula: FormulaText, found: Diagnostics, mode: str) -> ast.AST | None:
@@ -170,19 +141,17 @@ def _non_ascii(formula: FormulaText) -> int | None:
 
 
 def _syntax_error(formula: FormulaText, found: Diagnostics, error: SyntaxError, whole: Span) -> None:
-    index = min(max(error.lineno or 1, 1), len(formula.lines)) - 1
-    line = formula.lines[index]
-    start = min(formula.starts[index] + min(max((error.offset or 1) - 1, 0), len(line)), len(formula.source.text))
-    span = Span(formula.source, start, min(start + 1, len(formula.source.text))) if formula.text.strip() else whole
+    number = min(max(error.lineno or 1, 1), len(formula.lines))
+    column = min(max((error.offset or 1) - 1, 0), len(formula.lines[number - 1]))
     reason = error.msg or "invalid syntax"
+    fault = syntax_fault(reason, formula.lines, number, column)
+    span = formula.columns(fault.line, fault.start, fault.end) if formula.text.strip() else whole
     if "nested parentheses" in reason or "indentation levels" in reason:
         found.add("formula-too-deep", TOO_DEEP, span, help=SPLIT)
     elif "integer string conversion" in reason:
         found.add("number-range", "this number is too large", whole, help=LARGEST)
     else:
-        words = set(re.findall(r"[a-z]+", line.split("#")[0])) & {"as", "from", "in", "is", "lambda", "with"}
-        message = f"this formula cannot be read: {reason}"
-        found.add("formula-syntax", message, span, help=KEYWORD_HELP if words else SYNTAX_HELP)
+        found.add("formula-syntax", fault.message, span, help=fault.help)
 
 
 def _too_deep(tree: ast.AST) -> ast.expr | ast.stmt | None:
@@ -214,10 +183,13 @@ class _FaultError(Exception):
 class _Walk:
     """Turns the allowed part of Python's syntax tree into expressions and statements."""
 
-    def __init__(self, formula: FormulaText, found: Diagnostics, words: Mapping[str, Word]) -> None:
+    def __init__(
+        self, formula: FormulaText, found: Diagnostics, words: Mapping[str, Word], parts: Mapping[str, Sequence[str]]
+    ) -> None:
         self.formula = formula
         self.found = found
         self.words = words
+        self.parts = parts
 
     def block(self, body: list[ast.stmt]) -> Block:
         return tuple(statement for node in body for statement in self.statement(node))
@@ -238,7 +210,7 @@ class _Walk:
             case ast.Expr(value=value) if isinstance(value, ast.NamedExpr | ast.Lambda):
                 self.guarded(value)
             case _:
-                self.add(node, *_forbidden(type(node).__name__))
+                self.add(node, *forbidden(type(node).__name__))
 
     def guarded(self, node: ast.expr) -> Expr | None:
         try:
@@ -276,8 +248,6 @@ class _Walk:
                 return self.comparison([left, *comparators], operators, span)
             case ast.Call():
                 return self.call(node, span)
-            case ast.BinOp(op=operator) | ast.UnaryOp(op=operator):
-                return self.forbid(node, type(operator).__name__)
             case _:
                 return self.forbid(node)
 
@@ -317,12 +287,16 @@ class _Walk:
         return self.fold("and", parts, span)
 
     def call(self, node: ast.Call, span: Span) -> Expr:
+        if isinstance(node.func, ast.Attribute):
+            self.report(node.func, forbidden("Attribute")[0], _method_help(node.func))
         if not isinstance(node.func, ast.Name):
-            return self.forbid(node.func)
+            return self.report(node.func, "this is no function", PRODUCT, "unknown-function")
         name = node.func.id
         word = self.words.get(name)
         if word is None:
-            return self.report(node.func, f"unknown function '{name}'", suggest(name, self.words), "unknown-function")
+            for arg in node.args:
+                self.guarded(arg)
+            return self.report(node.func, f"unknown function '{name}'", function_help(name, self.words), "unknown-function")
         if node.keywords or any(isinstance(arg, ast.Starred) for arg in node.args):
             self.report(node, f"'{name}' takes plain arguments only", f"write {word.signature}", "wrong-arguments")
         count = len(node.args)
@@ -340,8 +314,24 @@ class _Walk:
         return result
 
     def forbid(self, node: ast.expr, name: str | None = None) -> NoReturn:
-        name = name or type(node).__name__
-        self.report(node, *_forbidden(name))
+        """Report what formulas do not have: an operator at its sign, anything else as a whole."""
+        name = name or type(getattr(node, "op", node)).__name__
+        message, help_text = forbidden(name)
+        span = self.formula.span(node)
+        match node:
+            case ast.BinOp(left=left, right=right) if name in SIGNS:
+                start = self.formula.span(left).end
+                start = span.source.text.find(SIGNS[name], start, self.formula.span(right).start)
+                span = Span(span.source, start, start + len(SIGNS[name])) if start >= 0 else span
+            case ast.Subscript(value=ast.Name(id=owner), slice=ast.Constant(value=int(index))):
+                parts = self.parts.get(owner, ())
+                help_text = f"write '{parts[index]}'" if index < len(parts) else help_text
+            case ast.Attribute(attr="grad"):
+                help_text = "the gradient is called g"
+        self.found.add("formula-forbidden", message, span, help=help_text)
+        if isinstance(node, ast.BinOp | ast.UnaryOp | ast.IfExp):
+            self.expressions([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)])
+        raise _FaultError
 
     def report(self, node: ast.expr, message: str, help_text: str | None, code: str = "formula-forbidden") -> NoReturn:
         self.add(node, message, help_text, code)
@@ -351,9 +341,8 @@ class _Walk:
         self.found.add(code, message, self.formula.span(node), help=help_text)
 
 
-def _forbidden(name: str) -> tuple[str, str]:
-    """What to say of a node of Python's syntax that formulas do not have, and what to do instead."""
-    what, help_text = FORBIDDEN.get(
-        name, ("this", "formulas have numbers, names, + - * / **, comparisons, and/or/not and calls")
-    )
-    return f"{what} cannot stand in a formula", help_text
+def _method_help(node: ast.Attribute) -> str:
+    """How to write `torch.sqrt(x)` and `x.sqrt()`."""
+    if node.attr in WORDS:
+        return f"write {WORDS[node.attr].signature}"
+    return OTHER_NAMES.get(node.attr, forbidden("Attribute")[1])

@@ -14,6 +14,27 @@ from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence, is_empty
 __all__ = ["Fields"]
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+ALIASES = {  # what other tools call the keys of a spec
+    "hyper": ("args", "arguments", "hyperparameters", "hyperparams", "hypers", "parameters", "params"),
+    "state": ("buffers", "memory"),
+    "update": ("algorithm", "rule", "step"),
+    "summary": ("description", "doc", "docs"),
+    "name": ("class", "title"),
+    "extends": ("base", "inherit", "inherits", "parent"),
+    "reference": ("link", "paper", "source", "url"),
+    "doc": ("comment", "description", "help", "summary"),
+    "default": ("value",),
+    "min": ("at_least", "ge", "minimum"),
+    "max": ("at_most", "le", "maximum"),
+    "above": ("gt",),
+    "below": ("lt",),
+    "choices": ("enum", "options", "values"),
+    "init": ("initial", "initial_value", "start", "value"),
+    "when": ("condition", "if"),
+    "storage": ("codec", "dtype", "quantization", "quantize"),
+    "codebook": ("code", "codec", "levels", "scheme"),
+    "block": ("block_size", "blocksize", "group_size"),
+}
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -28,11 +49,10 @@ class Fields:
         """The entries of a mapping whose keys are fixed; unknown keys are reported."""
         allowed = tuple(allowed)
         entries = self.entries(node, what)
-        for key, _ in entries:
+        for key, value in entries:
             if key.text not in allowed:
-                self.found.add(
-                    "unknown-key", f"{what} has no key {quoted(key.text)}", key.span, help=suggest(key.text, allowed)
-                )
+                help_text = _key_help(key, value, allowed)
+                self.found.add("unknown-key", f"{what} has no key {quoted(key.text)}", key.span, help=help_text)
         return {key.text: value for key, value in entries if key.text in allowed}
 
     def entries(self, node: Node, what: str) -> tuple[tuple[Scalar, Node], ...]:
@@ -129,7 +149,7 @@ class Fields:
             return None
         return FormulaText(node.span.source, node.span.text, (node.span.start,))
 
-    def wrong_type(self, node: Node, what: str, expected: str) -> None:
+    def wrong_type(self, node: Node, what: str, expected: str, help_text: str | None = None) -> None:
         """Report that `node` is not what was expected."""
         got = {Mapping: "a mapping", Sequence: "a list"}.get(type(node))
         if got is None:
@@ -138,7 +158,23 @@ class Fields:
         span = node.span
         if isinstance(node, Mapping | Sequence):
             span = Span(span.source, span.start, min(span.end, span.start + 1))
-        self.found.add("wrong-type", f"{what} is {expected}, got {got}", span)
+        help_text = self.type_help(node) or help_text
+        self.found.add("wrong-type", f"{what} is {expected}, got {got}", span, help=help_text)
+
+    def type_help(self, node: Node) -> str | None:
+        """The way to a value of another type, where it is plain."""
+        if isinstance(node, Scalar) and node.style in ("'", '"') and (NUMBER.fullmatch(node.text) or node.text in BOOLEANS):
+            return f"write {node.text} without quotes"
+        return None
+
+
+def _key_help(key: Scalar, value: Node, allowed: tuple[str, ...]) -> str | None:
+    """What to write instead of a key that a table does not have."""
+    ahead = key.span.source.text[: key.span.start].rstrip()
+    if is_empty(value) and (re.search(r"\bdoc:[^{}]*,$", ahead) or (ahead.endswith(",") and " " in key.text)):
+        return "put a text with a comma in quotes"
+    known = [name for name in allowed if key.text in ALIASES.get(name, ())]
+    return f"did you mean {quoted(known[0])}?" if known else suggest(key.text, allowed)
 
 
 def is_number(node: Node) -> bool:

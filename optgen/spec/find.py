@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from optgen.diagnostics.diagnostic import did_you_mean
 from optgen.spec.inherit import SHIPPED
 
-__all__ = ["find_spec"]
+__all__ = ["find_spec", "missing_help"]
 
 
 def find_spec(name: str) -> str:
@@ -18,5 +19,15 @@ def find_spec(name: str) -> str:
     """
     if not re.fullmatch(r"[\w-]{1,100}", name) or Path(name).exists():
         return name
-    places = (folder / f"{name}.yaml" for folder in (Path(), Path("specs"), SHIPPED))
+    places = (folder / f"{name}.yaml" for folder in _folders())
     return next((str(place) for place in places if place.is_file()), name)
+
+
+def missing_help(name: str) -> str:
+    """What to do about a spec that is nowhere."""
+    known = {path.stem for folder in _folders() for path in folder.glob("*.yaml")}
+    return did_you_mean(Path(name).name.removesuffix(".yaml"), known) or "name a file, or a spec that 'optgen list' shows"
+
+
+def _folders() -> tuple[Path, ...]:
+    return Path(), Path("specs"), SHIPPED

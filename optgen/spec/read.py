@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from optgen.diagnostics import Diagnostics, Label, Span
@@ -10,6 +12,7 @@ from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText, parse_block
 from optgen.ir.names import is_reserved_class
 from optgen.spec.fields import Fields
+from optgen.spec.find import missing_help
 from optgen.spec.inherit import inherit
 from optgen.spec.model import Spec
 from optgen.spec.read_hypers import declared_names, read_hypers
@@ -38,7 +41,7 @@ def read_spec(path: str) -> Spec:
 
 def read(path: str, found: Diagnostics) -> Spec | None:
     """Read what can be read of the spec at `path`; None if nothing can be said about its update rule."""
-    source = read_source(path, found)
+    source = read_source(path, found, missing_help(path))
     root = read_yaml(source, found) if source is not None else None
     if root is None:
         return None
@@ -70,6 +73,8 @@ class _SpecReader:
         text = self.fields.formula(table["update"], "'update'", block=True) if "update" in table else None
         if text is None:
             return None
+        unread = spans.keys() - {name for h in hypers for name in (h.name, *h.names)} | reader.unread | self.misplaced()
+        text, stand_ins = _without_keywords(text, unread)
         return Spec(
             name=name or "",
             summary=summary or "",
@@ -79,12 +84,17 @@ class _SpecReader:
             states=states,
             conditions=reader.conditions,
             inits=reader.inits,
-            update=parse_block(text, self.found),
+            update=parse_block(text, self.found, parts={hyper.name: hyper.names for hyper in hypers}),
             update_text=_tidy(text),
             spans={**spans, **reader.spans, "update": table["update"].span},
-            unread=frozenset(spans.keys() - {name for h in hypers for name in (h.name, *h.names)}) | reader.unread,
+            unread=frozenset(unread | stand_ins),
             removed=_removed(self.root),
         )
+
+    def misplaced(self) -> set[str]:
+        """The names in tables whose key is at fault, such as 'hyperparameters'."""
+        tables = [value for key, value in self.root.entries if key.text not in KEYS and isinstance(value, Mapping)]
+        return {name for table in tables for pair in table.entries for name, _ in declared_names(*pair)}
 
     def complete(self, table: dict[str, Node]) -> None:
         """Report required keys that are missing."""
@@ -113,6 +123,15 @@ def _removed(root: Mapping) -> dict[str, Span]:
     taken = [(place, pair) for place, table in whole for pair in table.entries]
     taken += [(pair[0], pair) for table in kept for pair in table.removed]
     return {name: place.span for place, pair in taken for name, _ in declared_names(*pair)}
+
+
+def _without_keywords(text: FormulaText, unread: set[str]) -> tuple[FormulaText, set[str]]:
+    """Put names as long in the place of keywords that were declared, and refused: the rest can then be read."""
+    stand_ins = {name: f"{name[:-1]}_" for name in unread if keyword.iskeyword(name)}
+    if not stand_ins:
+        return text, set()
+    pattern = re.compile(rf"\b({'|'.join(stand_ins)})\b")
+    return replace(text, text=pattern.sub(lambda match: stand_ins[match.group()], text.text)), set(stand_ins.values())
 
 
 def _tidy(text: FormulaText) -> str:

@@ -9,7 +9,7 @@ from optgen.diagnostics.diagnostic import Label, quoted
 from optgen.ir.names import is_reserved, is_symbol_name
 from optgen.ir.nodes import Hyper
 from optgen.spec.fields import Fields, is_boolean, is_number
-from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence
+from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence, is_empty
 
 __all__ = ["check_name", "declared_names", "read_hypers"]
 
@@ -106,7 +106,9 @@ class _Entry:
     def choice(self, default: Node, table: dict[str, Node], doc: str) -> Hyper | None:
         what = f"the default of {self.what}"
         if "choices" not in table:
-            self.fields.wrong_type(default, what, "a number, true, false, a list of numbers or one of 'choices'")
+            help_text = "write a number, or list the words in 'choices'; what follows from others is computed in 'update'"
+            help_text = "write a number; no default is empty" if is_empty(default) else help_text
+            self.fields.wrong_type(default, what, "a number, true, false, a list of numbers or one of 'choices'", help_text)
             return None
         self.no_more(table, "a choice has no", BOUNDS)
         items = self.fields.sequence(table["choices"], f"'choices' of {self.what}") or ()

@@ -11,7 +11,7 @@ from optgen.ir.nodes import State, Storage
 from optgen.spec.fields import Fields
 from optgen.spec.read_hypers import check_name
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar
-from optgen.storage.codebooks import CODEBOOKS, check_storage
+from optgen.storage.codebooks import CODEBOOKS, check_sizes, check_storage
 
 __all__ = ["StateReader"]
 
@@ -108,7 +108,11 @@ class StateReader:
     def storage(self, key: Scalar, node: Node, unsigned: bool) -> Storage | None:
         """The `storage` of a state: `float32` (the default), or a codebook with its options."""
         if isinstance(node, Scalar):
-            self.fields.choice(node, "'storage'", ("float32",))
+            if node.text != "float32":
+                bits = next((bits for bits in "8432" if bits in re.findall("[0-9]+", node.text)), "4")
+                help_text = f"write '{{codebook: dynamic_exponent, bits: {bits}, block: 128}}', or 'float32'"
+                shown = quoted(node.text) if node.text else "empty"
+                self.found.add("bad-value", f"'storage' cannot be {shown}", node.span, help=help_text)
             return None
         table = self.fields.table(node, "'storage'", STORAGE_KEYS)
         for name, example in (("codebook", "codebook: linear"), ("bits", "bits: 4"), ("block", "block: 128")):
@@ -135,6 +139,7 @@ class StateReader:
         size = fields.integer(table["min_size"], "'min_size'", 0, 2**62) if "min_size" in table else 4096
         ndim = fields.integer(table["min_ndim"], "'min_ndim'", 1, 8) if "min_ndim" in table else 2
         if codebook is None or bits is None or block is None or rounding is None or size is None or ndim is None:
+            check_sizes(bits, block, {name: value.span for name, value in table.items()}, self.found)
             return None
         return Storage(codebook, bits, block, rounding, quantile, published, size, ndim)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optgen.diagnostics import Diagnostics, Label, Span
+from optgen.diagnostics import Diagnostics, Label
 from optgen.diagnostics.diagnostic import suggest
 from optgen.ir.infer import KindError, infer, refs, walk
 from optgen.ir.names import INPUTS
@@ -43,21 +43,25 @@ class Resolver:
         try:
             got, _ = infer(value, self.symbols)
         except KindError as error:
-            assert error.node.span is not None
-            self.mismatch(error.node.span, error.expected, error.got)
+            self.mismatch(error.node, error.expected, error.got)
             return None
         if (kind == Kind.BOOL) != (got == Kind.BOOL) and kind is not None:
-            assert value.span is not None
-            self.mismatch(value.span, kind, got)
+            self.mismatch(value, kind, got)
             return None
         return value
 
-    def mismatch(self, span: Span, expected: Kind, got: Kind) -> None:
+    def mismatch(self, node: Expr, expected: Kind, got: Kind) -> None:
         """Report a value of the wrong kind, with the way from one to the other."""
+        span = node.span
+        assert span is not None
+        name = node.name if isinstance(node, Ref) else None
+        hyper = next((h for h in self.spec.hypers if h.name == name and h.choices), None)
         help_text = {
-            Kind.BOOL: "write where(condition, 1, 0)",
-            Kind.TEXT: "compare it with one of its words, as in 'mode == \"l2\"'",
-        }.get(got, "compare it, as in 'x > 0'")
+            Kind.BOOL: f"write where({name or 'condition'}, 1, 0)",
+            Kind.TEXT: f"compare it with one of its words, as in '{name} == \"{hyper.choices[0]}\"'"
+            if hyper
+            else "leave it out",
+        }.get(got, f"compare it, as in '{name or 'x'} > 0'")
         self.found.add("kind-mismatch", f"expected {KIND_WORDS[expected]}, got {KIND_WORDS[got]}", span, help=help_text)
 
     def names_known(self, value: Expr) -> bool:

@@ -52,15 +52,16 @@ def is_empty(node: Node) -> bool:
     return isinstance(node, Scalar) and node.style is None and node.text in ("", "null", "~")
 
 
-def read_source(path: str, found: Diagnostics) -> Source | None:
-    """Read a spec file as UTF-8. A file that cannot be read is a fault, not an exception."""
+def read_source(path: str, found: Diagnostics, missing: str | None = None) -> Source | None:
+    """Read a spec file as UTF-8. A file that cannot be read is a fault, not an exception; `missing` helps if there is none."""
     empty = Span(Source(path, ""), 0, 0)
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        found.add("unreadable-file", f"cannot read {quoted(path)}: {reason}", empty)
+        message = f"cannot read {quoted(path)}: {reason}"
+        found.add("unreadable-file", message, empty, help=missing if isinstance(error, FileNotFoundError) else None)
         return None
     if len(data) > MAX_BYTES:
         found.add("unreadable-file", f"'{path}' is larger than {MAX_BYTES:,} bytes, too large for a spec", empty)

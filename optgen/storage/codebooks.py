@@ -14,26 +14,32 @@ from optgen.storage.dynamic_exponent import DynamicExponent
 from optgen.storage.linear import Linear
 from optgen.storage.log import Log
 
-__all__ = ["CODEBOOKS", "check_storage", "half_gap", "saved_scalars", "state_codes"]
+__all__ = ["CODEBOOKS", "check_sizes", "check_storage", "half_gap", "saved_scalars", "state_codes"]
 
 CODEBOOKS: dict[str, Codebook] = {"dynamic_exponent": DynamicExponent(), "linear": Linear(), "log": Log()}
 BITS = (2, 3, 4, 8)
 
 
+def check_sizes(bits: int | None, block: int | None, spans: Mapping[str, Span], found: Diagnostics) -> bool:
+    """Report bits and a block that no codebook has; of None nothing is said."""
+    before = len(found)
+    if bits is not None and bits not in BITS:
+        found.add("bad-value", f"codes cannot have {bits} bits", spans["bits"], help="codes have 2, 3, 4 or 8 bits")
+    if block is not None and block & (block - 1):
+        smaller = 2 ** (block.bit_length() - 1)
+        help_text = f"take a power of two, {smaller} or {2 * smaller}"
+        found.add("bad-value", f"a block cannot have {block} elements", spans["block"], help=help_text)
+    return len(found) == before
+
+
 def check_storage(storage: Storage, unsigned: bool, spans: Mapping[str, Span], found: Diagnostics) -> None:
     """Report options that cannot be honoured."""
-    if storage.bits not in BITS:
-        help_text = "codes have 2, 3, 4 or 8 bits"
-        found.add("bad-value", f"codes cannot have {storage.bits} bits", spans["bits"], help=help_text)
-        return
-    if storage.block & (storage.block - 1):
-        smaller = 2 ** (storage.block.bit_length() - 1)
-        help_text = f"take a power of two, {smaller} or {2 * smaller}"
-        found.add("bad-value", f"a block cannot have {storage.block} elements", spans["block"], help=help_text)
+    possible = check_sizes(storage.bits, storage.block, spans, found)
     if storage.quantile is not None and storage.codebook != "log":
         help_text = "remove it, or use 'codebook: log'"
         found.add("bad-value", f"the {storage.codebook} codebook has no quantile", spans["quantile"], help=help_text)
-    CODEBOOKS[storage.codebook].check(storage, unsigned, spans, found)
+    if possible:
+        CODEBOOKS[storage.codebook].check(storage, unsigned, spans, found)
 
 
 def half_gap(storage: Storage, unsigned: bool) -> float | None:

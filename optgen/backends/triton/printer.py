@@ -54,15 +54,15 @@ class KernelPrinter(TritonPrinter):
                 storage = self.storage(self.buffers[name])
                 return self.helper("load_codes", name, self.place, storage.bits, self.shape(storage))
             case Op(op="blocks", args=(x, Const(value=block))):
-                return self.helper("to_blocks", self.expression(x), "valid", block, "TILE, BULK")
+                return self.helper("to_blocks", self.expression(x), "_valid", block, "TILE, BULK")
             case Op(op="random_bits", args=(Const(value=salt),)):
                 coded = self.kernel.program.states[int(salt)].storage
                 assert coded is not None
-                return self.helper("random_bits", "words", self.place, salt, self.shape(coded))
+                return self.helper("random_bits", "_words", self.place, salt, self.shape(coded))
             case _:
                 return super().operation(value)
 
-    place = "first, blocks, length"
+    place = "_first, _blocks, _length"  # what a kernel adds of its own has names that no spec can give
 
     def shape(self, storage: Storage) -> str:
         """The constants that say how a state's blocks lie in a tile."""
@@ -77,7 +77,7 @@ class KernelPrinter(TritonPrinter):
         """A read of elements or of block scalars."""
         if buffer.layout == Layout.BLOCK:
             return self.helper("load_scalars", buffer.name, self.place, self.shape(self.storage(buffer)))
-        return self.helper("load_elements", f"{buffer.name} + start", "offsets, valid, REAL, BULK")
+        return self.helper("load_elements", f"{buffer.name} + _start", "_offsets, _valid, REAL, BULK")
 
     def storage(self, buffer: Buffer) -> Storage:
         """The storage of a buffer's state."""
@@ -88,7 +88,7 @@ class KernelPrinter(TritonPrinter):
         """A write of elements, block scalars or codes."""
         target, text = self.buffers[buffer], self.expression(value)
         if target.layout == Layout.ELEMENT:
-            return [self.helper("store_elements", f"{buffer} + start", "offsets", text, "valid, BULK")]
+            return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]
         storage = self.storage(target)
         if target.layout == Layout.BLOCK:
             return [self.helper("store_scalars", buffer, text, self.place, self.shape(storage))]
