@@ -195,6 +195,9 @@ def test_one_fault_is_told_once(tmp_path: Path) -> None:
         "states: {m: {like: p}}\nupdate: |\n  m = m + g\n  p = p - m",
         "update: |\n  if qq > 1:\n    d = g\n  p = p - d",
         "update: |\n  Big = 2*g\n  p = p - Big",
+        "update: |\n  d = e = g\n  p = p - d*e",
+        "update: |\n  for i in g:\n    d = i\n  p = p - d",
+        "update: |\n  d: real = g\n  p = p - d",
         "extends: nowhere\nstate: {m: {storage: {codebook: linear}}}",
     ):
         assert len(faults_of(head + text, tmp_path)) == 1, text

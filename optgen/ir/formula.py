@@ -207,10 +207,18 @@ class _Walk:
                 yield Branch(condition, self.block(body), self.block(orelse), self.formula.span(test))
             case ast.Assign(targets=targets):
                 self.add(targets[-1], "a statement assigns to one name", "write one statement for each name")
+                yield from self.lost(node)
             case ast.Expr(value=value) if isinstance(value, ast.NamedExpr | ast.Lambda):
                 self.guarded(value)
             case _:
                 self.add(node, *forbidden(type(node).__name__))
+                yield from self.lost(node)
+
+    def lost(self, node: ast.stmt) -> Iterator[Assignment]:
+        """The names that a faulty statement assigns: what they are is not known."""
+        for name in ast.walk(node):
+            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
+                yield Assignment(name.id, self.formula.span(name), None, self.formula.span(node))
 
     def guarded(self, node: ast.expr) -> Expr | None:
         try:
