@@ -6,6 +6,7 @@ name, so it cannot be used: float32 moments of bfloat16 weights, and codes, woul
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from copy import deepcopy
 from itertools import chain
@@ -27,14 +28,13 @@ KEY = "rounding_key"
 
 def load(optimizer: Optimizer, description: Description, state_dict: dict[str, Any]) -> None:
     """Load `state_dict` into `optimizer`, described by `description`, or raise ValueError and change nothing."""
+    _check_form(description.name, state_dict)
     state_dict = state_dict.copy()
     for pre_hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = pre_hook(optimizer, state_dict)
         if replaced is not None:
             state_dict = replaced
-    for part in ("state", "param_groups"):
-        if part not in state_dict:
-            raise ValueError(f"{description.name}: the state dict has no '{part}'")
+    _check_form(description.name, state_dict)
     groups = _merge_groups(optimizer, description, deepcopy(state_dict["param_groups"]))
     saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     params = dict(zip(saved_ids, chain.from_iterable(g["params"] for g in optimizer.param_groups), strict=True))
@@ -48,6 +48,21 @@ def load(optimizer: Optimizer, description: Description, state_dict: dict[str, A
     optimizer.__setstate__({"state": state, "param_groups": groups})
     for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         post_hook(optimizer)
+
+
+def _check_form(owner: str, state_dict: Any) -> None:
+    """A state dict is a mapping with a mapping of states and a list of groups."""
+    if not isinstance(state_dict, dict):
+        raise ValueError(f"{owner}: the state dict is a {type(state_dict).__name__}, expected a mapping")
+    for part, form in (("state", dict), ("param_groups", list)):
+        if part not in state_dict:
+            raise ValueError(f"{owner}: the state dict has no '{part}'")
+        if not isinstance(state_dict[part], form):
+            got = type(state_dict[part]).__name__
+            raise ValueError(f"{owner}: '{part}' of the state dict is a {got}, expected a {form.__name__}")
+    for index, group in enumerate(state_dict["param_groups"]):
+        if not isinstance(group, dict) or not isinstance(group.get("params"), list):
+            raise ValueError(f"{owner}: group {index} of the state dict has no list of 'params'")
 
 
 def _merge_groups(optimizer: Optimizer, description: Description, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,7 +100,7 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: Any, ours:
     """The state of one parameter, each tensor with its declared dtype and shape, on the parameter's device."""
     owner = f"{description.name}: parameter {key}"
     if not isinstance(saved, dict):
-        raise ValueError(f"{owner}: its state is a {type(saved).__name__}, expected a mapping")  # noqa: TRY004 a file's fault
+        raise ValueError(f"{owner}: its state is a {type(saved).__name__}, expected a mapping")
     present = {name: value for name, value in saved.items() if value is not None}
     expected = _expected(description, p, present)
     unknown = [name for name in present if name not in expected]
@@ -98,11 +113,15 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: Any, ours:
     missing = [name for name, (_, needed) in expected.items() if name not in present and needed and (ours or name != KEY)]
     if missing:
         raise ValueError(f"{owner} lacks the state '{missing[0]}'")
-    return {
+    loaded = {
         name: _load_tensor(f"{description.name}: state '{name}' of parameter {key}", present[name], tensor, p)
         for name, (tensor, _) in expected.items()
         if name in present
     }
+    step = loaded["step"].item()
+    if not (0 <= step < math.inf and step == int(step)):
+        raise ValueError(f"{description.name}: state 'step' of parameter {key} must be a whole number from 0, got {step}")
+    return loaded
 
 
 def _expected(description: Description, p: Tensor, present: dict[str, Any]) -> dict[str, tuple[Tensor, bool]]:
@@ -125,7 +144,7 @@ def _expected(description: Description, p: Tensor, present: dict[str, Any]) -> d
 def _load_tensor(owner: str, value: Any, expected: Tensor, p: Tensor) -> Tensor:
     """A copy of `value` as it is declared: floats take the declared dtype, codes and keys must have it."""
     if isinstance(value, bool) or not isinstance(value, Tensor | int | float):
-        raise ValueError(f"{owner} must be a tensor, got {value!r}")  # noqa: TRY004 a file's fault
+        raise ValueError(f"{owner} must be a tensor, got {value!r}")
     if not isinstance(value, Tensor):
         if expected.dim() > 0:
             raise ValueError(f"{owner} must be a tensor, got {value!r}")

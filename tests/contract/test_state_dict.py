@@ -357,3 +357,25 @@ def test_a_flag_switched_on_later_makes_its_state() -> None:
     run(fresh, range(3, 5))
     assert "max_exp_avg_sq" in fresh.state[again[0]]
     assert same(values(again), values(params))
+
+
+@pytest.mark.parametrize(
+    "garbage", [None, 3, [], "state", {"state": [], "param_groups": []}, {"state": {}, "param_groups": [3]}], ids=str
+)
+def test_what_is_no_state_dict_is_refused(row: Row, garbage: Any) -> None:
+    _, optimizer = trained(row)
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=r"state dict|param_groups"):
+        optimizer.load_state_dict(garbage)
+    assert same(snapshot(optimizer), before)
+
+
+@pytest.mark.parametrize("step", [float("nan"), float("inf"), -1.0, 0.5])
+def test_a_counter_that_counts_nothing_is_refused(row: Row, step: float) -> None:
+    _, optimizer = trained(row)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["step"].fill_(step)
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match="'step' of parameter 0 must be a whole number from 0"):
+        optimizer.load_state_dict(saved)
+    assert same(snapshot(optimizer), before)
