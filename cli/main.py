@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 import traceback
 from typing import Any
@@ -34,6 +35,9 @@ class _Commands(click.Group):
         from optgen.diagnostics import SpecError
         from optgen.output import OutputError
 
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest
         try:
             return super().invoke(ctx)
         except SpecError as error:

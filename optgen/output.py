@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import keyword
 import os
 import re
 import tempfile
@@ -22,6 +23,8 @@ class OutputError(OSError):
 def package_name(path: str) -> str:
     """The package of the spec at `path`: its file name, with what Python does not allow in names replaced."""
     name = re.sub(r"\W", "_", Path(path).stem, flags=re.ASCII)
+    if keyword.iskeyword(name):
+        return f"{name}_"
     return f"_{name}" if not name or name[0].isdigit() else name
 
 
@@ -79,13 +82,13 @@ def _orphans(package: Path, files: Mapping[str, str]) -> list[Path]:
 
 
 def _read(path: Path) -> str | None:
-    """The text of a file, None if there is none; a file that is not UTF-8 cannot be optgen's."""
+    """The text of a file, None if there is none; what is not UTF-8, or a folder, cannot be optgen's."""
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except UnicodeDecodeError:
-        return "(not UTF-8)"
+    except (UnicodeDecodeError, IsADirectoryError):
+        return "(not a text)"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -208,3 +209,28 @@ def test_show_spec_is_a_spec_of_the_same_rule(tmp_path: Path) -> None:
         again.write_text(shown, encoding="utf-8")
         assert run("show", str(again), "--stage", "spec").output == shown
         assert run("show", str(again), "--stage", "plan").output == run("show", str(path), "--stage", "plan").output
+
+
+def test_a_terminal_without_unicode(tmp_path: Path) -> None:
+    """An ASCII locale builds the same bytes, and tables come out with what it lacks replaced."""
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    spec = tmp_path / "greek.yaml"
+    spec.write_text("name: Greek\nsummary: AdamW with β1.\nextends: adamw\n", encoding="utf-8")
+    command = [sys.executable, "-m", "optgen.cli.main"]
+    for arguments in (["build", str(spec), "--out", str(tmp_path / "out")], ["list"], ["memory", "solo"]):
+        done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "β1" in (tmp_path / "out" / "greek" / "__init__.py").read_text(encoding="utf-8")
+
+
+def test_a_folder_in_the_way_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "sgd" / "torch_backend.py").mkdir(parents=True)
+    result = run("build", "sgd", "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "was not written by optgen" in result.output
+
+
+def test_a_spec_named_like_a_keyword_makes_an_importable_package(tmp_path: Path) -> None:
+    (tmp_path / "class.yaml").write_text("name: Mine\nsummary: x\nextends: sgd\n", encoding="utf-8")
+    assert run("build", str(tmp_path / "class.yaml"), "--out", str(tmp_path)).exit_code == 0
+    assert (tmp_path / "class_" / "__init__.py").is_file()

@@ -48,7 +48,9 @@ def format_python(files: dict[str, str]) -> dict[str, str]:
 
 def _ruff(command: list[str], name: str, text: str) -> str:
     options = ["--line-length", "110", "--target-version", "py311", "--stdin-filename", name]
-    done = subprocess.run([_ruff_binary(), *command, *options, "-"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [_ruff_binary(), *command, *options, "-"], input=text, capture_output=True, encoding="utf-8", check=False
+    )
     if done.returncode not in (0, 1) or not done.stdout:
         raise RuntimeError(f"ruff {command[0]} failed on {name}: {done.stderr.strip()}")
     return done.stdout
