@@ -277,3 +277,26 @@ def test_rules_equal_the_reference(name: str, dtype: torch.dtype, tmp_path: Path
             case = Case(name, ((4, 9), (), (3,)), dtype, steps=5, hypers=hypers)
             difference = compare(optimizer_class, built.program, case)
             assert difference.passes(TOLERANCES[str(dtype).removeprefix("torch.")]), (hypers, difference)
+
+
+def test_a_scalar_state_beside_a_fact_of_a_storage(generate: Callable[[str], ModuleType]) -> None:
+    """Both are arguments of the host scalars; each must get its own value."""
+    module = generate("""
+        name: Rule
+        summary: A scalar state and the bits of a state.
+        hyper: {lr: {default: 1e-2, min: 0}}
+        state:
+          m: {like: p}
+          f: {shape: scalar, init: lr}
+        update: |
+          f = f
+          m = ema(m, g, 0.5)
+          p = p - f*m*bits(m)/32
+        """)
+    p = torch.nn.Parameter(torch.zeros(3))
+    optimizer = module.Rule([p])
+    for _ in range(2):
+        p.grad = torch.ones(3)
+        optimizer.step()
+    assert optimizer.state[p]["f"] == 0.01
+    torch.testing.assert_close(p.detach(), torch.full((3,), -0.01 * (0.5 + 0.75)))

@@ -14,7 +14,7 @@ from torch.optim.optimizer import ParamsT
 from optgen.runtime import checkpoint, keys
 from optgen.runtime.backends import compiled_update, pick_backend
 from optgen.runtime.description import FORMAT, Description, KernelInfo, State
-from optgen.runtime.states import real_dtype, state_tensors
+from optgen.runtime.states import real_dtype, state_shapes, state_tensors
 
 __all__ = ["Batch", "GeneratedOptimizer"]
 
@@ -219,6 +219,8 @@ class GeneratedOptimizer(Optimizer):
             index = self.description.kernel_index(p.shape)
             kernel = self.description.kernels[index]
             state = self.state[p]
+            if state:
+                self._fit_state(p, state, kernel)
             self._init_state(p, state, kernel, flags)
             params.append(p)
             grads.append(p.grad)
@@ -240,6 +242,22 @@ class GeneratedOptimizer(Optimizer):
                 for key, make in state_tensors(declared, declared.name in kernel.stored).items():
                     if key not in state:
                         state[key] = make(p)
+
+    def _fit_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo) -> None:
+        """Let states follow a parameter to another dtype or device; refuse a parameter of another shape than theirs."""
+        for declared in self.description.states:
+            if declared.scalar:
+                continue
+            shapes = state_shapes(declared, declared.name in kernel.stored, p.shape)
+            other = [key for key in (declared.key, f"{declared.key}.codes") if key in state and key not in shapes]
+            if other or any(key in state and state[key].shape != shape for key, shape in shapes.items()):
+                raise RuntimeError(
+                    f"{self.description.name}: parameter '{self._name_of(p)}' has shape {tuple(p.shape)}, but its state was made "
+                    "for another one; after a change of shape, clear the state: optimizer.state.pop(parameter)"
+                )
+            kept = state.get(declared.key)
+            if kept is not None and (kept.dtype, kept.device) != _place(p):
+                state[declared.key] = kept.to(p.device, real_dtype(p.dtype))
 
     def _name_of(self, p: Tensor) -> str:
         """The parameter's name where names were given, else its place among all parameters."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from optgen.runtime.description import State
 
-__all__ = ["real_dtype", "state_tensors"]
+__all__ = ["real_dtype", "state_shapes", "state_tensors"]
 
 
 def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -32,3 +32,14 @@ def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Ten
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of arithmetic and of uncoded states for parameters of this dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def state_shapes(state: State, coded: bool, shape: torch.Size) -> dict[str, tuple[int, ...]]:
+    """The keys of a state that has a value per element, each with its shape for a parameter of this shape."""
+    if not coded or state.codes is None:
+        return {state.key: tuple(shape)}
+    scalars = state.codes.scalars_shape(shape)
+    return {
+        f"{state.key}.codes": state.codes.codes_shape(shape),
+        **{f"{state.key}.{name}": scalars for name in state.codes.scalars},
+    }

@@ -227,3 +227,27 @@ def test_parameters_on_the_meta_device(row: Row) -> None:
     before = values([p])
     optimizer.step()
     assert distance([p], before) > 0
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (32, 32), (2, 2)], ids=str)
+def test_a_parameter_of_another_shape_is_refused(row: Row, shape: tuple[int, ...]) -> None:
+    p = make_params(((64, 128),))[0]
+    optimizer = row.make([p])
+    run(optimizer, range(1))
+    p.grad = None
+    p.data = torch.ones(shape)
+    p.grad = torch.ones(shape)
+    with pytest.raises(RuntimeError, match="its state was made for another one"):
+        optimizer.step()
+    optimizer.state.pop(p)
+    optimizer.step()
+
+
+def test_states_follow_a_parameter_to_another_dtype(row: Row) -> None:
+    p = make_params(((7,),))[0]
+    optimizer = row.make([p])
+    run(optimizer, range(1))
+    p.grad = None
+    p.data = p.data.double()
+    run(optimizer, range(1, 2))
+    assert all(value.dtype == torch.float64 for value in optimizer.state[p].values() if value.dim())

@@ -127,9 +127,10 @@ def _scalars(plan: Plan, helpers: set[str]) -> FunctionView:
     """The host scalars as a function of t, hyperparameters, storage facts and scalar states."""
     printer = HostPrinter(plan.program.symbols)
     arguments = [ArgumentView("t", "Tensor", "float64[n]  step, from 1")]
-    for name, symbol in plan.program.symbols.items():
-        if symbol.domain == Domain.HOST and symbol.kind == Kind.REAL and symbol.role in (Role.HYPER, Role.FACT, Role.STATE):
-            arguments.append(ArgumentView(name, "Tensor", f"float64[n]  {symbol.role.value}"))
+    for role in (Role.HYPER, Role.FACT, Role.STATE):  # the order in which the base class passes them
+        for name, symbol in plan.program.symbols.items():
+            if symbol.role == role and symbol.domain == Domain.HOST and symbol.kind == Kind.REAL:
+                arguments.append(ArgumentView(name, "Tensor", f"float64[n]  {role.value}"))
     arguments += _flag_arguments(tuple(plan.program.flags))
     lines = printer.block(plan.host)
     helpers |= printer.helpers
