@@ -46,7 +46,11 @@ def _row(path: Path) -> dict[str, Any]:
     return {
         "spec": path.stem,
         "class": spec.name,
-        "states": ", ".join(f"{s.name} {s.storage.bits} bit" if s.storage else f"{s.name} float32" for s in kept) or "none",
+        "states": ", ".join(
+            f"{s.name} {s.storage.bits} bit" if s.storage else f"{s.name} {s.floats.dtype if s.floats else 'float32'}"
+            for s in kept
+        )
+        or "none",
         "bytes_per_param": round(sum(map(state_bytes, kept)), 5),
         "summary": spec.summary,
         "reference": spec.reference,

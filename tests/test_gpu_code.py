@@ -32,7 +32,8 @@ def share(buffer: Buffer, tile: int, threads: int, param: str, grad: str) -> flo
     if buffer.layout == Layout.CODE:
         assert buffer.state is not None and buffer.state.storage is not None
         return tile * buffer.state.storage.bits / 8 / threads
-    return tile * {"param": BYTES[param], "grad": BYTES[grad], "real": 4}[buffer.dtype] / threads
+    sizes = {"param": BYTES[param], "grad": BYTES[grad], "real": 4, "bfloat16": 2, "float16": 2, "correction": 2}
+    return tile * sizes[buffer.dtype] / threads
 
 
 def wide_accesses(kernel: Kernel, tile: int, threads: int, param: str, grad: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
+from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
 from . import torch_backend
@@ -45,8 +46,12 @@ class AdamW(GeneratedOptimizer):
         weight_decay: decoupled: multiplied with lr and p (at least 0)
         amsgrad: divide by the largest v so far
         maximize: ascend instead of descend: the gradient changes sign first
+        low_precision: how bfloat16 and float16 parameters keep small changes: "stochastic" rounding; "kahan",
+            "correction8" or "correction16" (a second tensor of 16, 8 or 16 bits per element holds what rounding took);
+            or "nearest", which loses them.
         backend: "auto" (triton on a GPU, else torch), "torch" or "triton".
         compile: compile the torch backend with torch.compile.
+        seed: of stochastic rounding; the same seed gives the same bits on every device.
 
     Raises:
         ValueError: for a hyperparameter outside its range.
@@ -75,7 +80,12 @@ class AdamW(GeneratedOptimizer):
             KernelInfo(
                 "update",
                 stored=(),
-                keys=(("m", "exp_avg"), ("v", "exp_avg_sq"), ("x", "max_exp_avg_sq")),
+                keys=(
+                    ("correction", "correction"),
+                    ("m", "exp_avg"),
+                    ("v", "exp_avg_sq"),
+                    ("x", "max_exp_avg_sq"),
+                ),
                 flags=("amsgrad", "maximize"),
             ),
         ),
@@ -101,8 +111,10 @@ class AdamW(GeneratedOptimizer):
         *,
         amsgrad: bool = False,
         maximize: bool = False,
+        low_precision: LowPrecision = "stochastic",
         backend: Literal["auto", "torch", "triton"] = "auto",
         compile: bool = False,
+        seed: int = 0,
     ) -> None:
         """See the class."""
         defaults: dict[str, Any] = {
@@ -112,8 +124,9 @@ class AdamW(GeneratedOptimizer):
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
             "maximize": maximize,
+            "low_precision": low_precision,
         }
-        super().__init__(params, defaults, backend=backend, compile=compile)
+        super().__init__(params, defaults, backend=backend, compile=compile, seed=seed)
 
     @staticmethod
     def flags(group: Mapping[str, Any]) -> dict[str, bool]:

@@ -8,6 +8,8 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 import torch
 from torch import Tensor
 
+from optgen.runtime.low_precision import read_parameter, write_parameter
+
 __all__ = [
     "update",
 ]
@@ -16,13 +18,16 @@ __all__ = [
 def update(
     param: Tensor,  # any float[shape of param]  in/out  parameter
     grad: Tensor,  # any float[shape of param]  in  gradient
+    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state: Tensor,  # real[shape of param]  in/out  average of gradients
     v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
     x_state: Tensor,  # real[shape of param]  in/out  largest v so far (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
+    key: Tensor,  # int32[2]  words of the random bits of this step
     *,
     amsgrad: bool,
     maximize: bool,
+    low_precision: str,
 ) -> None:
     """One step of one parameter."""
     real = scalars.dtype
@@ -37,7 +42,7 @@ def update(
         inv_bias_correction_beta2,
     ) = scalars.unbind()
 
-    p = param.to(real)
+    p = read_parameter(param, correction, low_precision).to(real)
     g = grad.to(real)
     m = m_state
     v = v_state
@@ -55,7 +60,7 @@ def update(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (torch.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    param.copy_(p)
+    write_parameter(param, correction, p, low_precision, key, 3)
     m_state.copy_(m)
     v_state.copy_(v)
     if amsgrad:

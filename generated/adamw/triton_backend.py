@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from optgen.runtime.launch import TritonKernel, run
+from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import load_elements, maximum, pointer, store_elements
 
 __all__ = ["KERNELS", "launch"]
@@ -18,14 +19,17 @@ __all__ = ["KERNELS", "launch"]
 def update_tile(
     param,  # any float[shape of param]  in/out  parameter
     grad,  # any float[shape of param]  in  gradient
+    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state,  # real[shape of param]  in/out  average of gradients
     v_state,  # real[shape of param]  in/out  average of squared gradients
     x_state,  # real[shape of param]  in/out  largest v so far (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
+    _words,  # int32[2]  words of the random bits of this step
     _first,  # first element of the tile
     _size,  # elements of the parameter
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
@@ -43,7 +47,7 @@ def update_tile(
     lr_over_bias_correction_beta1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
     v = load_elements(v_state + _start, _offsets, _valid, REAL, BULK)
@@ -61,7 +65,7 @@ def update_tile(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + _start, _offsets, p, _valid, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
@@ -70,14 +74,16 @@ def update_tile(
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 7]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _words,  # int32[n, 2]  words of the random bits
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
@@ -85,26 +91,30 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 6
+    _slot = _tensors + _tensor * 7
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
-    m_state = pointer(_slot + 2, REAL, ALIGNED)
-    v_state = pointer(_slot + 3, REAL, ALIGNED)
-    x_state = pointer(_slot + 4, REAL, ALIGNED)
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
+    m_state = pointer(_slot + 3, REAL, ALIGNED)
+    v_state = pointer(_slot + 4, REAL, ALIGNED)
+    x_state = pointer(_slot + 5, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 5)
+    _size = tl.load(_slot + 6)
     if _first + TILE <= _size:
         update_tile(
             param,
             grad,
+            correction,
             m_state,
             v_state,
             x_state,
             scalars + _tensor * 8,
+            _words + _tensor * 2,
             _first,
             _size,
             amsgrad,
             maximize,
+            low_precision,
             REAL,
             TILE,
             True,
@@ -113,14 +123,17 @@ def update(
         update_tile(
             param,
             grad,
+            correction,
             m_state,
             v_state,
             x_state,
             scalars + _tensor * 8,
+            _words + _tensor * 2,
             _first,
             _size,
             amsgrad,
             maximize,
+            low_precision,
             REAL,
             TILE,
             False,

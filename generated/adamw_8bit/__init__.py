@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.layout import Codes
+from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
 from . import torch_backend
@@ -46,8 +47,12 @@ class AdamW8bit(GeneratedOptimizer):
         weight_decay: decoupled: multiplied with lr and p (at least 0)
         amsgrad: divide by the largest v so far
         maximize: ascend instead of descend: the gradient changes sign first
+        low_precision: how bfloat16 and float16 parameters keep small changes: "stochastic" rounding; "kahan",
+            "correction8" or "correction16" (a second tensor of 16, 8 or 16 bits per element holds what rounding took);
+            or "nearest", which loses them.
         backend: "auto" (triton on a GPU, else torch), "torch" or "triton".
         compile: compile the torch backend with torch.compile.
+        seed: of stochastic rounding; the same seed gives the same bits on every device.
 
     Raises:
         ValueError: for a hyperparameter outside its range.
@@ -84,13 +89,19 @@ class AdamW8bit(GeneratedOptimizer):
             KernelInfo(
                 "update",
                 stored=(),
-                keys=(("m", "exp_avg"), ("v", "exp_avg_sq"), ("x", "max_exp_avg_sq")),
+                keys=(
+                    ("correction", "correction"),
+                    ("m", "exp_avg"),
+                    ("v", "exp_avg_sq"),
+                    ("x", "max_exp_avg_sq"),
+                ),
                 flags=("amsgrad", "maximize"),
             ),
             KernelInfo(
                 "update_coded",
                 stored=("m", "v", "x"),
                 keys=(
+                    ("correction", "correction"),
                     ("m", "exp_avg.codes"),
                     ("m", "exp_avg.scale"),
                     ("v", "exp_avg_sq.codes"),
@@ -123,8 +134,10 @@ class AdamW8bit(GeneratedOptimizer):
         *,
         amsgrad: bool = False,
         maximize: bool = False,
+        low_precision: LowPrecision = "stochastic",
         backend: Literal["auto", "torch", "triton"] = "auto",
         compile: bool = False,
+        seed: int = 0,
     ) -> None:
         """See the class."""
         defaults: dict[str, Any] = {
@@ -134,8 +147,9 @@ class AdamW8bit(GeneratedOptimizer):
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
             "maximize": maximize,
+            "low_precision": low_precision,
         }
-        super().__init__(params, defaults, backend=backend, compile=compile)
+        super().__init__(params, defaults, backend=backend, compile=compile, seed=seed)
 
     @staticmethod
     def flags(group: Mapping[str, Any]) -> dict[str, bool]:

@@ -8,6 +8,7 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 import torch
 from torch import Tensor
 
+from optgen.runtime.low_precision import read_parameter, write_parameter
 from optgen.runtime.torch_ops import (
     block_scalars,
     choose_int,
@@ -162,13 +163,16 @@ def encode_v(x: Tensor, scale: Tensor) -> Tensor:
 def update(
     param: Tensor,  # any float[shape of param]  in/out  parameter
     grad: Tensor,  # any float[shape of param]  in  gradient
+    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state: Tensor,  # real[shape of param]  in/out  average of gradients
     v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
     x_state: Tensor,  # real[shape of param]  in/out  largest v so far (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
+    key: Tensor,  # int32[2]  words of the random bits of this step
     *,
     amsgrad: bool,
     maximize: bool,
+    low_precision: str,
 ) -> None:
     """One step of one parameter."""
     real = scalars.dtype
@@ -183,7 +187,7 @@ def update(
         inv_bias_correction_beta2,
     ) = scalars.unbind()
 
-    p = param.to(real)
+    p = read_parameter(param, correction, low_precision).to(real)
     g = grad.to(real)
     m = m_state
     v = v_state
@@ -201,7 +205,7 @@ def update(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (torch.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    param.copy_(p)
+    write_parameter(param, correction, p, low_precision, key, 3)
     m_state.copy_(m)
     v_state.copy_(v)
     if amsgrad:
@@ -211,6 +215,7 @@ def update(
 def update_coded(
     param: Tensor,  # any float[shape of param]  in/out  parameter
     grad: Tensor,  # any float[shape of param]  in  gradient
+    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_codes: Tensor,  # uint8[bytes]  in/out  average of gradients, 8-bit codes
     m_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of m
     v_codes: Tensor,  # uint8[bytes]  in/out  average of squared gradients, 8-bit codes
@@ -218,9 +223,11 @@ def update_coded(
     x_codes: Tensor,  # uint8[bytes]  in/out  largest v so far, 8-bit codes (amsgrad)
     x_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
+    key: Tensor,  # int32[2]  words of the random bits of this step
     *,
     amsgrad: bool,
     maximize: bool,
+    low_precision: str,
 ) -> None:
     """One step of one parameter, with m, v, x stored as codes."""
     real = scalars.dtype
@@ -235,7 +242,7 @@ def update_coded(
         inv_bias_correction_beta2,
     ) = scalars.unbind()
 
-    p = param.to(real)
+    p = read_parameter(param, correction, low_precision).to(real)
     g = grad.to(real)
     m_code = unpack(m_codes, 8, 256)
     m_scale = block_scalars(m_scale_blocks)
@@ -259,7 +266,7 @@ def update_coded(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (torch.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    param.copy_(p)
+    write_parameter(param, correction, p, low_precision, key, 3)
     m_blocks = to_blocks(m, 256)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)

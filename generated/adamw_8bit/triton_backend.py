@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from optgen.runtime.launch import TritonKernel, run
+from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import (
     load_codes,
     load_elements,
@@ -173,14 +174,17 @@ def encode_v(x, scale):
 def update_tile(
     param,  # any float[shape of param]  in/out  parameter
     grad,  # any float[shape of param]  in  gradient
+    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state,  # real[shape of param]  in/out  average of gradients
     v_state,  # real[shape of param]  in/out  average of squared gradients
     x_state,  # real[shape of param]  in/out  largest v so far (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
+    _words,  # int32[2]  words of the random bits of this step
     _first,  # first element of the tile
     _size,  # elements of the parameter
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
@@ -198,7 +202,7 @@ def update_tile(
     lr_over_bias_correction_beta1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
     v = load_elements(v_state + _start, _offsets, _valid, REAL, BULK)
@@ -216,7 +220,7 @@ def update_tile(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + _start, _offsets, p, _valid, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
@@ -225,14 +229,16 @@ def update_tile(
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 7]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _words,  # int32[n, 2]  words of the random bits
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
@@ -240,26 +246,30 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 6
+    _slot = _tensors + _tensor * 7
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
-    m_state = pointer(_slot + 2, REAL, ALIGNED)
-    v_state = pointer(_slot + 3, REAL, ALIGNED)
-    x_state = pointer(_slot + 4, REAL, ALIGNED)
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
+    m_state = pointer(_slot + 3, REAL, ALIGNED)
+    v_state = pointer(_slot + 4, REAL, ALIGNED)
+    x_state = pointer(_slot + 5, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 5)
+    _size = tl.load(_slot + 6)
     if _first + TILE <= _size:
         update_tile(
             param,
             grad,
+            correction,
             m_state,
             v_state,
             x_state,
             scalars + _tensor * 8,
+            _words + _tensor * 2,
             _first,
             _size,
             amsgrad,
             maximize,
+            low_precision,
             REAL,
             TILE,
             True,
@@ -268,14 +278,17 @@ def update(
         update_tile(
             param,
             grad,
+            correction,
             m_state,
             v_state,
             x_state,
             scalars + _tensor * 8,
+            _words + _tensor * 2,
             _first,
             _size,
             amsgrad,
             maximize,
+            low_precision,
             REAL,
             TILE,
             False,
@@ -286,6 +299,7 @@ def update(
 def update_coded_tile(
     param,  # any float[shape of param]  in/out  parameter
     grad,  # any float[shape of param]  in  gradient
+    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_codes,  # uint8[bytes]  in/out  average of gradients, 8-bit codes
     m_scale_blocks,  # float32[blocks]  in/out  scale of each block of m
     v_codes,  # uint8[bytes]  in/out  average of squared gradients, 8-bit codes
@@ -293,11 +307,13 @@ def update_coded_tile(
     x_codes,  # uint8[bytes]  in/out  largest v so far, 8-bit codes (amsgrad)
     x_scale_blocks,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
+    _words,  # int32[2]  words of the random bits of this step
     _first,  # first block of the tile
     _blocks,  # blocks of 256 in the parameter
     _length,  # elements in a row
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
@@ -313,7 +329,7 @@ def update_coded_tile(
     lr_over_bias_correction_beta1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m_code = load_codes(m_codes, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
     m_scale = load_scalars(m_scale_blocks, _first, _blocks, _length, 256, 256, TILE, BULK)
@@ -337,7 +353,7 @@ def update_coded_tile(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + _start, _offsets, p, _valid, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 256, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -361,14 +377,16 @@ def update_coded_tile(
 
 @triton.jit
 def update_coded(
-    _tensors,  # int64[n, 10]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 11]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _words,  # int32[n, 2]  words of the random bits
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
@@ -376,22 +394,24 @@ def update_coded(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 10
+    _slot = _tensors + _tensor * 11
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
-    m_codes = pointer(_slot + 2, tl.uint8, ALIGNED)
-    m_scale_blocks = pointer(_slot + 3, tl.float32, ALIGNED)
-    v_codes = pointer(_slot + 4, tl.uint8, ALIGNED)
-    v_scale_blocks = pointer(_slot + 5, tl.float32, ALIGNED)
-    x_codes = pointer(_slot + 6, tl.uint8, ALIGNED)
-    x_scale_blocks = pointer(_slot + 7, tl.float32, ALIGNED)
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
+    m_codes = pointer(_slot + 3, tl.uint8, ALIGNED)
+    m_scale_blocks = pointer(_slot + 4, tl.float32, ALIGNED)
+    v_codes = pointer(_slot + 5, tl.uint8, ALIGNED)
+    v_scale_blocks = pointer(_slot + 6, tl.float32, ALIGNED)
+    x_codes = pointer(_slot + 7, tl.uint8, ALIGNED)
+    x_scale_blocks = pointer(_slot + 8, tl.float32, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * (TILE // 256)
-    _blocks = tl.load(_slot + 8)
-    _length = tl.load(_slot + 9)
+    _blocks = tl.load(_slot + 9)
+    _length = tl.load(_slot + 10)
     if (_first + TILE // 256 <= _blocks) & (_length % 256 == 0):
         update_coded_tile(
             param,
             grad,
+            correction,
             m_codes,
             m_scale_blocks,
             v_codes,
@@ -399,11 +419,13 @@ def update_coded(
             x_codes,
             x_scale_blocks,
             scalars + _tensor * 8,
+            _words + _tensor * 2,
             _first,
             _blocks,
             _length,
             amsgrad,
             maximize,
+            low_precision,
             REAL,
             TILE,
             True,
@@ -412,6 +434,7 @@ def update_coded(
         update_coded_tile(
             param,
             grad,
+            correction,
             m_codes,
             m_scale_blocks,
             v_codes,
@@ -419,11 +442,13 @@ def update_coded(
             x_codes,
             x_scale_blocks,
             scalars + _tensor * 8,
+            _words + _tensor * 2,
             _first,
             _blocks,
             _length,
             amsgrad,
             maximize,
+            low_precision,
             REAL,
             TILE,
             False,

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
+from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
 from . import torch_backend
@@ -37,8 +38,12 @@ class Lion(GeneratedOptimizer):
         betas: weights of m in the update and in its average (beta1, beta2; at least 0 and below 1)
         weight_decay: decoupled: multiplied with lr and p; 3 to 10 times larger than AdamW's (at least 0)
         maximize: ascend instead of descend: the gradient changes sign first
+        low_precision: how bfloat16 and float16 parameters keep small changes: "stochastic" rounding; "kahan",
+            "correction8" or "correction16" (a second tensor of 16, 8 or 16 bits per element holds what rounding took);
+            or "nearest", which loses them.
         backend: "auto" (triton on a GPU, else torch), "torch" or "triton".
         compile: compile the torch backend with torch.compile.
+        seed: of stochastic rounding; the same seed gives the same bits on every device.
 
     Raises:
         ValueError: for a hyperparameter outside its range.
@@ -57,7 +62,14 @@ class Lion(GeneratedOptimizer):
             Hyper("maximize", flag=True),
         ),
         states=(State("m", "exp_avg"),),
-        kernels=(KernelInfo("update", stored=(), keys=(("m", "exp_avg"),), flags=("maximize",)),),
+        kernels=(
+            KernelInfo(
+                "update",
+                stored=(),
+                keys=(("correction", "correction"), ("m", "exp_avg")),
+                flags=("maximize",),
+            ),
+        ),
         columns=("lr", "beta1", "beta2", "one_minus_lr_weight_decay", "one_minus_beta1", "one_minus_beta2"),
     )
 
@@ -69,8 +81,10 @@ class Lion(GeneratedOptimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        low_precision: LowPrecision = "stochastic",
         backend: Literal["auto", "torch", "triton"] = "auto",
         compile: bool = False,
+        seed: int = 0,
     ) -> None:
         """See the class."""
         defaults: dict[str, Any] = {
@@ -78,8 +92,9 @@ class Lion(GeneratedOptimizer):
             "betas": betas,
             "weight_decay": weight_decay,
             "maximize": maximize,
+            "low_precision": low_precision,
         }
-        super().__init__(params, defaults, backend=backend, compile=compile)
+        super().__init__(params, defaults, backend=backend, compile=compile, seed=seed)
 
     @staticmethod
     def flags(group: Mapping[str, Any]) -> dict[str, bool]:

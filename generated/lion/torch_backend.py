@@ -7,6 +7,7 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 
 from torch import Tensor
 
+from optgen.runtime.low_precision import read_parameter, write_parameter
 from optgen.runtime.torch_ops import sign
 
 __all__ = [
@@ -17,16 +18,19 @@ __all__ = [
 def update(
     param: Tensor,  # any float[shape of param]  in/out  parameter
     grad: Tensor,  # any float[shape of param]  in  gradient
+    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state: Tensor,  # real[shape of param]  in/out  average of gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
+    key: Tensor,  # int32[2]  words of the random bits of this step
     *,
     maximize: bool,
+    low_precision: str,
 ) -> None:
     """One step of one parameter."""
     real = scalars.dtype
     lr, beta1, beta2, one_minus_lr_weight_decay, one_minus_beta1, one_minus_beta2 = scalars.unbind()
 
-    p = param.to(real)
+    p = read_parameter(param, correction, low_precision).to(real)
     g = grad.to(real)
     m = m_state
 
@@ -37,5 +41,5 @@ def update(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    param.copy_(p)
+    write_parameter(param, correction, p, low_precision, key, 1)
     m_state.copy_(m)

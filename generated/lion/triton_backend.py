@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from optgen.runtime.launch import TritonKernel, run
+from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import load_elements, pointer, sign, store_elements
 
 __all__ = ["KERNELS", "launch"]
@@ -18,11 +19,14 @@ __all__ = ["KERNELS", "launch"]
 def update_tile(
     param,  # any float[shape of param]  in/out  parameter
     grad,  # any float[shape of param]  in  gradient
+    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state,  # real[shape of param]  in/out  average of gradients
     scalars,  # REAL[6]  host scalars of this step
+    _words,  # int32[2]  words of the random bits of this step
     _first,  # first element of the tile
     _size,  # elements of the parameter
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
@@ -38,7 +42,7 @@ def update_tile(
     one_minus_beta1 = tl.load(scalars + 4)
     one_minus_beta2 = tl.load(scalars + 5)
 
-    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
 
@@ -49,19 +53,21 @@ def update_tile(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    store_elements(param + _start, _offsets, p, _valid, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
 
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 4]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 6]  host scalars of each parameter
     _words,  # int32[n, 2]  words of the random bits
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
@@ -69,21 +75,25 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 4
+    _slot = _tensors + _tensor * 5
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
-    m_state = pointer(_slot + 2, REAL, ALIGNED)
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
+    m_state = pointer(_slot + 3, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 3)
+    _size = tl.load(_slot + 4)
     if _first + TILE <= _size:
         update_tile(
             param,
             grad,
+            correction,
             m_state,
             scalars + _tensor * 6,
+            _words + _tensor * 2,
             _first,
             _size,
             maximize,
+            low_precision,
             REAL,
             TILE,
             True,
@@ -92,11 +102,14 @@ def update(
         update_tile(
             param,
             grad,
+            correction,
             m_state,
             scalars + _tensor * 6,
+            _words + _tensor * 2,
             _first,
             _size,
             maximize,
+            low_precision,
             REAL,
             TILE,
             False,

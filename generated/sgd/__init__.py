@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
+from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
 from . import torch_backend
@@ -47,8 +48,12 @@ class SGD(GeneratedOptimizer):
         weight_decay: L2 penalty, added to the gradient (at least 0)
         nesterov: look ahead along the momentum
         maximize: ascend instead of descend: the gradient changes sign first
+        low_precision: how bfloat16 and float16 parameters keep small changes: "stochastic" rounding; "kahan",
+            "correction8" or "correction16" (a second tensor of 16, 8 or 16 bits per element holds what rounding took);
+            or "nearest", which loses them.
         backend: "auto" (triton on a GPU, else torch), "torch" or "triton".
         compile: compile the torch backend with torch.compile.
+        seed: of stochastic rounding; the same seed gives the same bits on every device.
 
     Raises:
         ValueError: for a hyperparameter outside its range.
@@ -73,7 +78,7 @@ class SGD(GeneratedOptimizer):
             KernelInfo(
                 "update",
                 stored=(),
-                keys=(("b", "momentum_buffer"),),
+                keys=(("correction", "correction"), ("b", "momentum_buffer")),
                 flags=("momentum_is_not_0", "maximize", "nesterov"),
             ),
         ),
@@ -90,8 +95,10 @@ class SGD(GeneratedOptimizer):
         *,
         nesterov: bool = False,
         maximize: bool = False,
+        low_precision: LowPrecision = "stochastic",
         backend: Literal["auto", "torch", "triton"] = "auto",
         compile: bool = False,
+        seed: int = 0,
     ) -> None:
         """See the class."""
         defaults: dict[str, Any] = {
@@ -101,8 +108,9 @@ class SGD(GeneratedOptimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
+            "low_precision": low_precision,
         }
-        super().__init__(params, defaults, backend=backend, compile=compile)
+        super().__init__(params, defaults, backend=backend, compile=compile, seed=seed)
 
     @staticmethod
     def flags(group: Mapping[str, Any]) -> dict[str, bool]:

@@ -8,6 +8,8 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 import torch
 from torch import Tensor
 
+from optgen.runtime.low_precision import read_parameter, write_parameter
+
 __all__ = [
     "update",
 ]
@@ -16,18 +18,21 @@ __all__ = [
 def update(
     param: Tensor,  # any float[shape of param]  in/out  parameter
     grad: Tensor,  # any float[shape of param]  in  gradient
+    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     b_state: Tensor,  # real[shape of param]  in/out  accumulated gradients (momentum_is_not_0)
     scalars: Tensor,  # real[columns]  host scalars of this step
+    key: Tensor,  # int32[2]  words of the random bits of this step
     *,
     momentum_is_not_0: bool,
     maximize: bool,
     nesterov: bool,
+    low_precision: str,
 ) -> None:
     """One step of one parameter."""
     real = scalars.dtype
     lr, momentum, weight_decay, if_t_is_1, one_minus_dampening = scalars.unbind()
 
-    p = param.to(real)
+    p = read_parameter(param, correction, low_precision).to(real)
     g = grad.to(real)
     if momentum_is_not_0:
         b = b_state
@@ -43,6 +48,6 @@ def update(
             d = b
     p = p - lr * d
 
-    param.copy_(p)
+    write_parameter(param, correction, p, low_precision, key, 1)
     if momentum_is_not_0:
         b_state.copy_(b)

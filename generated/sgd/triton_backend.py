@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from optgen.runtime.launch import TritonKernel, run
+from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import load_elements, pointer, store_elements
 
 __all__ = ["KERNELS", "launch"]
@@ -18,13 +19,16 @@ __all__ = ["KERNELS", "launch"]
 def update_tile(
     param,  # any float[shape of param]  in/out  parameter
     grad,  # any float[shape of param]  in  gradient
+    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     b_state,  # real[shape of param]  in/out  accumulated gradients (momentum_is_not_0)
     scalars,  # REAL[5]  host scalars of this step
+    _words,  # int32[2]  words of the random bits of this step
     _first,  # first element of the tile
     _size,  # elements of the parameter
     momentum_is_not_0: tl.constexpr,
     maximize: tl.constexpr,
     nesterov: tl.constexpr,
+    low_precision: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
@@ -39,7 +43,7 @@ def update_tile(
     if_t_is_1 = tl.load(scalars + 3)
     one_minus_dampening = tl.load(scalars + 4)
 
-    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     if momentum_is_not_0:
         b = load_elements(b_state + _start, _offsets, _valid, REAL, BULK)
@@ -55,22 +59,24 @@ def update_tile(
             d = b
     p = p - lr * d
 
-    store_elements(param + _start, _offsets, p, _valid, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
     if momentum_is_not_0:
         store_elements(b_state + _start, _offsets, b, _valid, BULK)
 
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 4]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 5]  host scalars of each parameter
     _words,  # int32[n, 2]  words of the random bits
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     momentum_is_not_0: tl.constexpr,
     maximize: tl.constexpr,
     nesterov: tl.constexpr,
+    low_precision: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
@@ -78,23 +84,27 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 4
+    _slot = _tensors + _tensor * 5
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
-    b_state = pointer(_slot + 2, REAL, ALIGNED)
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
+    b_state = pointer(_slot + 3, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 3)
+    _size = tl.load(_slot + 4)
     if _first + TILE <= _size:
         update_tile(
             param,
             grad,
+            correction,
             b_state,
             scalars + _tensor * 5,
+            _words + _tensor * 2,
             _first,
             _size,
             momentum_is_not_0,
             maximize,
             nesterov,
+            low_precision,
             REAL,
             TILE,
             True,
@@ -103,13 +113,16 @@ def update(
         update_tile(
             param,
             grad,
+            correction,
             b_state,
             scalars + _tensor * 5,
+            _words + _tensor * 2,
             _first,
             _size,
             momentum_is_not_0,
             maximize,
             nesterov,
+            low_precision,
             REAL,
             TILE,
             False,

@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.layout import Codes
+from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
 from . import torch_backend
@@ -48,6 +49,9 @@ class Solo(GeneratedOptimizer):
         weight_decay: decoupled: multiplied with lr and p (at least 0)
         couple_beta1: lower beta1 to what m's codebook bears, so that its noise is that of 8 or 5 bits at this beta1 (one of none, from_8_bits, from_5_bits)
         maximize: ascend instead of descend: the gradient changes sign first
+        low_precision: how bfloat16 and float16 parameters keep small changes: "stochastic" rounding; "kahan",
+            "correction8" or "correction16" (a second tensor of 16, 8 or 16 bits per element holds what rounding took);
+            or "nearest", which loses them.
         backend: "auto" (triton on a GPU, else torch), "torch" or "triton".
         compile: compile the torch backend with torch.compile.
         seed: of stochastic rounding; the same seed gives the same bits on every device.
@@ -81,7 +85,7 @@ class Solo(GeneratedOptimizer):
             KernelInfo(
                 "update",
                 stored=(),
-                keys=(("m", "exp_avg"), ("v", "exp_avg_sq")),
+                keys=(("correction", "correction"), ("m", "exp_avg"), ("v", "exp_avg_sq")),
                 flags=("maximize",),
                 facts=(0.0,),
             ),
@@ -89,6 +93,7 @@ class Solo(GeneratedOptimizer):
                 "update_coded",
                 stored=("m", "v"),
                 keys=(
+                    ("correction", "correction"),
                     ("m", "exp_avg.codes"),
                     ("m", "exp_avg.scale"),
                     ("v", "exp_avg_sq.codes"),
@@ -122,6 +127,7 @@ class Solo(GeneratedOptimizer):
         *,
         couple_beta1: Literal["none", "from_8_bits", "from_5_bits"] = "none",
         maximize: bool = False,
+        low_precision: LowPrecision = "stochastic",
         backend: Literal["auto", "torch", "triton"] = "auto",
         compile: bool = False,
         seed: int = 0,
@@ -134,6 +140,7 @@ class Solo(GeneratedOptimizer):
             "weight_decay": weight_decay,
             "couple_beta1": couple_beta1,
             "maximize": maximize,
+            "low_precision": low_precision,
         }
         super().__init__(params, defaults, backend=backend, compile=compile, seed=seed)
 

@@ -8,6 +8,7 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 import torch
 from torch import Tensor
 
+from optgen.runtime.low_precision import read_parameter, write_parameter
 from optgen.runtime.torch_ops import (
     block_scalars,
     block_select,
@@ -151,12 +152,14 @@ def encode_v(x: Tensor, scale: Tensor, steps: Tensor, base: Tensor, u: Tensor) -
 def update(
     param: Tensor,  # any float[shape of param]  in/out  parameter
     grad: Tensor,  # any float[shape of param]  in  gradient
+    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state: Tensor,  # real[shape of param]  in/out  average of gradients
     v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Tensor,  # int32[2]  words of the random bits of this step
     *,
     maximize: bool,
+    low_precision: str,
 ) -> None:
     """One step of one parameter."""
     real = scalars.dtype
@@ -171,7 +174,7 @@ def update(
         inv_bias_correction_beta2,
     ) = scalars.unbind()
 
-    p = param.to(real)
+    p = read_parameter(param, correction, low_precision).to(real)
     g = grad.to(real)
     m = m_state
     v = v_state
@@ -183,7 +186,7 @@ def update(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (torch.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    param.copy_(p)
+    write_parameter(param, correction, p, low_precision, key, 2)
     m_state.copy_(m)
     v_state.copy_(v)
 
@@ -191,6 +194,7 @@ def update(
 def update_coded(
     param: Tensor,  # any float[shape of param]  in/out  parameter
     grad: Tensor,  # any float[shape of param]  in  gradient
+    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_codes: Tensor,  # uint8[bytes]  in/out  average of gradients, 4-bit codes
     m_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of m
     v_codes: Tensor,  # uint8[bytes]  in/out  average of squared gradients, 2-bit codes
@@ -200,6 +204,7 @@ def update_coded(
     key: Tensor,  # int32[2]  words of the random bits of this step
     *,
     maximize: bool,
+    low_precision: str,
 ) -> None:
     """One step of one parameter, with m, v stored as codes."""
     real = scalars.dtype
@@ -214,7 +219,7 @@ def update_coded(
         inv_bias_correction_beta2,
     ) = scalars.unbind()
 
-    p = param.to(real)
+    p = read_parameter(param, correction, low_precision).to(real)
     g = grad.to(real)
     m_code = unpack(m_codes, 4, 128)
     m_scale = block_scalars(m_scale_blocks)
@@ -231,7 +236,7 @@ def update_coded(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (torch.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    param.copy_(p)
+    write_parameter(param, correction, p, low_precision, key, 2)
     m_blocks = to_blocks(m, 128)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)

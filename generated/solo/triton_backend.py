@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from optgen.runtime.launch import TritonKernel, run
+from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import (
     block_count,
     block_select,
@@ -170,12 +171,15 @@ def encode_v(x, scale, steps, base, u):
 def update_tile(
     param,  # any float[shape of param]  in/out  parameter
     grad,  # any float[shape of param]  in  gradient
+    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state,  # real[shape of param]  in/out  average of gradients
     v_state,  # real[shape of param]  in/out  average of squared gradients
     scalars,  # REAL[8]  host scalars of this step
+    _words,  # int32[2]  words of the random bits of this step
     _first,  # first element of the tile
     _size,  # elements of the parameter
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
@@ -193,7 +197,7 @@ def update_tile(
     lr_over_bias_correction_b1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
     v = load_elements(v_state + _start, _offsets, _valid, REAL, BULK)
@@ -205,20 +209,22 @@ def update_tile(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + _start, _offsets, p, _valid, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
 
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _words,  # int32[n, 2]  words of the random bits
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
@@ -226,23 +232,27 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 5
+    _slot = _tensors + _tensor * 6
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
-    m_state = pointer(_slot + 2, REAL, ALIGNED)
-    v_state = pointer(_slot + 3, REAL, ALIGNED)
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
+    m_state = pointer(_slot + 3, REAL, ALIGNED)
+    v_state = pointer(_slot + 4, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 4)
+    _size = tl.load(_slot + 5)
     if _first + TILE <= _size:
         update_tile(
             param,
             grad,
+            correction,
             m_state,
             v_state,
             scalars + _tensor * 8,
+            _words + _tensor * 2,
             _first,
             _size,
             maximize,
+            low_precision,
             REAL,
             TILE,
             True,
@@ -251,12 +261,15 @@ def update(
         update_tile(
             param,
             grad,
+            correction,
             m_state,
             v_state,
             scalars + _tensor * 8,
+            _words + _tensor * 2,
             _first,
             _size,
             maximize,
+            low_precision,
             REAL,
             TILE,
             False,
@@ -267,6 +280,7 @@ def update(
 def update_coded_tile(
     param,  # any float[shape of param]  in/out  parameter
     grad,  # any float[shape of param]  in  gradient
+    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_codes,  # uint8[bytes]  in/out  average of gradients, 4-bit codes
     m_scale_blocks,  # float32[blocks]  in/out  scale of each block of m
     v_codes,  # uint8[bytes]  in/out  average of squared gradients, 2-bit codes
@@ -278,6 +292,7 @@ def update_coded_tile(
     _blocks,  # blocks of 128 in the parameter
     _length,  # elements in a row
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     REAL: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
@@ -293,7 +308,7 @@ def update_coded_tile(
     lr_over_bias_correction_b1 = tl.load(scalars + 6)
     inv_bias_correction_beta2 = tl.load(scalars + 7)
 
-    p = load_elements(param + _start, _offsets, _valid, REAL, BULK)
+    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m_code = load_codes(m_codes, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
     m_scale = load_scalars(m_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
@@ -310,7 +325,7 @@ def update_coded_tile(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    store_elements(param + _start, _offsets, p, _valid, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -336,13 +351,15 @@ def update_coded_tile(
 
 @triton.jit
 def update_coded(
-    _tensors,  # int64[n, 9]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 10]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _words,  # int32[n, 2]  words of the random bits
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
+    low_precision: tl.constexpr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
@@ -350,21 +367,23 @@ def update_coded(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 9
+    _slot = _tensors + _tensor * 10
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
-    m_codes = pointer(_slot + 2, tl.int32, ALIGNED)
-    m_scale_blocks = pointer(_slot + 3, tl.float32, ALIGNED)
-    v_codes = pointer(_slot + 4, tl.int32, ALIGNED)
-    v_scale_blocks = pointer(_slot + 5, tl.float32, ALIGNED)
-    v_base_blocks = pointer(_slot + 6, tl.float32, ALIGNED)
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
+    m_codes = pointer(_slot + 3, tl.int32, ALIGNED)
+    m_scale_blocks = pointer(_slot + 4, tl.float32, ALIGNED)
+    v_codes = pointer(_slot + 5, tl.int32, ALIGNED)
+    v_scale_blocks = pointer(_slot + 6, tl.float32, ALIGNED)
+    v_base_blocks = pointer(_slot + 7, tl.float32, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * (TILE // 128)
-    _blocks = tl.load(_slot + 7)
-    _length = tl.load(_slot + 8)
+    _blocks = tl.load(_slot + 8)
+    _length = tl.load(_slot + 9)
     if (_first + TILE // 128 <= _blocks) & (_length % 128 == 0):
         update_coded_tile(
             param,
             grad,
+            correction,
             m_codes,
             m_scale_blocks,
             v_codes,
@@ -376,6 +395,7 @@ def update_coded(
             _blocks,
             _length,
             maximize,
+            low_precision,
             REAL,
             TILE,
             True,
@@ -384,6 +404,7 @@ def update_coded(
         update_coded_tile(
             param,
             grad,
+            correction,
             m_codes,
             m_scale_blocks,
             v_codes,
@@ -395,6 +416,7 @@ def update_coded(
             _blocks,
             _length,
             maximize,
+            low_precision,
             REAL,
             TILE,
             False,

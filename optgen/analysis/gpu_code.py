@@ -34,7 +34,15 @@ class GpuCode:
     text: str
 
 
-def compile_kernel(kernel: Any, target: str, *, param: str = "bf16", grad: str = "bf16", flags: Mapping[str, bool]) -> GpuCode:
+def compile_kernel(
+    kernel: Any,
+    target: str,
+    *,
+    param: str = "bf16",
+    grad: str = "bf16",
+    flags: Mapping[str, bool],
+    low_precision: str = "stochastic",
+) -> GpuCode:
     """Compile a `TritonKernel` for `target` and read the facts of its code.
 
     Args:
@@ -43,6 +51,7 @@ def compile_kernel(kernel: Any, target: str, *, param: str = "bf16", grad: str =
         param: Triton's short name of the parameter's dtype; the arithmetic is fp32 (fp64 for fp64).
         grad: that of the gradient.
         flags: values of the kernel's compile-time flags.
+        low_precision: how parameters of 16 bits are rounded.
     """
     import triton
     import triton.language as tl
@@ -55,6 +64,8 @@ def compile_kernel(kernel: Any, target: str, *, param: str = "bf16", grad: str =
         **flags,
         "PARAM": dtypes[param],
         "GRAD": dtypes[grad],
+        "CORRECTION": {"correction8": tl.int8, "correction16": tl.int16}.get(low_precision, dtypes[param]),
+        "low_precision": low_precision if param in ("bf16", "fp16") else "nearest",
         "REAL": dtypes[real],
         "ALIGNED": True,
         "TILE": kernel.tile,

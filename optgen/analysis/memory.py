@@ -109,7 +109,7 @@ def memory(program: Program, model: Model) -> list[ParameterMemory]:
 
 def _parameter(program: Program, shape: Shape) -> ParameterMemory:
     nbytes, coded, fallback = 4, [], []
-    if any(s.storage is not None and s.storage.rounding == "stochastic" for s in program.states):
+    if any(how is not None and how.rounding != "nearest" for s in program.states for how in (s.storage, s.floats)):
         nbytes += 8
     for state in program.states:
         if state.when is not None and not _default_holds(program, state):
@@ -121,7 +121,7 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
             nbytes += codes.nbytes(shape.shape)
             coded.append(state.name)
         else:
-            nbytes += 4 * math.prod(shape.shape)
+            nbytes += (4 if state.floats is None else 2) * math.prod(shape.shape)
             fallback += [state.name] if codes is not None else []
     return ParameterMemory(shape, nbytes * shape.count, tuple(coded), tuple(fallback))
 

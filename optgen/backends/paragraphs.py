@@ -35,7 +35,9 @@ def _phase(statement: Statement) -> str:
 
 def buffer_comment(buffer: Buffer) -> str:
     """Dtype, shape, direction and meaning of a kernel argument."""
-    dtype = {"param": "any float", "grad": "any float", "real": "real"}.get(buffer.dtype, buffer.dtype)
+    dtype = {"param": "any float", "grad": "any float", "correction": "int8, int16 or that of param"}.get(
+        buffer.dtype, buffer.dtype
+    )
     shape = {Layout.ELEMENT: "shape of param", Layout.BLOCK: "blocks", Layout.CODE: "bytes"}[buffer.layout]
     way = "in/out" if buffer.read and buffer.written else "out" if buffer.written else "in"
     guard = "" if buffer.guard is None else f" ({'' if buffer.guard.holds else 'not '}{buffer.guard.flag})"

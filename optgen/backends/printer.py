@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from optgen.ir.infer import infer
 from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Function, Guard, Kind, Op, Ref, Role, Statement, Symbol
 
-__all__ = ["ATOM", "Printer", "plain_parentheses"]
+__all__ = ["ATOM", "NARROW_HELPERS", "Printer", "plain_parentheses"]
+
+# Functions of the runtime that stand in a module of their own: 16-bit floats.
+NARROW_HELPERS = frozenset({"read_parameter", "write_parameter", "stochastic_bfloat16", "stochastic_float16"})
 
 # Python's precedences
 COMPARE, OR, XOR, AND, SHIFT, SUM, PRODUCT, UNARY, POWER, ATOM = range(10)

@@ -98,7 +98,9 @@ def _state_line(state: State) -> str:
     if state.scalar:
         return f"{state.name}: one float64 number{saved}. {state.doc}".strip()
     size = state_bytes(state)
-    if state.storage is None:
+    if state.floats is not None:
+        how = f"{state.floats.dtype}, {state.floats.rounding} rounding ({size:g} B per element)"
+    elif state.storage is None:
         how = f"float32 ({size:g} B per element)"
     else:
         s = state.storage
@@ -112,6 +114,6 @@ def state_bytes(state: State) -> float:
     from optgen.storage.codebooks import saved_scalars
 
     if state.storage is None:
-        return 4.0
+        return 4.0 if state.floats is None else 2.0
     scalars = saved_scalars(state.storage, state.unsigned)
     return state.storage.bits / 8 + 4 * len(scalars) / state.storage.block

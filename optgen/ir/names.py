@@ -23,6 +23,7 @@ GENERATED = frozenset(
         "choose_int",
         "choose_real",
         "compile_",
+        "correction",
         "defaults",
         "exp2_fixed",
         "exp2_rough",
@@ -48,6 +49,8 @@ GENERATED = frozenset(
         "params",
         "pointer",
         "random_bits",
+        "random_elements",
+        "read_parameter",
         "real",
         "scalars",
         "seed",
@@ -55,6 +58,8 @@ GENERATED = frozenset(
         "signed_salt",
         "state",
         "step",
+        "stochastic_bfloat16",
+        "stochastic_float16",
         "store_elements",
         "store_scalars",
         "super",
@@ -65,6 +70,7 @@ GENERATED = frozenset(
         "triton",
         "true",
         "unpack",
+        "write_parameter",
     ]
 )
 # Names that a generated module imports or defines beside its class.
@@ -72,9 +78,10 @@ CLASSES = frozenset(
     [
         *("Any", "Codes", "Description", "False", "GeneratedOptimizer", "Hyper", "KernelInfo", "Literal", "Mapping", "None"),
         *("ParamsT", "State", "Tensor", "True", "TritonKernel", "KERNELS", "REAL", "TILE", "BULK", "PARAM", "GRAD", "ALIGNED"),
+        *("CORRECTION", "LowPrecision"),
     ]
 )
-CONSTRUCTOR = frozenset({"backend", "compile", "maximize", "params", "seed"})
+CONSTRUCTOR = frozenset({"backend", "compile", "low_precision", "maximize", "params", "seed"})
 MAX_LENGTH = 40
 
 

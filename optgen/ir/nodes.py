@@ -17,6 +17,7 @@ __all__ = [
     "Const",
     "Domain",
     "Expr",
+    "Floats",
     "Function",
     "Guard",
     "Hyper",
@@ -181,6 +182,14 @@ class Storage:
 
 
 @dataclass(frozen=True)
+class Floats:
+    """A state kept as one 16-bit float per element: `dtype` is "bfloat16" or "float16"."""
+
+    dtype: str
+    rounding: str = "nearest"
+
+
+@dataclass(frozen=True)
 class State:
     """What an optimizer remembers of a parameter. A scalar state is one host number, else it is shaped like p."""
 
@@ -191,6 +200,7 @@ class State:
     init: Expr = Const(0)
     when: Guard | None = None
     storage: Storage | None = None
+    floats: Floats | None = None
     doc: str = ""
 
 

@@ -62,6 +62,7 @@ OPS: dict[str, OpInfo] = {
     "shift_left": OpInfo((I, I), I, "x * 2**y"),
     "shift_right": OpInfo((I, I), I, "x / 2**y, rounded down; x must not be negative"),
     "mul_high": OpInfo((I, I), I, "the high 32 bits of the unsigned 64-bit product"),
+    "float32": OpInfo((R,), R, "rounded to float32, whatever the arithmetic"),
     "real": OpInfo((I,), R, "the nearest float32"),
     "trunc": OpInfo((R,), I, "rounded towards zero; the argument must be in range"),
     "bits": OpInfo((R,), I, "the bit pattern of a float32"),
@@ -79,6 +80,9 @@ OPS: dict[str, OpInfo] = {
     "blocks": OpInfo((R, I), R, "elements arranged in blocks of this size, as float32"),
     "elements": OpInfo((R,), R, "blocks arranged as elements again"),
     "random_bits": OpInfo((I,), I, "16 uniform bits per element, in blocks; a function of key, step and index"),
+    "random_elements": OpInfo((I,), I, "the same bits, arranged as elements", Domain.ELEMENT),
+    "stochastic_bfloat16": OpInfo((R, I), R, "a neighbouring bfloat16, chosen by 16 random bits"),
+    "stochastic_float16": OpInfo((R, I), R, "a neighbouring float16, chosen by 16 random bits"),
 }
 
 BINARY = {"Add": "add", "Sub": "sub", "Mult": "mul", "Div": "div", "Pow": "pow"}

@@ -87,6 +87,8 @@ def program_text(program: Program) -> str:
         sign = "unsigned" if state.unsigned else "signed"
         when = "" if state.when is None else f" when {state.when.flag if state.when.holds else 'not ' + state.when.flag}"
         how = "" if state.storage is None else f" stored {state.storage.codebook} {state.storage.bits} bits"
+        if state.floats is not None:
+            how = f" stored {state.floats.dtype}"
         lines.append(
             f"  state {state.name}: {shape}, {sign}, init {expression(state.init)}, saved as {state.save_as}{when}{how}"
         )

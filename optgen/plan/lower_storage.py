@@ -50,7 +50,6 @@ class Lowered:
     functions: list[Function] = field(default_factory=list)
     body: list[Statement] = field(default_factory=list)
     symbols: dict[str, Symbol] = field(default_factory=dict)
-    random: bool = False
 
 
 def lower_storage(program: Program, stored: tuple[str, ...]) -> Lowered:
@@ -72,8 +71,7 @@ class _Lowering:
             if state.storage is not None:
                 kept = saved_scalars(state.storage, state.unsigned)
                 self.taken |= {f"{state.name}_codes", *(f"{state.name}_{scalar}_blocks" for scalar in kept)}
-        self.element("p", "param", "param", "parameter")
-        self.element("g", "grad", "grad", "gradient")
+        self.parameter()
         for index, state in enumerate(self.program.states):
             if state.scalar:
                 continue
@@ -84,15 +82,35 @@ class _Lowering:
                 while buffer in self.taken:
                     buffer += "_"
                 self.element(state.name, buffer, "real", state.doc or state.name, state)
+                if state.floats is not None and state.floats.rounding == "stochastic":
+                    self.round_state(state, state.floats.dtype, index)
         self.out.body = [*self.out.body, *self.program.body, *self.stores]
         self.out.functions = _called(self.out.functions, [statement.value for statement in self.out.body])
         return self.out
+
+    def parameter(self) -> None:
+        """The parameter, its gradient, and what rounding took from the parameter."""
+        self.element("p", "param", "param", "parameter")
+        self.element("g", "grad", "grad", "gradient")
+        doc = "what rounding took from the parameter"
+        self.out.buffers.append(
+            Buffer("correction", Layout.ELEMENT, "correction", "correction", None, True, True, doc, when=Guard("is_corrected"))
+        )
+
+    def round_state(self, state: State, dtype: str, index: int) -> None:
+        """Stochastic rounding of a 16-bit state, before it is written."""
+        store = self.stores.pop()
+        assert isinstance(store, Store)
+        bits = Op("random_elements", (Const(index),))
+        value = Op(f"stochastic_{dtype}", (Op("float32", (Ref(state.name),)), bits))
+        self.stores.append(Store(store.buffer, value, store.guards))
 
     def element(self, name: str, buffer: str, dtype: str, doc: str, state: State | None = None) -> None:
         """A buffer with one value per element."""
         guards = _guards(state)
         read, written = _first_is_read(self.program, name), self.assigned(name) and name != "g"
         key = None if state is None else state.save_as
+        dtype = state.floats.dtype if state is not None and state.floats is not None else dtype
         self.out.buffers.append(Buffer(buffer, Layout.ELEMENT, dtype, key, state, read, written, doc))
         if read:
             self.out.body.append(Assign(name, Op("load", (Ref(buffer),)), guards))
@@ -148,7 +166,6 @@ class _Lowering:
             self.stores.append(Assign(name, self.call(names[scalar.name], known), guards))
             known[scalar.name] = Ref(name)
         if codec.random:
-            self.out.random = True
             known["u"] = Op("random_bits", (Const(index),))
         code = self.local(f"{state.name}_code", Kind.INT, Domain.ELEMENT)
         self.stores.append(Assign(code, self.call(names["encode"], known), guards))

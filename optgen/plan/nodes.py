@@ -22,8 +22,9 @@ class Layout(Enum):
 class Buffer:
     """A tensor that a kernel reads or writes.
 
-    `dtype` is "param" or "grad" (that of the parameter or gradient), "real" (the dtype of the arithmetic), "float32" or
-    "uint8". `key` is the key in the state dict, None for the parameter and its gradient.
+    `dtype` is "param" or "grad" (that of the parameter or gradient), "real" (the dtype of the arithmetic), "correction"
+    (that of the group's corrections), "float32", "bfloat16", "float16" or "uint8". `key` is the key in the state dict,
+    None for the parameter and its gradient.
     """
 
     name: str
@@ -34,11 +35,12 @@ class Buffer:
     read: bool
     written: bool
     doc: str
+    when: Guard | None = None
 
     @property
     def guard(self) -> Guard | None:
         """The condition under which the buffer exists."""
-        return None if self.state is None else self.state.when
+        return self.when if self.state is None else self.state.when
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,6 @@ class Kernel:
     columns: tuple[str, ...]
     body: tuple[Statement, ...]
     program: Program  # its symbols cover the body
-    random: bool
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -89,4 +90,9 @@ class Plan:
     host: tuple[Assign, ...]
     columns: tuple[str, ...]
     outputs: dict[str, str]
-    random: bool
+
+    @property
+    def random(self) -> bool:
+        """Whether a state is rounded stochastically, whatever the parameter's dtype."""
+        storages = [state.storage or state.floats for state in self.program.states]
+        return any(storage is not None and storage.rounding != "nearest" for storage in storages)

@@ -31,7 +31,6 @@ def make_plan(program: Program) -> Plan:
         host=program.host,
         columns=columns,
         outputs=program.outputs,
-        random=any(kernel.random for kernel in kernels),
     )
 
 
@@ -82,7 +81,7 @@ def _facts(program: Program, stored: list[str]) -> dict[str, float]:
 
 def _fact(word: str, state: State, coded: bool) -> float:
     if not coded or state.storage is None:
-        return 32.0 if word == "bits" else 0.0
+        return (16.0 if state.floats is not None else 32.0) if word == "bits" else 0.0
     return float(state.storage.bits) if word == "bits" else float(half_gap(state.storage, state.unsigned) or 0.0)
 
 
@@ -99,7 +98,6 @@ def _kernel(program: Program, variant: Variant) -> Kernel:
         columns=tuple(name for name in program.symbols if name in read & host),
         body=tuple(lowered.body),
         program=replace(program, symbols=symbols, functions=tuple(lowered.functions)),
-        random=lowered.random,
     )
 
 

@@ -16,6 +16,7 @@ from optgen.reference.compare import Case
 __all__ = ["dtype_cases", "hyper_cases", "shape_cases"]
 
 SMALL = ((), (1,), (33,), (5, 7))
+MODES = ("nearest", "kahan", "correction8", "correction16")
 OTHERS = (0.1, 0.5, 0.9, 0.0, 1.0, 2.0, 1e-3, -1.0, 10.0)  # what a number is set to when its default will not do
 
 
@@ -30,6 +31,8 @@ def dtype_cases(program: Program, steps: int) -> list[Case]:
     return [
         Case("bfloat16", shapes, torch.bfloat16, steps),
         Case("float16", SMALL[2:], torch.float16, steps),
+        *(Case(f"bfloat16, {mode}", shapes, torch.bfloat16, steps, {"low_precision": mode}) for mode in MODES),
+        *(Case(f"float16, {mode}", SMALL[2:], torch.float16, steps, {"low_precision": mode}) for mode in MODES[1:]),
         Case("float64", shapes, torch.float64, steps),
     ]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from optgen.ir.nodes import Program
-from optgen.reference import packing
-from optgen.reference.interpreter import Reference
+from optgen.reference import narrow, packing
+from optgen.reference.interpreter import Reference, rounded
 from optgen.reference.tolerances import TOLERANCES, Tolerance
 from optgen.storage.codebooks import state_codes
 
@@ -37,7 +37,7 @@ class Difference:
 
     p: float = 0.0
     state: float = 0.0
-    codes: int = 0
+    codes: int = 0  # and other values that are rounded: 16-bit floats
     wrong_codes: int = 0
     far_codes: int = 0  # codes off by more than one level
 
@@ -57,17 +57,24 @@ def compare(optimizer_class: type[torch.optim.Optimizer], program: Program, case
     ]
     optimizer = optimizer_class(params, **{**case.hypers, **options})
     reference = Reference(program)
+    name = str(case.dtype).removeprefix("torch.")
     difference = Difference()
     for _ in range(case.steps):
         for p in params:
             p.grad = spread_gradient(p.shape, generator).to(device, case.dtype)
         before = [(_array(p), _state(optimizer.state.get(p, {}))) for p in params]
         optimizer.step()
+        group = optimizer.param_groups[0]
         for p, (old, state) in zip(params, before, strict=True):
-            state |= {k: v for k, v in _state(optimizer.state[p]).items() if k == "rounding_key"}
+            if p.numel() == 0:
+                continue
+            got = _state(optimizer.state[p])
+            state |= {k: v for k, v in got.items() if k == "rounding_key"}
             assert p.grad is not None
-            expected, new = reference.step(old, _array(p.grad), state, optimizer.param_groups[0])
-            _measure(difference, program, case.dtype, old, _array(p), expected, _state(optimizer.state[p]), new)
+            exact = narrow.join(old, state.get("correction"), name)
+            expected, new = reference.step(exact, _array(p.grad), state, group)
+            _measure_p(difference, program, name, exact, _array(p), expected, got, group["low_precision"])
+            _measure_states(difference, program, name, got, new)
     return difference
 
 
@@ -79,34 +86,55 @@ def spread_gradient(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.where(torch.rand(shape, generator=generator) < 0.1, torch.zeros_like(gradient), gradient)
 
 
-def _measure(
+def _measure_p(
     difference: Difference,
     program: Program,
-    dtype: torch.dtype,
+    dtype: str,
     old: Any,
     got: Any,
     expected: Any,
     state: Mapping[str, Any],
-    new: Mapping[str, Any],
+    low_precision: str,
 ) -> None:
-    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
-    if got.size == 0:
-        return
+    """The parameter, with its correction if it has one; what is rounded stochastically must fall on the same side."""
+    tolerance = TOLERANCES[dtype]
     moved = np.max(np.abs(expected - old))
-    allowed = tolerance.of_p * np.max(np.abs(expected)) + tolerance.of_move * moved + tolerance.half_ulp * np.abs(expected)
+    allowed = tolerance.of_p * np.max(np.abs(expected)) + tolerance.of_move * moved
+    if tolerance.half_ulp and low_precision == "stochastic":
+        side = rounded(expected, dtype, "stochastic", len(program.states), state, int(state["step"]))
+        _count(difference, got, side, narrow.unit(side, dtype))
+        allowed = allowed + 2 * tolerance.half_ulp * np.abs(expected)
+    elif "correction" in state:
+        allowed = allowed + narrow.resolution(got, state["correction"], dtype)
+        got = narrow.join(got, state["correction"], dtype)
+    else:
+        allowed = allowed + tolerance.half_ulp * np.abs(expected)
     difference.p = max(difference.p, float(np.max(np.abs(got - expected) / np.maximum(allowed, 1e-300))))
+
+
+def _measure_states(
+    difference: Difference, program: Program, dtype: str, state: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
     layouts = {f"{s.save_as}.codes": layout for s in program.states if (layout := state_codes(s)) is not None}
+    floats = {s.save_as: s.floats.dtype for s in program.states if s.floats is not None}
     for key, value in new.items():
         if key in layouts:
             layout = layouts[key]
             ours, theirs = (packing.unpack(np.asarray(v), layout.bits, layout.block) for v in (state[key], value))
-            apart = np.abs(ours - theirs)
-            difference.codes += apart.size
-            difference.wrong_codes += int(np.count_nonzero(apart))
-            difference.far_codes += int(np.count_nonzero(apart > 1))
+            _count(difference, ours, theirs, 1)
+        elif key in floats:
+            _count(difference, state[key].astype(np.float64), value, narrow.unit(value, floats[key]))
         elif key != "rounding_key":
-            limit = tolerance.of_state * float(np.max(np.abs(value))) + 1e-300
+            limit = TOLERANCES[dtype].of_state * float(np.max(np.abs(value))) + 1e-300
             difference.state = max(difference.state, float(np.max(np.abs(state[key] - value))) / limit)
+
+
+def _count(difference: Difference, ours: Any, theirs: Any, spacing: Any) -> None:
+    """Compare what is rounded: codes, or 16-bit floats whose neighbours are `spacing` apart."""
+    apart = np.abs(ours - theirs)
+    difference.codes += apart.size
+    difference.wrong_codes += int(np.count_nonzero(apart))
+    difference.far_codes += int(np.count_nonzero(apart > 1.01 * spacing))
 
 
 def _array(tensor: Tensor) -> Any:
@@ -114,5 +142,6 @@ def _array(tensor: Tensor) -> Any:
 
 
 def _state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a state dict as numpy arrays of their own dtype."""
-    return {key: value.detach().cpu().numpy().copy() for key, value in state.items()}
+    """The tensors of a state dict as numpy arrays of their own dtype; of bfloat16 as float32."""
+    plain = {key: value.detach().cpu() for key, value in state.items()}
+    return {key: (v.float() if v.dtype == torch.bfloat16 else v).numpy().copy() for key, v in plain.items()}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from optgen.ir.nodes import Assign, Function, Program, Role, State
-from optgen.reference import packing
+from optgen.reference import narrow, packing
 from optgen.reference.evaluate import call, evaluate
 from optgen.storage.codebooks import CODEBOOKS, half_gap, state_codes
 from optgen.storage.codec import build_functions
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "rounded"]
 
 Array = np.ndarray[Any, Any]
 
@@ -100,6 +100,8 @@ class Reference:
     ) -> dict[str, Array]:
         """The new entries of a state in the state dict."""
         codes = state_codes(s)
+        if s.floats is not None:
+            return {s.save_as: rounded(np.broadcast_to(value, shape), s.floats.dtype, s.floats.rounding, index, state, t)}
         if s.scalar or codes is None or not codes.applies_to(shape):
             return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), () if s.scalar else shape)}
         assert s.storage is not None
@@ -129,3 +131,13 @@ class Reference:
         built = build_functions(codec, s.name)
         by_formula = {formula.name: function for formula, function in zip(codec.formulas, built, strict=True)}
         return {function.name: function for function in built}, by_formula
+
+
+def rounded(x: Array, dtype: str, rounding: str, salt: int, state: Mapping[str, Array], t: int) -> Array:
+    """Values as a 16-bit dtype holds them, in float64; arithmetic has handed them over in float32."""
+    with np.errstate(over="ignore"):
+        single = x.astype(np.float32).astype(np.float64)
+    if rounding == "nearest":
+        return narrow.nearest(single, dtype)
+    words = packing.step_words(int(state["rounding_key"]) % 2**64, t)
+    return narrow.stochastic(single, packing.random_elements(words, x.shape, salt), dtype)

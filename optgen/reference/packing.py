@@ -10,7 +10,7 @@ import numpy as np
 
 from optgen.runtime.layout import row_shape
 
-__all__ = ["from_blocks", "pack", "random_bits", "step_words", "to_blocks", "unpack"]
+__all__ = ["from_blocks", "pack", "random_bits", "random_elements", "step_words", "to_blocks", "unpack"]
 
 Array = np.ndarray[Any, Any]
 
@@ -60,6 +60,15 @@ def random_bits(words: tuple[int, int], shape: Sequence[int], block: int, salt: 
     row = np.arange(math.prod(leading), dtype=np.uint64)[:, None]
     column = np.arange(-(-length // block) * block, dtype=np.uint64)
     index: Array = (row * np.uint64(length) + column).reshape(len(row), -1, block)
+    return _bits(index, words, salt)
+
+
+def random_elements(words: tuple[int, int], shape: Sequence[int], salt: int) -> Array:
+    """The same bits in the shape of the parameter."""
+    return _bits(np.arange(math.prod(shape), dtype=np.uint64), words, salt).reshape(tuple(shape))
+
+
+def _bits(index: Array, words: tuple[int, int], salt: int) -> Array:
     word = _hash((index >> np.uint64(2)).astype(np.uint32), words, salt)
     byte = (word >> (np.uint32(8) * (index & np.uint64(3)).astype(np.uint32))) & np.uint32(255)
     low = (word * np.uint32(0x9E3779B1)) >> np.uint32(24)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optgen.runtime.description import FORMAT, Description
+from optgen.runtime.low_precision import CORRECTION, correction_dtype, effective_mode
 from optgen.runtime.states import state_tensors
 
 __all__ = ["load"]
@@ -38,11 +39,13 @@ def load(optimizer: Optimizer, description: Description, state_dict: dict[str, A
     groups = _merge_groups(optimizer, description, deepcopy(state_dict["param_groups"]))
     saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     params = dict(zip(saved_ids, chain.from_iterable(g["params"] for g in optimizer.param_groups), strict=True))
+    modes = {p: group["low_precision"] for group in groups for p in group["params"]}
     ours = all("optgen" in group for group in state_dict["param_groups"])
     state: defaultdict[Any, Any] = defaultdict(dict)
     for key, value in state_dict["state"].items():
         if key in params:
-            state[params[key]] = _load_param(description, params[key], key, value, ours)
+            p = params[key]
+            state[p] = _load_param(description, p, key, value, modes[p], ours)
         else:
             state[key] = value
     optimizer.__setstate__({"state": state, "param_groups": groups})
@@ -96,13 +99,15 @@ def _check_origin(owner: str, origin: Any) -> None:
         raise ValueError(f"{owner}: this state dict has format {version}, this version of optgen reads up to {FORMAT}")
 
 
-def _load_param(description: Description, p: Tensor, key: Any, saved: Any, ours: bool) -> dict[str, Any]:
+def _load_param(description: Description, p: Tensor, key: Any, saved: Any, mode: str, ours: bool) -> dict[str, Any]:
     """The state of one parameter, each tensor with its declared dtype and shape, on the parameter's device."""
     owner = f"{description.name}: parameter {key}"
     if not isinstance(saved, dict):
         raise ValueError(f"{owner}: its state is a {type(saved).__name__}, expected a mapping")
     present = {name: value for name, value in saved.items() if value is not None}
-    expected = _expected(description, p, present)
+    if correction_dtype(p.dtype, mode) is None:
+        present.pop(CORRECTION, None)  # of a model that had 16 bits; this one's parameters are exact
+    expected = _expected(description, p, present, mode)
     unknown = [name for name in present if name not in expected]
     if unknown:
         raise ValueError(f"{owner} has a state '{unknown[0]}' here unknown (known: {', '.join(expected)})")
@@ -124,15 +129,18 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: Any, ours:
     return loaded
 
 
-def _expected(description: Description, p: Tensor, present: dict[str, Any]) -> dict[str, tuple[Tensor, bool]]:
+def _expected(description: Description, p: Tensor, present: dict[str, Any], mode: str) -> dict[str, tuple[Tensor, bool]]:
     """Each tensor of a parameter's state, and whether it must be there. What lies beside the parameter is on "meta" here.
 
     A state that hangs on a flag may be missing (a step makes it), but not a part of it.
     """
     like = torch.empty_like(p, device="meta")
     expected = {"step": (torch.zeros((), dtype=torch.float32, device="cpu"), True)}
-    if description.random:
-        expected[KEY] = (torch.zeros((), dtype=torch.int64, device="cpu"), True)
+    if description.random or effective_mode(p.dtype, mode) == "stochastic" or KEY in present:
+        expected[KEY] = (torch.zeros((), dtype=torch.int64, device="cpu"), description.random)
+    kind = correction_dtype(p.dtype, mode)
+    if kind is not None:
+        expected[CORRECTION] = (torch.zeros_like(like, dtype=kind), False)
     kernel = description.kernels[description.kernel_index(p.shape)]
     for state in description.states:
         tensors = state_tensors(state, state.name in kernel.stored)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optgen.runtime.layout import Codes
+from optgen.runtime.low_precision import check_low_precision
 
 __all__ = ["Description", "Hyper", "KernelInfo", "State"]
 
@@ -32,8 +33,8 @@ class Hyper:
 class State:
     """What is remembered of a parameter, under `key` in its state dict.
 
-    A scalar is a float64 tensor of shape (). Otherwise one value per element, in the dtype of the arithmetic, or, where
-    `codes` applies to the parameter's shape, packed codes under `key.codes` and block scalars under `key.<name>`.
+    A scalar is a float64 tensor of shape (). Otherwise one value per element, in `dtype` or else that of the arithmetic,
+    or, where `codes` applies to the parameter's shape, packed codes under `key.codes` and block scalars under `key.<name>`.
     `flag` and `holds` say under which compile-time flag the state exists.
     """
 
@@ -43,6 +44,7 @@ class State:
     flag: str | None = None
     holds: bool = True
     codes: Codes | None = None
+    dtype: str | None = None
 
     def exists(self, flags: dict[str, bool]) -> bool:
         """Whether a parameter has this state under these flags."""
@@ -70,7 +72,7 @@ class Description:
     kernels: tuple[KernelInfo, ...]
     columns: tuple[str, ...]
     outputs: tuple[str, ...] = ()  # scalar states that a step changes, in the order `scalars` returns them
-    random: bool = False
+    random: bool = False  # whether a state is rounded stochastically
 
     def kernel_index(self, shape: Sequence[int]) -> int:
         """Which kernel updates a parameter of this global shape."""
@@ -90,6 +92,7 @@ class Description:
         """
         for hyper in self.hypers:
             _check(self.name, hyper, group[hyper.name])
+        check_low_precision(self.name, group["low_precision"])
 
 
 def _check(owner: str, hyper: Hyper, value: Any) -> None:

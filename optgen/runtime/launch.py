@@ -24,6 +24,8 @@ TRITON_DTYPES = {
     torch.bfloat16: tl.bfloat16,
     torch.float16: tl.float16,
     torch.float64: tl.float64,
+    torch.int8: tl.int8,
+    torch.int16: tl.int16,
 }
 
 
@@ -57,9 +59,10 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
         for i, p in enumerate(batch.params):
             if p.numel() == 0:
                 continue
-            tensors = _in_order([p, batch.grads[i], *batch.tensors[i]], finish)
+            tensors = _in_order([p, batch.grads[i], *batch.tensors[i]], finish, ordered=batch.words is not None)
             aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
-            key = (batch.kernel, flags, p.dtype, batch.grads[i].dtype, batch.table.dtype, p.device, aligned)
+            dtypes = (p.dtype, batch.grads[i].dtype, batch.tensors[i][0].dtype, batch.table.dtype)
+            key = (batch.kernel, flags, dtypes, p.device, aligned)
             words = None if batch.words is None else batch.words[i]
             buckets.setdefault(key, []).append(_Item(tensors, batch.table[i], words))
     for key, items in buckets.items():
@@ -70,13 +73,13 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
         torch.autograd.graph.increment_version(batch.params)
 
 
-def _in_order(tensors: list[Tensor], finish: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+def _in_order(tensors: list[Tensor], finish: list[tuple[Tensor, Tensor]], *, ordered: bool) -> list[Tensor]:
     """The tensors as kernels read them: in logical order and dense. What has other strides is copied there and back.
 
-    Tensors per element may share any dense order: without codes an element's place does not matter.
+    Tensors per element may share any dense order: without codes and random bits an element's place does not matter.
     """
     p, grad = tensors[:2]
-    coded = any(tensor.shape != p.shape for tensor in tensors)
+    coded = ordered or any(tensor.shape != p.shape for tensor in tensors)
     same = all(tensor.stride() == p.stride() for tensor in tensors) if not coded else False
     if (same and _is_dense(p)) or all(tensor.is_contiguous() for tensor in tensors):
         return tensors
@@ -100,7 +103,7 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 def _launch(kernel: TritonKernel, key: tuple[Any, ...], items: list[_Item]) -> None:
-    _, flags, param, grad, real, device, aligned = key
+    _, flags, (param, grad, correction, real), device, aligned = key
     rows, tiles = _tables(kernel, items)
     words = [item.words for item in items if item.words is not None]
     none = torch.zeros(1, 2, dtype=torch.int32, device=device)
@@ -112,6 +115,7 @@ def _launch(kernel: TritonKernel, key: tuple[Any, ...], items: list[_Item]) -> N
         **dict(flags),
         PARAM=TRITON_DTYPES[param],
         GRAD=TRITON_DTYPES[grad],
+        CORRECTION=TRITON_DTYPES[correction],
         REAL=TRITON_DTYPES[real],
         ALIGNED=aligned,
         TILE=kernel.tile,

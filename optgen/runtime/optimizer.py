@@ -14,22 +14,30 @@ from torch.optim.optimizer import ParamsT
 from optgen.runtime import checkpoint, keys
 from optgen.runtime.backends import compiled_update, pick_backend
 from optgen.runtime.description import FORMAT, Description, KernelInfo, State
-from optgen.runtime.states import real_dtype, state_shapes, state_tensors
+from optgen.runtime.low_precision import (
+    CORRECTION,
+    correction_dtype,
+    effective_mode,
+)
+from optgen.runtime.states import float_dtype, real_dtype, state_shapes, state_tensors
 
 __all__ = ["Batch", "GeneratedOptimizer"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+NO_KEY = torch.zeros((), dtype=torch.int64, device="cpu")  # of a parameter that nothing random happens to
+NO_WORDS = torch.zeros(2, dtype=torch.int32, device="cpu")
 
 
 class Batch(NamedTuple):
     """Parameters of one group that the same kernel updates with the same flags.
 
     `tensors` holds each parameter's state tensors in the order of the kernel's arguments; `table` is (n, columns) in the
-    dtype of the arithmetic; `words` is int32 (n, 2), or None without random bits.
+    dtype of the arithmetic; `words` is int32 (n, 2), or None where nothing in the group is random.
     """
 
     kernel: int
-    flags: dict[str, bool]
+    flags: dict[str, bool | str]
     params: list[Tensor]
     grads: list[Tensor]
     tensors: list[list[Tensor]]
@@ -150,17 +158,18 @@ class GeneratedOptimizer(Optimizer):
         flags = type(self).flags(group)
         torch._foreach_add_(steps, 1)
         t = torch.stack(steps).to(torch.float64)
-        words = keys.step_words(torch.stack(rounding_keys), t) if self.description.random else None
+        words = keys.step_words(torch.stack(rounding_keys), t) if rounding_keys else None
         starts = self._starts(kernels)
         batches = []
         for index in range(len(self.description.kernels)):
-            # parameters of one kernel and one arithmetic dtype and device share a table
-            for real, device in _places(params, kernels, index):
-                at = [i for i, p in enumerate(params) if kernels[i] == index and _place(p) == (real, device)]
-                table = self._table(group, flags, index, t, scalar_states, at).to(dtype=real, device=device)
+            # parameters of one kernel, dtype and device share a table
+            for dtype, device in _places(params, kernels, index):
+                at = [i for i, p in enumerate(params) if kernels[i] == index and _place(p) == (dtype, device)]
+                table = self._table(group, flags, index, t, scalar_states, at).to(dtype=real_dtype(dtype), device=device)
                 mine = None if words is None else words[at].to(device)
                 states = [tensors[starts[i] : starts[i + 1]] for i in at]
-                taken = {flag: flags[flag] for flag in self.description.kernels[index].flags}
+                taken: dict[str, bool | str] = {flag: flags[flag] for flag in self.description.kernels[index].flags}
+                taken["low_precision"] = effective_mode(dtype, group["low_precision"])
                 batches.append(Batch(index, taken, [params[i] for i in at], [grads[i] for i in at], states, table, mine))
         return batches
 
@@ -210,7 +219,7 @@ class GeneratedOptimizer(Optimizer):
         torch.compile runs this method, by its name, while it traces: state creation never enters the graph. A parameter
         that is listed twice, of which torch warns, is updated once: kernels of one launch must not share a parameter.
         """
-        flags = type(self).flags(group)
+        random = any(self._is_random(p, group) for p in group["params"])
         seen: set[Tensor] = set()
         for p in group["params"]:
             if p.grad is None or p in seen:
@@ -221,27 +230,35 @@ class GeneratedOptimizer(Optimizer):
             state = self.state[p]
             if state:
                 self._fit_state(p, state, kernel)
-            self._init_state(p, state, kernel, flags)
+            self._init_state(p, state, kernel, group)
             params.append(p)
             grads.append(p.grad)
             steps.append(state["step"])
             kernels.append(index)
-            if self.description.random:
-                rounding_keys.append(state["rounding_key"])
+            if random:
+                rounding_keys.append(state.get("rounding_key", NO_KEY))
             scalar_states += [state[s.key] for s in self.description.states if s.scalar]
             tensors += [state.get(key, p) for _, key in kernel.keys]  # p stands in for states that do not exist
 
-    def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, flags: dict[str, bool]) -> None:
+    def _is_random(self, p: Tensor, group: dict[str, Any]) -> bool:
+        """Whether a parameter or one of its states is rounded stochastically."""
+        return self.description.random or effective_mode(p.dtype, group["low_precision"]) == "stochastic"
+
+    def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, group: dict[str, Any]) -> None:
         """Create what is missing of a parameter's state; every state starts as zeros."""
         if "step" not in state:
             state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
-        if self.description.random and "rounding_key" not in state:
+        flags = type(self).flags(group)
+        if "rounding_key" not in state and self._is_random(p, group):
             state["rounding_key"] = keys.draw_key(self._options["seed"], self._name_of(p))
         for declared in self.description.states:
             if declared.exists(flags):
                 for key, make in state_tensors(declared, declared.name in kernel.stored).items():
                     if key not in state:
                         state[key] = make(p)
+        kind = correction_dtype(p.dtype, group["low_precision"])
+        if kind is not None and (CORRECTION not in state or state[CORRECTION].dtype != kind):
+            state[CORRECTION] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
 
     def _fit_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo) -> None:
         """Let states follow a parameter to another dtype or device; refuse a parameter of another shape than theirs."""
@@ -256,8 +273,9 @@ class GeneratedOptimizer(Optimizer):
                     "for another one; after a change of shape, clear the state: optimizer.state.pop(parameter)"
                 )
             kept = state.get(declared.key)
-            if kept is not None and (kept.dtype, kept.device) != _place(p):
-                state[declared.key] = kept.to(p.device, real_dtype(p.dtype))
+            dtype = float_dtype(declared, p.dtype)
+            if kept is not None and (kept.dtype, kept.device) != (dtype, p.device):
+                state[declared.key] = kept.to(p.device, dtype)
 
     def _name_of(self, p: Tensor) -> str:
         """The parameter's name where names were given, else its place among all parameters."""
@@ -287,11 +305,11 @@ class GeneratedOptimizer(Optimizer):
         if self._options["compile"]:
             update = compiled_update(update)
         for i, p in enumerate(batch.params):
-            key = () if batch.words is None else (batch.words[i],)
+            key = NO_WORDS if batch.words is None else batch.words[i]
             tensors = [p, batch.grads[i], *batch.tensors[i]]
             if flatten and all(tensor.is_contiguous() for tensor in tensors):
                 tensors = [tensor.view(-1) for tensor in tensors]  # one number of dimensions: fewer compilations
-            update(*tensors, batch.table[i], *key, **batch.flags)
+            update(*tensors, batch.table[i], key, **batch.flags)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, or of the torch.optim class with the same rule.
@@ -333,11 +351,11 @@ def _number(value: float | Tensor) -> float | Tensor:
 
 
 def _place(p: Tensor) -> tuple[torch.dtype, torch.device]:
-    return real_dtype(p.dtype), p.device
+    return p.dtype, p.device
 
 
 def _places(params: list[Tensor], kernels: list[int], index: int) -> list[tuple[torch.dtype, torch.device]]:
-    """The arithmetic dtypes and devices of the parameters that one kernel updates, each once."""
+    """The dtypes and devices of the parameters that one kernel updates, each once."""
     places: list[tuple[torch.dtype, torch.device]] = []
     for i, p in enumerate(params):
         if kernels[i] == index and _place(p) not in places:
@@ -351,4 +369,4 @@ def _explain_state(state: State, p: Tensor, kernel: KernelInfo) -> str:
     if state.name in kernel.stored and state.codes is not None:
         return f"{state.name} {state.codes.bits} bits in blocks of {state.codes.block} ({state.codes.reason(p.shape)})"
     why = "" if state.codes is None else f" ({state.codes.reason(p.shape)})"
-    return f"{state.name} {str(real_dtype(p.dtype)).removeprefix('torch.')}{why}"
+    return f"{state.name} {str(float_dtype(state, p.dtype)).removeprefix('torch.')}{why}"

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from optgen.runtime.description import State
 
-__all__ = ["real_dtype", "state_shapes", "state_tensors"]
+__all__ = ["float_dtype", "real_dtype", "state_shapes", "state_tensors"]
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -18,7 +20,9 @@ def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Ten
         return {state.key: lambda _: torch.zeros((), dtype=torch.float64, device="cpu")}
     codes = state.codes
     if not coded or codes is None:
-        return {state.key: lambda p: torch.zeros_like(p, dtype=real_dtype(p.dtype), memory_format=torch.preserve_format)}
+        return {
+            state.key: lambda p: torch.zeros_like(p, dtype=float_dtype(state, p.dtype), memory_format=torch.preserve_format)
+        }
     tensors: dict[str, Callable[[Tensor], Tensor]] = {
         f"{state.key}.codes": lambda p: torch.zeros(codes.codes_shape(p.shape), dtype=torch.uint8, device=p.device)
     }
@@ -32,6 +36,11 @@ def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Ten
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of arithmetic and of uncoded states for parameters of this dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def float_dtype(state: State, param: torch.dtype) -> torch.dtype:
+    """The dtype of a state that is not stored as codes, for parameters of dtype `param`."""
+    return real_dtype(param) if state.dtype is None else DTYPES[state.dtype]
 
 
 def state_shapes(state: State, coded: bool, shape: torch.Size) -> dict[str, tuple[int, ...]]:

@@ -22,6 +22,7 @@ __all__ = [
     "mul_high",
     "pack",
     "random_bits",
+    "random_elements",
     "sign",
     "to_blocks",
     "unpack",
@@ -137,6 +138,14 @@ def random_bits(key: Tensor, shape: Sequence[int], block: int, salt: int) -> Ten
     row = torch.arange(rows, dtype=torch.int64, device=key.device).unsqueeze(-1)
     index = (row * length + torch.arange(padded, dtype=torch.int64, device=key.device)).view(rows, -1, block)
     return _spread(hash_bits((index >> 2).to(torch.int32), key, salt), ((index & 3) << 3).to(torch.int32))
+
+
+def random_elements(key: Tensor, shape: Sequence[int], salt: int) -> Tensor:
+    """The bits of `random_bits` arranged as elements: int32 of this shape."""
+    count = math.prod(shape)
+    words = hash_bits(torch.arange(-(-count // 4), dtype=torch.int32, device=key.device), key, salt).unsqueeze(-1)
+    shifts = torch.arange(0, 32, 8, dtype=torch.int32, device=key.device)
+    return _spread(words, shifts).flatten()[:count].view(tuple(shape))
 
 
 def _spread(words: Tensor, shifts: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ __all__ = [
     "mul_high",
     "pointer",
     "random_bits",
+    "random_elements",
     "sign",
     "store_codes",
     "store_elements",
@@ -86,7 +87,9 @@ def load_elements(start, offsets, valid, REAL: tl.constexpr, BULK: tl.constexpr)
 
 @triton.jit
 def store_elements(start, offsets, values, valid, BULK: tl.constexpr):
-    """Write values per element, rounded to the buffer's dtype."""
+    """Write values per element, rounded to the buffer's dtype; float64 goes to 16 bits by way of float32, as in torch."""
+    if (values.dtype == tl.float64) & (start.dtype.element_ty.primitive_bitwidth == 16):
+        values = values.to(tl.float32)
     if BULK:
         tl.store(start + offsets, values.to(start.dtype.element_ty))
     else:
@@ -263,6 +266,21 @@ def random_bits(
         shift = ((offsets & 3) * 8).to(tl.uint32)
     bits = (((word >> shift) & 255) << 8) | ((word * 0x9E3779B1) >> 24)
     return tl.reshape(bits.to(tl.int32), (TILE // BLOCK, BLOCK))
+
+
+@triton.jit
+def random_elements(words, start, offsets, SALT: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
+    """The same bits for the elements at `offsets` from `start`, int32 (TILE,)."""
+    if BULK:
+        quad = start // 4 + tl.arange(0, TILE // 4)
+        word = _hash(quad.to(tl.uint32), words, SALT)[:, None]
+        shift = (8 * tl.arange(0, 4)).to(tl.uint32)[None, :]
+    else:
+        places = offsets + (start & 3).to(tl.int32)
+        word = _hash((places >> 2).to(tl.uint32) + (start >> 2).to(tl.uint32), words, SALT)
+        shift = ((places & 3) * 8).to(tl.uint32)
+    bits = (((word >> shift) & 255) << 8) | ((word * 0x9E3779B1) >> 24)
+    return tl.reshape(bits.to(tl.int32), (TILE,))
 
 
 @triton.jit

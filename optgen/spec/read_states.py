@@ -7,7 +7,7 @@ import re
 from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
-from optgen.ir.nodes import State, Storage
+from optgen.ir.nodes import Floats, State, Storage
 from optgen.spec.fields import Fields
 from optgen.spec.read_hypers import check_name
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar
@@ -17,8 +17,9 @@ __all__ = ["StateReader"]
 
 KEYS = ("like", "shape", "sign", "init", "save_as", "when", "storage", "doc")
 STORAGE_KEYS = ("codebook", "bits", "block", "rounding", "quantile", "published", "min_size", "min_ndim")
+FLOATS = ("bfloat16", "float16")
 SAVE_AS = re.compile(r"[a-z][a-z0-9_]{0,59}")
-TAKEN_KEYS = {"step": "the step counter", "rounding_key": "the key of stochastic rounding"}
+TAKEN_KEYS = {"step": "the step counter", "rounding_key": "the key of stochastic rounding", "correction": "what rounding took"}
 
 
 class StateReader:
@@ -67,11 +68,12 @@ class StateReader:
                 formula = self.fields.formula(table[name], f"'{name}' of {what}", block=False)
                 if formula is not None:
                     texts[key.text] = formula
-        storage = self.storage(key, table["storage"], unsigned) if "storage" in table else None
-        if storage is not None and scalar:
+        floats = self.floats(table["storage"]) if "storage" in table else None
+        storage = self.storage(key, table["storage"], unsigned) if "storage" in table and floats is None else None
+        if (storage is not None or floats is not None) and scalar:
             self.found.add("bad-value", f"{what} is a scalar and has no storage", table["storage"].span, help="remove it")
         doc = (self.fields.text(table["doc"], f"the doc of {what}") or "") if "doc" in table else ""
-        return State(key.text, self.save_as(key, table), scalar, unsigned, storage=storage, doc=doc)
+        return State(key.text, self.save_as(key, table), scalar, unsigned, storage=storage, floats=floats, doc=doc)
 
     def is_scalar(self, key: Scalar, table: dict[str, Node], what: str) -> bool:
         if "like" in table:
@@ -105,12 +107,33 @@ class StateReader:
         self.saved.setdefault(name, span)
         return name
 
+    def floats(self, node: Node) -> Floats | None:
+        """The `storage` of a state that is a 16-bit float per element; None if it is anything else."""
+        if isinstance(node, Scalar):
+            return Floats(node.text) if node.text in FLOATS else None
+        if not isinstance(node, Mapping):
+            return None
+        options = {key.text: value for key, value in node.entries}
+        codebook = options.get("codebook")
+        if not isinstance(codebook, Scalar) or codebook.text not in FLOATS:
+            return None
+        for name, value in options.items():
+            if name not in ("codebook", "rounding"):
+                help_text = f"remove it; to undo what is inherited, write 'storage: {codebook.text}'"
+                self.found.add("bad-value", f"{codebook.text} values have no {quoted(name)}", value.span, help=help_text)
+        return Floats(codebook.text, self.rounding(options) or "nearest")
+
+    def rounding(self, table: dict[str, Node]) -> str | None:
+        if "rounding" not in table:
+            return "nearest"
+        return self.fields.choice(table["rounding"], "'rounding'", ("nearest", "stochastic"))
+
     def storage(self, key: Scalar, node: Node, unsigned: bool) -> Storage | None:
-        """The `storage` of a state: `float32` (the default), or a codebook with its options."""
+        """The `storage` of a state as codes: `float32` (the default) for none, or a codebook with its options."""
         if isinstance(node, Scalar):
             if node.text != "float32":
                 bits = next((bits for bits in "8432" if bits in re.findall("[0-9]+", node.text)), "4")
-                help_text = f"write '{{codebook: dynamic_exponent, bits: {bits}, block: 128}}', or 'float32'"
+                help_text = f"write '{{codebook: dynamic_exponent, bits: {bits}, block: 128}}', 'bfloat16' or 'float32'"
                 shown = quoted(node.text) if node.text else "empty"
                 self.found.add("bad-value", f"'storage' cannot be {shown}", node.span, help=help_text)
             return None
@@ -128,12 +151,10 @@ class StateReader:
 
     def options(self, table: dict[str, Node]) -> Storage | None:
         fields = self.fields
-        codebook = fields.choice(table["codebook"], "'codebook'", CODEBOOKS)
+        codebook = fields.choice(table["codebook"], "'codebook'", (*CODEBOOKS, *FLOATS))
         bits = fields.integer(table["bits"], "'bits'", 2, 8)
         block = fields.integer(table["block"], "'block'", 32, 2048)
-        rounding = (
-            fields.choice(table["rounding"], "'rounding'", ("nearest", "stochastic")) if "rounding" in table else "nearest"
-        )
+        rounding = self.rounding(table)
         quantile = fields.number(table["quantile"], "'quantile'") if "quantile" in table else None
         published = bool(fields.boolean(table["published"], "'published'")) if "published" in table else False
         size = fields.integer(table["min_size"], "'min_size'", 0, 2**62) if "min_size" in table else 4096

@@ -45,4 +45,6 @@ def _state(spec: Spec, state: State) -> str:
         options += [f"quantile: {s.quantile:g}"] if s.quantile is not None else []
         options += ["published: true"] if s.published else []
         parts.append("storage: {" + ", ".join([*options, f"min_size: {s.min_size}", f"min_ndim: {s.min_ndim}"]) + "}")
+    if state.floats is not None:
+        parts.append(f"storage: {{codebook: {state.floats.dtype}, rounding: {state.floats.rounding}}}")
     return "{" + ", ".join([*parts, *_doc(state.doc)]) + "}"

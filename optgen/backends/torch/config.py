@@ -13,6 +13,7 @@ FORMATS = {
     "max": "torch.maximum({0}, {1})",
     "where": "torch.where({0}, {1}, {2})",
     "mul_high": "@mul_high({0}, {1})",
+    "float32": "({0}).to(torch.float32)",
     "real": "({0}).to(torch.float32)",
     "trunc": "({0}).to(torch.int32)",
     "bits": "({0}).view(torch.int32)",
@@ -25,6 +26,8 @@ FORMATS = {
     "block_select": "@block_select({0}, {1}, {2})",
     "blocks": "@to_blocks({0}, {1})",
     "spread": "{0}.expand(param.shape)",
+    "stochastic_bfloat16": "@stochastic_bfloat16({0}, {1})",
+    "stochastic_float16": "@stochastic_float16({0}, {1})",
     "elements": "@from_blocks({0}, param.shape, real)",
 }
 # Host scalars are float64 tensors of shape (n,): one for each parameter of a batch.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optgen.backends.paragraphs import buffer_comment, paragraphs
+from optgen.backends.printer import NARROW_HELPERS
 from optgen.backends.render import render
 from optgen.backends.torch.printer import HostPrinter, KernelPrinter, TorchPrinter
 from optgen.backends.view import PackageView
@@ -50,7 +51,8 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
     backend = render(
         "torch/templates/backend.py.jinja",
         package=view,
-        helpers=sorted(helpers),
+        helpers=sorted(helpers - NARROW_HELPERS),
+        narrow_helpers=sorted(helpers & NARROW_HELPERS),
         functions=functions,
         updates=updates,
     )
@@ -63,7 +65,6 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
         flags=[(name, _flag_text(plan, name)) for name in plan.program.flags],
         helpers=sorted(host_helpers),
         scalars=scalars,
-        random=plan.random,
         updates=updates,
     )
     return {"__init__.py": initial, "torch_backend.py": backend}
@@ -94,9 +95,8 @@ def _update(kernel: Kernel, plan: Plan, helpers: set[str]) -> FunctionView:
     lines = ["real = scalars.dtype", *_unbind(kernel, plan), *body]
     arguments = [ArgumentView(b.name, "Tensor", buffer_comment(b)) for b in kernel.buffers]
     arguments.append(ArgumentView("scalars", "Tensor", "real[columns]  host scalars of this step"))
-    if plan.random:
-        arguments.append(ArgumentView("key", "Tensor", "int32[2]  words of the random bits of this step"))
-    arguments += _flag_arguments(kernel.flags)
+    arguments.append(ArgumentView("key", "Tensor", "int32[2]  words of the random bits of this step"))
+    arguments += [*(_flag_arguments(kernel.flags) or [ArgumentView("*", "", "")]), ArgumentView("low_precision", "str", "")]
     stored = ", ".join(kernel.variant.stored)
     doc = f"One step of one parameter, with {stored} stored as codes." if stored else "One step of one parameter."
     return FunctionView(kernel.name, tuple(arguments), "None", doc, tuple(lines))
@@ -183,6 +183,8 @@ def _state_text(state: State) -> str:
         parts.append(f"flag={state.when.flag!r}")
         if not state.when.holds:
             parts.append("holds=False")
+    if state.floats is not None:
+        parts.append(f"dtype={state.floats.dtype!r}")
     if state.storage is not None:
         s = state.storage
         scalars = saved_scalars(s, state.unsigned)
@@ -191,7 +193,7 @@ def _state_text(state: State) -> str:
 
 
 def _kernel_text(kernel: Kernel) -> str:
-    keys = tuple((b.state.name, b.key) for b in kernel.buffers if b.state is not None)
+    keys = tuple((b.state.name if b.state is not None else b.name, b.key) for b in kernel.buffers if b.key is not None)
     facts = tuple(kernel.variant.facts.values())
     extra = f", facts={facts!r}" if facts else ""
     return f"KernelInfo({kernel.name!r}, stored={kernel.variant.stored!r}, keys={keys!r}, flags={kernel.flags!r}{extra})"

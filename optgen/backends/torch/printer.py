@@ -63,6 +63,9 @@ class KernelPrinter(TorchPrinter):
                 state = self.kernel.program.states[int(salt)]
                 assert state.storage is not None
                 return f"random_bits(key, param.shape, {state.storage.block}, {salt})"
+            case Op(op="random_elements", args=(Const(value=salt),)):
+                self.helpers.add("random_elements")
+                return f"random_elements(key, param.shape, {salt})"
             case _:
                 return super().operation(value)
 
@@ -70,7 +73,10 @@ class KernelPrinter(TorchPrinter):
         if buffer.layout == Layout.BLOCK:
             self.helpers.add("block_scalars")
             return f"block_scalars({buffer.name})"
-        return f"{buffer.name}.to(real)" if buffer.dtype in ("param", "grad") else buffer.name
+        if buffer.dtype == "param":
+            self.helpers.add("read_parameter")
+            return f"read_parameter({buffer.name}, correction, low_precision).to(real)"
+        return buffer.name if buffer.dtype == "real" else f"{buffer.name}.to(real)"
 
     def storage(self, buffer: Buffer) -> Storage:
         assert buffer.state is not None and buffer.state.storage is not None
@@ -79,6 +85,10 @@ class KernelPrinter(TorchPrinter):
     def store(self, buffer: str, value: Expr) -> list[str]:
         """In place; codes are packed first."""
         text = self.expression(value)
+        if self.buffers[buffer].dtype == "param":
+            self.helpers.add("write_parameter")
+            salt = len(self.kernel.program.states)
+            return [f"write_parameter({buffer}, correction, {text}, low_precision, key, {salt})"]
         if self.buffers[buffer].layout == Layout.CODE:
             self.helpers.add("pack")
             text = f"pack({text}, {self.storage(self.buffers[buffer]).bits})"

@@ -17,6 +17,7 @@ FORMATS = {
     "max": "@maximum({0}, {1})",
     "where": "tl.where({0}, {1}, {2})",
     "mul_high": "@mul_high({0}, {1})",
+    "float32": "({0}).to(tl.float32)",
     "real": "({0}).to(tl.float32)",
     "trunc": "({0}).to(tl.int32)",
     "bits": "({0}).to(tl.int32, bitcast=True)",
@@ -28,5 +29,7 @@ FORMATS = {
     "block_count": "@block_count({0})",
     "block_select": "@block_select({0}, {1}, {2})",
     "spread": "tl.full((TILE,), {0}, REAL)",
+    "stochastic_bfloat16": "@stochastic_bfloat16({0}, {1})",
+    "stochastic_float16": "@stochastic_float16({0}, {1})",
     "elements": "tl.reshape({0}, (TILE,)).to(REAL)",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optgen.backends.paragraphs import buffer_comment, paragraphs
+from optgen.backends.printer import NARROW_HELPERS
 from optgen.backends.render import render
 from optgen.backends.triton.config import SHARE, THREADS, WORD_BITS
 from optgen.backends.triton.printer import KernelPrinter, TritonPrinter
@@ -47,7 +48,6 @@ class TritonKernelView:
     wide: int  # the largest block; 0 without codes
     tile: int
     threads: int
-    random: bool
 
 
 def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
@@ -63,7 +63,8 @@ def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
     text = render(
         "triton/templates/backend.py.jinja",
         package=view,
-        helpers=sorted(helpers),
+        helpers=sorted(helpers - NARROW_HELPERS),
+        narrow_helpers=sorted(helpers & NARROW_HELPERS),
         functions=list(functions.values()),
         kernels=kernels,
     )
@@ -97,7 +98,6 @@ def _kernel(kernel: Kernel, plan: Plan, helpers: set[str]) -> TritonKernelView:
         wide=wide,
         tile=max(_tile(kernel), wide),
         threads=THREADS,
-        random=kernel.random,
     )
 
 
@@ -113,4 +113,5 @@ def _dtype(buffer: Buffer) -> str:
     if buffer.layout == Layout.CODE:
         assert buffer.state is not None and buffer.state.storage is not None
         return "tl.int32" if buffer.state.storage.bits in (2, 4) else "tl.uint8"
-    return {"param": "PARAM", "grad": "GRAD", "real": "REAL", "float32": "tl.float32"}[buffer.dtype]
+    named = {"param": "PARAM", "grad": "GRAD", "correction": "CORRECTION", "real": "REAL"}
+    return named.get(buffer.dtype, f"tl.{buffer.dtype}")

@@ -59,6 +59,8 @@ class KernelPrinter(TritonPrinter):
                 coded = self.kernel.program.states[int(salt)].storage
                 assert coded is not None
                 return self.helper("random_bits", "_words", self.place, salt, self.shape(coded))
+            case Op(op="random_elements", args=(Const(value=salt),)):
+                return self.helper("random_elements", "_words", "_start", "_offsets", salt, "TILE, BULK")
             case _:
                 return super().operation(value)
 
@@ -77,6 +79,8 @@ class KernelPrinter(TritonPrinter):
         """A read of elements or of block scalars."""
         if buffer.layout == Layout.BLOCK:
             return self.helper("load_scalars", buffer.name, self.place, self.shape(self.storage(buffer)))
+        if buffer.dtype == "param":
+            return self.helper("read_parameter", buffer.name, "correction, _start, _offsets, _valid, low_precision, REAL, BULK")
         return self.helper("load_elements", f"{buffer.name} + _start", "_offsets, _valid, REAL, BULK")
 
     def storage(self, buffer: Buffer) -> Storage:
@@ -87,6 +91,10 @@ class KernelPrinter(TritonPrinter):
     def store(self, buffer: str, value: Expr) -> list[str]:
         """A write of elements, block scalars or codes."""
         target, text = self.buffers[buffer], self.expression(value)
+        if target.dtype == "param":
+            salt = len(self.kernel.program.states)
+            places = f"_words, _start, _offsets, _valid, low_precision, {salt}, TILE, BULK"
+            return [self.helper("write_parameter", buffer, "correction", text, places)]
         if target.layout == Layout.ELEMENT:
             return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]
         storage = self.storage(target)
