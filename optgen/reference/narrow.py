@@ -48,11 +48,11 @@ def join(p: Array, correction: Array | None, dtype: str) -> Array:
 
 
 def resolution(p: Array, correction: Array, dtype: str) -> Array:
-    """The largest error that a correction leaves: half a level, or half a unit of the correction's own dtype."""
+    """The largest error that a correction leaves: a level or a unit of its own dtype, half a level where it has 16 bits."""
     levels = LEVELS.get(str(correction.dtype))
     if levels is not None:
-        return _half_unit(p, dtype) / levels / 2
-    return unit(unit(p, dtype), dtype) / 2
+        return _half_unit(p, dtype) / (levels if levels == 127 else 2 * levels)
+    return unit(_half_unit(p, dtype), dtype)
 
 
 def _half_unit(p: Array, dtype: str) -> Array:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optgen.runtime.description import FORMAT, Description
-from optgen.runtime.low_precision import CORRECTION, correction_dtype, effective_mode
+from optgen.runtime.low_precision import CORRECTION, correction_dtype, is_random
 from optgen.runtime.states import state_tensors
 
 __all__ = ["load"]
@@ -136,7 +136,7 @@ def _expected(description: Description, p: Tensor, present: dict[str, Any], mode
     """
     like = torch.empty_like(p, device="meta")
     expected = {"step": (torch.zeros((), dtype=torch.float32, device="cpu"), True)}
-    if description.random or effective_mode(p.dtype, mode) == "stochastic" or KEY in present:
+    if description.random or is_random(p.dtype, mode) or KEY in present:
         expected[KEY] = (torch.zeros((), dtype=torch.int64, device="cpu"), description.random)
     kind = correction_dtype(p.dtype, mode)
     if kind is not None:

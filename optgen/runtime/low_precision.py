@@ -3,7 +3,8 @@
 A step of lr = 1e-4 moves a bfloat16 weight of 1 by less than half a unit in its last place: rounded to the nearest, it
 never moves. Stochastic rounding moves it on average: up with the probability of the distance. A correction is what
 rounding took, kept beside the parameter: in its own dtype (Kahan summation), or as a fraction of half a unit in the last
-place in 8 or 16 bits, so that both together hold 24 or 32 bits of float32 (FlashOptim, arXiv 2602.23349).
+place in 8 or 16 bits, so that both together hold 24 or 32 bits of float32 (FlashOptim, arXiv 2602.23349). A correction
+of less than 24 bits in all is rounded stochastically in its turn, or many equal steps would add up its rounding errors.
 
 Values are rounded as float32, to ones that the format holds exactly, and converted then: a compiler that elides a
 conversion to 16 bits and back cannot lose the correction. NaN and infinities pass through.
@@ -20,10 +21,12 @@ from optgen.runtime.torch_ops import random_elements
 
 __all__ = [
     "CORRECTION",
+    "NEAREST",
     "LowPrecision",
     "check_low_precision",
     "correction_dtype",
     "effective_mode",
+    "is_random",
     "join",
     "read_parameter",
     "split",
@@ -34,6 +37,9 @@ __all__ = [
 
 LowPrecision = Literal["stochastic", "kahan", "correction8", "correction16", "nearest"]
 CORRECTION = "correction"  # its key in the state dict
+RANDOM = ("stochastic", "kahan", "correction8")
+NEAREST = 0x8000  # random bits that round to the nearest
+DEAD = 1024  # of 65,536 random bits are kept away from either end: float32's own rounding errors stay without effect
 NARROW = (torch.bfloat16, torch.float16)
 EXPONENT = 0x7F800000
 SIGN = -(2**31)
@@ -56,6 +62,11 @@ def effective_mode(dtype: torch.dtype, mode: str) -> str:
     return mode if dtype in NARROW else "nearest"
 
 
+def is_random(dtype: torch.dtype, mode: str) -> bool:
+    """Whether writing parameters of this dtype takes random bits."""
+    return effective_mode(dtype, mode) in RANDOM
+
+
 def correction_dtype(dtype: torch.dtype, mode: str) -> torch.dtype | None:
     """The dtype of the corrections of parameters of this dtype; None if they have none."""
     kinds = {"kahan": dtype, "correction8": torch.int8, "correction16": torch.int16}
@@ -69,11 +80,11 @@ def read_parameter(param: Tensor, correction: Tensor, low_precision: str) -> Ten
 
 def write_parameter(param: Tensor, correction: Tensor, p: Tensor, low_precision: str, key: Tensor, salt: int) -> None:
     """Write `p`, rounded as `low_precision` says, and the new correction."""
+    bits = random_elements(key, param.shape, salt) if low_precision in RANDOM else NEAREST
     if low_precision == "stochastic":
-        bits = random_elements(key, param.shape, salt)
-        p = stochastic_float16(p, bits) if param.dtype == torch.float16 else stochastic_bfloat16(p, bits)
+        p = _stochastic(p, bits, param.dtype)
     elif correction_dtype(param.dtype, low_precision) is not None:
-        p, lost = split(p, param.dtype, correction.dtype)
+        p, lost = split(p, param.dtype, correction.dtype, bits)
         correction.copy_(lost)
     param.copy_(p)
 
@@ -87,26 +98,38 @@ def join(param: Tensor, correction: Tensor) -> Tensor:
     return p + lost
 
 
-def split(exact: Tensor, dtype: torch.dtype, correction: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A float32 tensor as a parameter of `dtype`, still in float32, and its correction of dtype `correction`."""
+def split(exact: Tensor, dtype: torch.dtype, correction: torch.dtype, bits: Tensor | int) -> tuple[Tensor, Tensor]:
+    """A float32 tensor as a parameter of `dtype`, still in float32, and its correction of dtype `correction`.
+
+    `bits` are 16 random ones for each element, or NEAREST.
+    """
     p = _nearest(exact, dtype)
     lost = exact - p
     lost = torch.where(torch.isfinite(lost), lost, 0.0)
+    if isinstance(bits, Tensor):
+        bits = torch.clamp(bits, min=DEAD, max=0xFFFF - DEAD)
     if correction not in (torch.int8, torch.int16):
-        return p, lost.to(correction)
+        return p, _stochastic(lost, bits, dtype).to(correction)
     inverse = (0x7F000000 - _half_ulp(p, dtype).view(torch.int32)).view(torch.float32)  # of a power of two, exactly
     fraction = torch.clamp(torch.abs(lost) * inverse, max=1.0)
-    count = ((fraction * (2.0 * torch.iinfo(correction).max)).to(torch.int32) + 1) >> 1
+    if correction == torch.int8:
+        count = ((fraction * (127 * 65536.0)).to(torch.int32) + bits) >> 16
+    else:
+        count = ((fraction * (2 * 32767.0)).to(torch.int32) + 1) >> 1
     return p, torch.where(lost < 0.0, -count, count).to(correction)
 
 
-def stochastic_bfloat16(x: Tensor, bits: Tensor) -> Tensor:
+def _stochastic(x: Tensor, bits: Tensor | int, dtype: torch.dtype) -> Tensor:
+    return stochastic_float16(x, bits) if dtype == torch.float16 else stochastic_bfloat16(x, bits)
+
+
+def stochastic_bfloat16(x: Tensor, bits: Tensor | int) -> Tensor:
     """One of the two bfloat16 beside float32 `x`, the nearer with the higher probability; `bits` are 16 random ones."""
     size = torch.abs(x).view(torch.int32)
     return _signed((size + bits) & -65536, x)
 
 
-def stochastic_float16(x: Tensor, bits: Tensor) -> Tensor:
+def stochastic_float16(x: Tensor, bits: Tensor | int) -> Tensor:
     """One of the two float16 beside float32 `x`, the nearer with the higher probability; `bits` are 16 random ones."""
     size = torch.abs(x)
     normal = (size.view(torch.int32) + (bits >> 3)) & -8192

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,8 +17,12 @@ from optgen.runtime.backends import compiled_update, pick_backend
 from optgen.runtime.description import FORMAT, Description, KernelInfo, State
 from optgen.runtime.low_precision import (
     CORRECTION,
+    NEAREST,
     correction_dtype,
     effective_mode,
+    is_random,
+    join,
+    split,
 )
 from optgen.runtime.states import float_dtype, real_dtype, state_shapes, state_tensors
 
@@ -91,6 +96,58 @@ class GeneratedOptimizer(Optimizer):
         except (TypeError, RuntimeError):
             self.param_groups.pop()
             raise
+        self._warn_of_nearest(self.param_groups[-1])
+
+    def _warn_of_nearest(self, group: dict[str, Any]) -> None:
+        """Say what rounding 16-bit parameters to the nearest loses."""
+        narrow = {p.dtype for p in group["params"] if is_random(p.dtype, "stochastic")}
+        if group["low_precision"] == "nearest" and narrow:
+            name = ", ".join(sorted(str(dtype) for dtype in narrow))
+            half = max(torch.finfo(dtype).eps for dtype in narrow) / 4
+            warnings.warn(
+                f"{self.description.name}: low_precision='nearest' loses every change of a {name} parameter below half a unit "
+                f"in its last place ({half:g} to {2 * half:g} of its value), such as lr*weight_decay = 1e-4; "
+                "'stochastic', 'kahan', 'correction8' and 'correction16' keep it",
+                stacklevel=2,
+            )
+
+    def master_parameters(self) -> list[Tensor]:
+        """Every parameter with its correction, as new float32 tensors (float64 for float64 parameters), in order.
+
+        What a checkpoint in full precision should hold; without corrections these are the parameters themselves.
+        """
+        masters = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                correction = self.state.get(p, {}).get(CORRECTION)
+                exact = p.detach().to(real_dtype(p.dtype), copy=True)
+                masters.append(exact if correction is None else join(p.detach(), correction))
+        return masters
+
+    @torch.no_grad()
+    def load_master_parameters(self, masters: Iterable[Tensor]) -> None:
+        """Set every parameter, and its correction if its group keeps one, from tensors like `master_parameters()`.
+
+        Raises:
+            ValueError: if there are more or fewer tensors than parameters, or a shape differs; nothing is changed then.
+        """
+        params = [(p, group) for group in self.param_groups for p in group["params"]]
+        masters = list(masters)
+        if len(masters) != len(params):
+            raise ValueError(f"{self.description.name}: got {len(masters)} tensors for {len(params)} parameters")
+        for (p, _), exact in zip(params, masters, strict=True):
+            if exact.shape != p.shape:
+                name, shapes = self._name_of(p), f"{tuple(p.shape)}, its master {tuple(exact.shape)}"
+                raise ValueError(f"{self.description.name}: parameter '{name}' has shape {shapes}")
+        for (p, group), exact in zip(params, masters, strict=True):
+            exact = exact.to(p.device, real_dtype(p.dtype))
+            kind = correction_dtype(p.dtype, group["low_precision"])
+            if kind is not None:
+                kernel = self.description.kernels[self.description.kernel_index(p.shape)]
+                self._init_state(p, self.state[p], kernel, group)
+                exact, lost = split(exact, p.dtype, kind, NEAREST)
+                self.state[p][CORRECTION].copy_(lost)
+            p.copy_(exact)
 
     def _check_param(self, p: Tensor) -> None:
         name = self.description.name
@@ -242,7 +299,7 @@ class GeneratedOptimizer(Optimizer):
 
     def _is_random(self, p: Tensor, group: dict[str, Any]) -> bool:
         """Whether a parameter or one of its states is rounded stochastically."""
-        return self.description.random or effective_mode(p.dtype, group["low_precision"]) == "stochastic"
+        return self.description.random or is_random(p.dtype, group["low_precision"])
 
     def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, group: dict[str, Any]) -> None:
         """Create what is missing of a parameter's state; every state starts as zeros."""

@@ -39,32 +39,48 @@ def write_parameter(
     BULK: tl.constexpr,
 ):
     """Write `p`, rounded as LOW_PRECISION says, and the new correction."""
-    if LOW_PRECISION == "stochastic":
+    if (LOW_PRECISION == "stochastic") | (LOW_PRECISION == "kahan") | (LOW_PRECISION == "correction8"):
         bits = random_elements(words, start, offsets, SALT, TILE, BULK)
-        if param.dtype.element_ty == tl.float16:
-            p = stochastic_float16(p, bits)
-        else:
-            p = stochastic_bfloat16(p, bits)
+    if LOW_PRECISION == "stochastic":
+        p = _stochastic(p, bits, param.dtype.element_ty)
     elif LOW_PRECISION != "nearest":
         exact = p
         p = _nearest(exact, param.dtype.element_ty)
         lost = exact - p
         lost = tl.where(tl.abs(lost) < float("inf"), lost, 0.0)
-        if LOW_PRECISION == "correction8":
-            store_elements(correction + start, offsets, _count(lost, _half_ulp(p, param.dtype.element_ty), 127), valid, BULK)
-        elif LOW_PRECISION == "correction16":
-            store_elements(correction + start, offsets, _count(lost, _half_ulp(p, param.dtype.element_ty), 32767), valid, BULK)
+        if LOW_PRECISION == "kahan":
+            lost = _stochastic(lost, _inner(bits), param.dtype.element_ty)
+        elif LOW_PRECISION == "correction8":
+            count = ((_fraction(lost, p, param.dtype.element_ty) * 8323072.0).to(tl.int32) + _inner(bits)) >> 16
+            lost = tl.where(lost < 0.0, -count, count)
         else:
-            store_elements(correction + start, offsets, lost, valid, BULK)
+            count = ((_fraction(lost, p, param.dtype.element_ty) * 65534.0).to(tl.int32) + 1) >> 1
+            lost = tl.where(lost < 0.0, -count, count)
+        store_elements(correction + start, offsets, lost, valid, BULK)
     store_elements(param + start, offsets, p, valid, BULK)
 
 
 @triton.jit
-def _count(lost, unit, LEVELS: tl.constexpr):
-    """`lost` in units of unit / LEVELS, to the nearest."""
+def _fraction(lost, p, DTYPE: tl.constexpr):
+    """The magnitude of `lost` in half units in the last place of `p`, at most 1."""
+    unit = _half_ulp(p, DTYPE)
     inverse = (0x7F000000 - unit.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)  # of a power of two, exactly
-    count = ((tl.minimum(tl.abs(lost) * inverse, 1.0) * (2.0 * LEVELS)).to(tl.int32) + 1) >> 1
-    return tl.where(lost < 0.0, -count, count)
+    return tl.minimum(tl.abs(lost) * inverse, 1.0)
+
+
+@triton.jit
+def _inner(bits):
+    """Random bits kept away from either end, so that float32's own rounding errors stay without effect."""
+    return tl.minimum(tl.maximum(bits, 1024), 64511)
+
+
+@triton.jit
+def _stochastic(x, bits, DTYPE: tl.constexpr):
+    if DTYPE == tl.float16:
+        rounded = stochastic_float16(x, bits)
+    else:
+        rounded = stochastic_bfloat16(x, bits)
+    return rounded
 
 
 @triton.jit
