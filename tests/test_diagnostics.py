@@ -296,7 +296,10 @@ def test_slips_in_values_are_told_with_a_way_out(tmp_path: Path) -> None:
         ("hyper: {a: {default: lr}}", "list the words in 'choices'; what follows from others is computed in 'update'"),
         ("hyper: {a: {default: 1, doc: one, two}}", "put a text with a comma in quotes"),
         ("params: {a: {default: 1}}", "did you mean 'hyper'?"),
-        ("state: {m: {like: p, storage: 8bit}}", "write '{codebook: dynamic_exponent, bits: 8, block: 128}', or 'float32'"),
+        (
+            "state: {m: {like: p, storage: 8bit}}",
+            "write '{codebook: dynamic_exponent, bits: 8, block: 128}', 'bfloat16' or 'float32'",
+        ),
         ("state: {m: {like: p, save_as: exp_avg, init: exp_avg}}", "did you mean 'm', which is saved as 'exp_avg'?"),
         ("hyper: {f: {default: true}}\nstate: {m: {like: p, init: 2*f}}", "write where(f, 1, 0)"),
         ("hyper: {f: {default: a, choices: [a, b]}}\nstate: {m: {like: p, when: f}}", "as in 'f == \"a\"'"),

@@ -12,6 +12,8 @@ conversion to 16 bits and back cannot lose the correction. NaN and infinities pa
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import torch
@@ -32,6 +34,7 @@ __all__ = [
     "split",
     "stochastic_bfloat16",
     "stochastic_float16",
+    "warn_of_nearest",
     "write_parameter",
 ]
 
@@ -55,6 +58,19 @@ def check_low_precision(owner: str, value: object) -> None:
     if value not in get_args(LowPrecision):
         choices = ", ".join(map(repr, get_args(LowPrecision)))
         raise ValueError(f"{owner}: low_precision must be one of {choices}, got {value!r}")
+
+
+def warn_of_nearest(owner: str, dtypes: Iterable[torch.dtype], mode: str) -> None:
+    """Say what rounding 16-bit parameters to the nearest loses."""
+    narrow = sorted({str(dtype) for dtype in dtypes if dtype in NARROW})
+    if mode == "nearest" and narrow:
+        half = max(torch.finfo(dtype).eps for dtype in dtypes if dtype in NARROW) / 4
+        warnings.warn(
+            f"{owner}: low_precision='nearest' loses every change of a {' or '.join(narrow)} parameter below half a unit in "
+            f"its last place ({half:.2g} to {2 * half:.2g} of its value), such as lr*weight_decay = 1e-4; 'stochastic', "
+            "'kahan', 'correction8' and 'correction16' keep it",
+            stacklevel=2,
+        )
 
 
 def effective_mode(dtype: torch.dtype, mode: str) -> str:

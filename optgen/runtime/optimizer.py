@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,17 +11,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from optgen.runtime import checkpoint, keys
+from optgen.runtime import checkpoint, keys, masters
 from optgen.runtime.backends import compiled_update, pick_backend
 from optgen.runtime.description import FORMAT, Description, KernelInfo, State
 from optgen.runtime.low_precision import (
     CORRECTION,
-    NEAREST,
     correction_dtype,
     effective_mode,
     is_random,
-    join,
-    split,
+    warn_of_nearest,
 )
 from optgen.runtime.states import float_dtype, real_dtype, state_shapes, state_tensors
 
@@ -96,58 +93,27 @@ class GeneratedOptimizer(Optimizer):
         except (TypeError, RuntimeError):
             self.param_groups.pop()
             raise
-        self._warn_of_nearest(self.param_groups[-1])
-
-    def _warn_of_nearest(self, group: dict[str, Any]) -> None:
-        """Say what rounding 16-bit parameters to the nearest loses."""
-        narrow = {p.dtype for p in group["params"] if is_random(p.dtype, "stochastic")}
-        if group["low_precision"] == "nearest" and narrow:
-            name = ", ".join(sorted(str(dtype) for dtype in narrow))
-            half = max(torch.finfo(dtype).eps for dtype in narrow) / 4
-            warnings.warn(
-                f"{self.description.name}: low_precision='nearest' loses every change of a {name} parameter below half a unit "
-                f"in its last place ({half:g} to {2 * half:g} of its value), such as lr*weight_decay = 1e-4; "
-                "'stochastic', 'kahan', 'correction8' and 'correction16' keep it",
-                stacklevel=2,
-            )
+        group = self.param_groups[-1]
+        warn_of_nearest(self.description.name, {p.dtype for p in group["params"]}, group["low_precision"])
 
     def master_parameters(self) -> list[Tensor]:
         """Every parameter with its correction, as new float32 tensors (float64 for float64 parameters), in order.
 
-        What a checkpoint in full precision should hold; without corrections these are the parameters themselves.
+        What a checkpoint in full precision should hold; without corrections these are copies of the parameters.
         """
-        masters = []
-        for group in self.param_groups:
-            for p in group["params"]:
-                correction = self.state.get(p, {}).get(CORRECTION)
-                exact = p.detach().to(real_dtype(p.dtype), copy=True)
-                masters.append(exact if correction is None else join(p.detach(), correction))
-        return masters
+        return masters.export(self)
 
-    @torch.no_grad()
-    def load_master_parameters(self, masters: Iterable[Tensor]) -> None:
+    def load_master_parameters(self, tensors: Iterable[Tensor]) -> None:
         """Set every parameter, and its correction if its group keeps one, from tensors like `master_parameters()`.
 
         Raises:
             ValueError: if there are more or fewer tensors than parameters, or a shape differs; nothing is changed then.
         """
-        params = [(p, group) for group in self.param_groups for p in group["params"]]
-        masters = list(masters)
-        if len(masters) != len(params):
-            raise ValueError(f"{self.description.name}: got {len(masters)} tensors for {len(params)} parameters")
-        for (p, _), exact in zip(params, masters, strict=True):
-            if exact.shape != p.shape:
-                name, shapes = self._name_of(p), f"{tuple(p.shape)}, its master {tuple(exact.shape)}"
-                raise ValueError(f"{self.description.name}: parameter '{name}' has shape {shapes}")
-        for (p, group), exact in zip(params, masters, strict=True):
-            exact = exact.to(p.device, real_dtype(p.dtype))
-            kind = correction_dtype(p.dtype, group["low_precision"])
-            if kind is not None:
-                kernel = self.description.kernels[self.description.kernel_index(p.shape)]
-                self._init_state(p, self.state[p], kernel, group)
-                exact, lost = split(exact, p.dtype, kind, NEAREST)
-                self.state[p][CORRECTION].copy_(lost)
-            p.copy_(exact)
+        for p, correction in masters.load(self, self.description.name, tensors).items():
+            group = next(group for group in self.param_groups if any(p is q for q in group["params"]))
+            kernel = self.description.kernels[self.description.kernel_index(p.shape)]
+            self._init_state(p, self.state[p], kernel, group)
+            self.state[p][CORRECTION].copy_(correction)
 
     def _check_param(self, p: Tensor) -> None:
         name = self.description.name
