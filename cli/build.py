@@ -9,6 +9,7 @@ import click
 from optgen.cli.console import print_diagnostics, spec_path
 from optgen.diagnostics import SpecError
 from optgen.output import check_package, package_name, write_package
+from optgen.spec.check_rounding import rounding_warnings
 
 __all__ = ["command"]
 
@@ -47,10 +48,11 @@ def _build_one(path: str, out: Path, check: bool) -> bool:
     from optgen.build import build
 
     try:
-        files = build(path).files
+        built = build(path)
     except SpecError as error:
-        print_diagnostics(error)
+        print_diagnostics(error.diagnostics)
         return False
+    files = built.files
     name = package_name(path)
     if check:
         diffs = check_package(out, name, files)
@@ -59,5 +61,6 @@ def _build_one(path: str, out: Path, check: bool) -> bool:
         click.echo(f"{out / name}: {'stale, run: optgen build ' + path if diffs else 'fresh'}")
         return not diffs
     changed = write_package(out, name, files)
+    print_diagnostics(rounding_warnings(built.spec, built.program))
     click.echo(f"{path} -> {out / name}{'' if changed else ' (unchanged)'}")
     return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from optgen.cli.console import diagnostics_json, print_diagnostics, print_json, spec_path
-from optgen.diagnostics import SpecError
+from optgen.diagnostics import Diagnostic, SpecError
+from optgen.spec.check_rounding import rounding_warnings
 from optgen.spec.lower import load_program
 
 __all__ = ["command"]
@@ -13,20 +14,22 @@ __all__ = ["command"]
 
 @click.command("check")
 @click.argument("specs", nargs=-1, required=True, type=click.Path(), callback=spec_path)
-@click.option("--json", "as_json", is_flag=True, help="Print the errors as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print errors and warnings as JSON.")
 def command(specs: tuple[str, ...], as_json: bool) -> None:
-    """Check SPECS and print every error with its place, a reason and a way out."""
-    found = []
+    """Check SPECS and print every error, and what rounding will lose, with its place, a reason and a way out."""
+    found: list[Diagnostic] = []
+    failed = False
     for path in specs:
         try:
-            load_program(path)
+            news = rounding_warnings(*load_program(path))
             if not as_json:
                 click.echo(f"{path}: ok")
         except SpecError as error:
-            found += diagnostics_json(error)
-            if not as_json:
-                print_diagnostics(error)
+            news, failed = error.diagnostics, True
+        found += news
+        if not as_json:
+            print_diagnostics(news)
     if as_json:
-        print_json(found)
-    if found:
+        print_json(diagnostics_json(found))
+    if failed:
         raise click.exceptions.Exit(1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from optgen.diagnostics import SpecError
+from optgen.diagnostics import Diagnostic
 from optgen.diagnostics.render import render_all, to_json
 from optgen.spec.find import find_spec
 
@@ -36,9 +37,10 @@ def wants_color() -> bool:
     return sys.stderr.isatty() and "NO_COLOR" not in os.environ
 
 
-def print_diagnostics(error: SpecError) -> None:
-    """Every fault with its place, on standard error."""
-    click.echo(render_all(error.diagnostics, color=wants_color()), err=True)
+def print_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
+    """Every fault or warning with its place, on standard error."""
+    if diagnostics:
+        click.echo(render_all(diagnostics, color=wants_color()), err=True)
 
 
 def print_json(data: Any) -> None:
@@ -46,6 +48,6 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2))
 
 
-def diagnostics_json(error: SpecError) -> list[dict[str, object]]:
-    """The faults of a spec as data."""
-    return [to_json(diagnostic) for diagnostic in error.diagnostics]
+def diagnostics_json(diagnostics: Sequence[Diagnostic]) -> list[dict[str, object]]:
+    """The faults and warnings of a spec as data."""
+    return [to_json(diagnostic) for diagnostic in diagnostics]

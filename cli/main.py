@@ -43,7 +43,7 @@ class _Commands(click.Group):
         except SpecError as error:
             from optgen.cli.console import print_diagnostics
 
-            print_diagnostics(error)
+            print_diagnostics(error.diagnostics)
             ctx.exit(USER_ERROR)
         except OutputError as error:
             click.echo(f"error: {error}", err=True)

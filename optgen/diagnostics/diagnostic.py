@@ -21,7 +21,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One fault of a spec.
+    """One fault of a spec, or a warning.
 
     `code` is stable (`optgen explain CODE`), `message` is one sentence in the user's words, `primary` gets the caret,
     `secondary` the dashes, `notes` say why, `helps` say what to do.
@@ -33,6 +33,7 @@ class Diagnostic:
     secondary: tuple[Label, ...] = ()
     notes: tuple[str, ...] = ()
     helps: tuple[str, ...] = ()
+    severity: str = "error"  # or "warning": the spec can be built
 
 
 class SpecError(Exception):

@@ -9,7 +9,7 @@ from optgen.diagnostics.source import Span
 __all__ = ["render", "render_all", "to_json"]
 
 MAX_WIDTH = 110  # characters of a source line shown around the caret
-RED, BLUE, BOLD, RESET = "\033[31;1m", "\033[34;1m", "\033[1m", "\033[0m"
+RED, YELLOW, BLUE, BOLD, RESET = "\033[31;1m", "\033[33;1m", "\033[34;1m", "\033[1m", "\033[0m"
 
 
 def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
@@ -18,7 +18,8 @@ def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
     labels = [label for label in everything if label.span.source == diagnostic.primary.span.source]
     elsewhere = [label for label in everything if label not in labels]
     gutter = max(len(str(_line_number(label))) for label in everything)
-    head = _paint(f"error[{diagnostic.code}]", RED, color) + _paint(f": {diagnostic.message}", BOLD, color)
+    tint = RED if diagnostic.severity == "error" else YELLOW
+    head = _paint(f"{diagnostic.severity}[{diagnostic.code}]", tint, color) + _paint(f": {diagnostic.message}", BOLD, color)
     bar = " " * gutter + " " + _paint("|", BLUE, color)
     place = diagnostic.primary.span.location if diagnostic.primary.span.source.text else diagnostic.primary.span.source.path
     lines = [head, " " * gutter + _paint("--> ", BLUE, color) + place]
@@ -51,8 +52,8 @@ def render_all(diagnostics: Sequence[Diagnostic], *, color: bool = False) -> str
     """Draw every diagnostic and a closing count, as `optgen check` prints it."""
     blocks = [render(d, color=color) for d in diagnostics]
     paths = " and ".join(dict.fromkeys(d.primary.span.source.path for d in diagnostics))
-    count = len(diagnostics)
-    blocks.append(f"{count} error{'s' if count > 1 else ''} in {paths}")
+    count, kind = len(diagnostics), diagnostics[0].severity
+    blocks.append(f"{count} {kind}{'s' if count > 1 else ''} in {paths}")
     return "\n\n".join(blocks)
 
 
@@ -60,6 +61,7 @@ def to_json(diagnostic: Diagnostic) -> dict[str, object]:
     """The same data for a script: code, message, place and advice; lines and columns are 1-based."""
     return {
         "type": diagnostic.code,
+        "severity": diagnostic.severity,
         "msg": diagnostic.message,
         **_place(diagnostic.primary),
         "related": [_place(label) for label in diagnostic.secondary],
