@@ -38,7 +38,7 @@ def share(buffer: Buffer, tile: int, threads: int, param: str, grad: str) -> flo
 
 def wide_accesses(kernel: Kernel, tile: int, threads: int, param: str, grad: str) -> tuple[int, int]:
     """How many 128-bit loads and stores the bulk of a tile takes, when all flags are off."""
-    present = [b for b in kernel.buffers if b.guard is None or not b.guard.holds]
+    present = [b for b in kernel.buffers if b.guard is None or not b.guard.holds]  # not the corrections
     shares = [(b, share(b, tile, threads, param, grad)) for b in present]
     loads = sum(size // 16 for b, size in shares if b.read and size >= 16)
     stores = sum(size // 16 for b, size in shares if b.written and size >= 16)
@@ -79,6 +79,20 @@ def test_every_flag_compiles(name: str) -> None:
         for flag in plan.flags:
             code = compile_kernel(entry, "sm_90", flags={other: other == flag for other in plan.flags})
             assert code.spill_bytes == 0, f"{name}.{plan.name} with {flag}"
+
+
+@pytest.mark.parametrize("mode", ["nearest", "kahan", "correction8", "correction16"])
+def test_every_low_precision_compiles(mode: str) -> None:
+    """The default, "stochastic", is what the other tests compile. A correction moves in wide accesses too."""
+    for name in ("adamw", "adamw_8bit"):
+        for plan, entry in kernels(name):
+            for param in ("bf16", "fp16"):
+                flags = dict.fromkeys(plan.flags, False)
+                code = compile_kernel(entry, "sm_90", param=param, grad=param, flags=flags, low_precision=mode)
+                assert code.spill_bytes == 0, f"{name}.{plan.name} with {param} parameters"
+                loads, stores = wide_accesses(plan, entry.tile, entry.threads, "bf16", "bf16")
+                extra = 0 if mode in ("nearest", "correction8") else 2 * entry.tile // entry.threads // 16
+                assert facts(code) == (loads + extra, stores + extra)
 
 
 def test_float64_parameters_compile() -> None:

@@ -205,11 +205,11 @@ def update(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (torch.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    write_parameter(param, correction, p, low_precision, key, 3)
     m_state.copy_(m)
     v_state.copy_(v)
     if amsgrad:
         x_state.copy_(x)
+    write_parameter(param, correction, p, low_precision, key, 3)
 
 
 def update_coded(
@@ -266,7 +266,6 @@ def update_coded(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (torch.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    write_parameter(param, correction, p, low_precision, key, 3)
     m_blocks = to_blocks(m, 256)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -286,3 +285,4 @@ def update_coded(
         x_code = encode_v(x_blocks, x_scale)
         x_codes.copy_(pack(x_code, 8).view_as(x_codes))
         x_scale_blocks.copy_(x_scale.view_as(x_scale_blocks))
+    write_parameter(param, correction, p, low_precision, key, 3)

@@ -60,8 +60,8 @@ def update(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (torch.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    write_parameter(param, correction, p, low_precision, key, 3)
     m_state.copy_(m)
     v_state.copy_(v)
     if amsgrad:
         x_state.copy_(x)
+    write_parameter(param, correction, p, low_precision, key, 3)

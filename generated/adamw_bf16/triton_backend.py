@@ -65,11 +65,11 @@ def update_tile(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
         store_elements(x_state + _start, _offsets, x, _valid, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
 @triton.jit

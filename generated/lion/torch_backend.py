@@ -41,5 +41,5 @@ def update(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    write_parameter(param, correction, p, low_precision, key, 1)
     m_state.copy_(m)
+    write_parameter(param, correction, p, low_precision, key, 1)

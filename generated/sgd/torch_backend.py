@@ -48,6 +48,6 @@ def update(
             d = b
     p = p - lr * d
 
-    write_parameter(param, correction, p, low_precision, key, 1)
     if momentum_is_not_0:
         b_state.copy_(b)
+    write_parameter(param, correction, p, low_precision, key, 1)

@@ -186,9 +186,9 @@ def update(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (torch.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    write_parameter(param, correction, p, low_precision, key, 2)
     m_state.copy_(m)
     v_state.copy_(v)
+    write_parameter(param, correction, p, low_precision, key, 2)
 
 
 def update_coded(
@@ -236,7 +236,6 @@ def update_coded(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (torch.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    write_parameter(param, correction, p, low_precision, key, 2)
     m_blocks = to_blocks(m, 128)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -252,3 +251,4 @@ def update_coded(
     v_codes.copy_(pack(v_code, 2).view_as(v_codes))
     v_scale_blocks.copy_(v_scale.view_as(v_scale_blocks))
     v_base_blocks.copy_(v_base.view_as(v_base_blocks))
+    write_parameter(param, correction, p, low_precision, key, 2)

@@ -209,9 +209,9 @@ def update_tile(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit
@@ -325,7 +325,6 @@ def update_coded_tile(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -347,6 +346,7 @@ def update_coded_tile(
     store_codes(v_codes, v_code, _first, _blocks, _length, 2, 128, 128, TILE, BULK)
     store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
     store_scalars(v_base_blocks, v_base, _first, _blocks, _length, 128, 128, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit

@@ -53,6 +53,6 @@ def update(
     v = beta2 * v + one_minus_beta2 * (d * d)
     p = p - lr_over_bias_correction_beta1 * m / torch.sqrt(torch.maximum(v * inv_bias_correction_beta2, eps))
 
-    write_parameter(param, correction, p, low_precision, key, 2)
     m_state.copy_(stochastic_float16(m.to(torch.float32), random_elements(key, param.shape, 0)))
     v_state.copy_(stochastic_float16(v.to(torch.float32), random_elements(key, param.shape, 1)))
+    write_parameter(param, correction, p, low_precision, key, 2)

@@ -57,7 +57,6 @@ def update_tile(
     v = beta2 * v + one_minus_beta2 * (d * d)
     p = p - lr_over_bias_correction_beta1 * m / tl.sqrt(maximum(v * inv_bias_correction_beta2, eps))
 
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
     store_elements(
         m_state + _start,
         _offsets,
@@ -72,6 +71,7 @@ def update_tile(
         _valid,
         BULK,
     )
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit

@@ -84,7 +84,8 @@ class _Lowering:
                 self.element(state.name, buffer, "real", state.doc or state.name, state)
                 if state.floats is not None and state.floats.rounding == "stochastic":
                     self.round_state(state, state.floats.dtype, index)
-        self.out.body = [*self.out.body, *self.program.body, *self.stores]
+        write = self.stores.pop(0)  # of the parameter comes last: its random bits need registers that the codes have freed
+        self.out.body = [*self.out.body, *self.program.body, *self.stores, write]
         self.out.functions = _called(self.out.functions, [statement.value for statement in self.out.body])
         return self.out
 
