@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import lion_pytorch
 import numpy as np
 import pytest
+import pytorch_optimizer
 import torch
 import torchao.optim
 from torch import Tensor
 
+from optgen.generated.adadelta import Adadelta
+from optgen.generated.adagrad import Adagrad
+from optgen.generated.adam import Adam
+from optgen.generated.adamax import Adamax
 from optgen.generated.adamw import AdamW
 from optgen.generated.lion import Lion
+from optgen.generated.nadam import NAdam
+from optgen.generated.rmsprop import RMSprop
 from optgen.generated.sgd import SGD
+from optgen.generated.sgdw import SGDW
+from optgen.generated.signsgd import SignSGD
+from optgen.generated.signum import Signum
 from optgen.generated.solo import Solo
 from optgen.reference import packing
+from optgen.runtime.torch_ops import pack, unpack
 from tests import solo_oracle
 
 STEPS = 20
 SHAPES = [(), (1,), (33,), (5, 7), (64, 128), (3, 129), (40, 135), (7, 1000), (2, 3, 5, 7), (8, 16, 6, 6), (0, 4)]
-
+FLOAT32_SCALARS = (NAdam,)  # whose oracle keeps its product of momenta in float32, whatever the parameter
 
 TABLE: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = [
     (SGD, torch.optim.SGD, {"lr": 0.1}),
@@ -34,6 +46,29 @@ TABLE: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = [
     (AdamW, torch.optim.AdamW, {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
     (AdamW, torch.optim.AdamW, {"lr": 1e-2, "amsgrad": True}),
     (AdamW, torch.optim.AdamW, {"lr": 1e-2, "amsgrad": True, "maximize": True}),
+    (Adam, torch.optim.Adam, {}),
+    (Adam, torch.optim.Adam, {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
+    (Adam, torch.optim.Adam, {"lr": 1e-2, "weight_decay": 0.1, "amsgrad": True, "maximize": True}),
+    (Adagrad, torch.optim.Adagrad, {}),
+    (Adagrad, torch.optim.Adagrad, {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.5}),
+    (Adagrad, torch.optim.Adagrad, {"eps": 1e-3, "maximize": True}),
+    (Adadelta, torch.optim.Adadelta, {}),
+    (Adadelta, torch.optim.Adadelta, {"lr": 0.5, "rho": 0.95, "eps": 1e-4, "weight_decay": 0.1, "maximize": True}),
+    (RMSprop, torch.optim.RMSprop, {}),
+    (RMSprop, torch.optim.RMSprop, {"lr": 1e-3, "alpha": 0.9, "eps": 1e-4, "weight_decay": 0.1, "momentum": 0.9}),
+    (RMSprop, torch.optim.RMSprop, {"lr": 1e-3, "alpha": 0.9, "eps": 1e-2, "momentum": 0.9, "centered": True}),
+    (RMSprop, torch.optim.RMSprop, {"lr": 1e-3, "maximize": True}),
+    (Adamax, torch.optim.Adamax, {}),
+    (Adamax, torch.optim.Adamax, {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
+    (NAdam, torch.optim.NAdam, {}),
+    (NAdam, torch.optim.NAdam, {"lr": 1e-2, "betas": (0.8, 0.95), "weight_decay": 0.1, "momentum_decay": 0.1}),
+    (NAdam, torch.optim.NAdam, {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True}),
+    (SGDW, pytorch_optimizer.SGDW, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+    (SGDW, pytorch_optimizer.SGDW, {"lr": 0.1, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.1}),
+    (SignSGD, partial(pytorch_optimizer.SignSGD, momentum=0.0), {"lr": 1e-3}),
+    (SignSGD, partial(pytorch_optimizer.SignSGD, momentum=0.0), {"lr": 1e-3, "weight_decay": 0.1, "maximize": True}),
+    (Signum, pytorch_optimizer.SignSGD, {"lr": 1e-3}),
+    (Signum, pytorch_optimizer.SignSGD, {"lr": 1e-3, "momentum": 0.8, "weight_decay": 0.1}),
     (Lion, lion_pytorch.Lion, {"lr": 1e-3}),
     (Lion, lion_pytorch.Lion, {"lr": 1e-3, "betas": (0.95, 0.98), "weight_decay": 0.1}),
 ]
@@ -68,7 +103,7 @@ def test_equals_its_oracle(ours: Any, theirs: Any, options: dict[str, Any], dtyp
             gradients(params, generator)
             optimizer.step()
         moved = [total + (p - old).abs() for total, p, old in zip(moved, other, before, strict=True)]
-    exact = 1.0 if dtype == torch.float32 else 1e-9
+    exact = 1.0 if dtype == torch.float32 else 1e-3 if ours in FLOAT32_SCALARS else 1e-9
     for p, q, origin, distance in zip(mine, other, start, moved, strict=True):
         if p.numel():
             allowed = exact * (1e-6 * max(origin.abs().max(), q.abs().max()) + 1e-5 * distance.max())
@@ -89,20 +124,31 @@ def test_lion_ignores_only_signs_of_nothing() -> None:
     assert flipped == 0
 
 
-def test_adamw_8bit_equals_torchao(generate: Callable[[str], ModuleType]) -> None:
+def nibbles(codes: Tensor) -> Tensor:
+    """Torchao's 4-bit codes, the first of two in the high half."""
+    return torch.stack([codes >> 4, codes & 15], dim=-1).view(-1)
+
+
+@pytest.mark.parametrize(
+    ("parent", "peer", "bits", "block"),
+    [("adamw_8bit", torchao.optim.AdamW8bit, 8, 256), ("adamw_4bit", torchao.optim.AdamW4bit, 4, 128)],
+)
+def test_low_bit_adamw_equals_torchao(
+    parent: str, peer: Any, bits: int, block: int, generate: Callable[[str], ModuleType]
+) -> None:
     """From equal states, with the published scale: the same codes but for ties, and the same parameters."""
-    module = generate("""
+    module = generate(f"""
         name: Published
-        summary: AdamW in 8 bits with the published scale.
-        extends: adamw_8bit
+        summary: AdamW in few bits with the published scale.
+        extends: {parent}
         state:
-          m: {storage: {published: true}}
-          v: {storage: {published: true}}
+          m: {{storage: {{published: true}}}}
+          v: {{storage: {{published: true}}}}
         """)
     shapes = [(64, 256), (32, 512), (16, 8, 64)]
     mine, other = parameters(torch.float32, shapes), parameters(torch.float32, shapes)
     ours = module.Published(mine, lr=1e-2, weight_decay=1e-2)
-    theirs = torchao.optim.AdamW8bit(other, lr=1e-2, weight_decay=1e-2, block_size=256)
+    theirs = peer(other, lr=1e-2, weight_decay=1e-2, block_size=block)
     generators = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     different = total = 0
     for _ in range(STEPS):
@@ -114,13 +160,16 @@ def test_adamw_8bit_equals_torchao(generate: Callable[[str], ModuleType]) -> Non
         for p, q, old in zip(mine, other, before, strict=True):
             assert (p - q).abs().max() <= 1e-6 * q.abs().max() + 1e-5 * (q - old).abs().max()
             for key in ("exp_avg", "exp_avg_sq"):
-                state, peer = ours.state[p], theirs.state[q][key]
-                apart = (state[f"{key}.codes"].view(-1).int() - peer.codes.view(-1).int()).abs()
+                state, quantized = ours.state[p], theirs.state[q][key]
+                codes = unpack(state[f"{key}.codes"], bits, block).view(-1)
+                expected = (quantized.codes.view(-1) if bits == 8 else nibbles(quantized.codes)).int()
+                apart = (codes - expected).abs()
                 different, total = different + int((apart > 0).sum()), total + apart.numel()
                 assert apart.max() <= 1
-                assert torch.allclose(state[f"{key}.scale"].view(-1), peer.scale.view(-1), rtol=1e-6)
-                state[f"{key}.codes"].copy_(peer.codes.view_as(state[f"{key}.codes"]))
-                state[f"{key}.scale"].copy_(peer.scale.view_as(state[f"{key}.scale"]))
+                assert torch.allclose(state[f"{key}.scale"].view(-1), quantized.scale.view(-1), rtol=1e-6)
+                packed = pack(expected.view(1, -1, block), bits)
+                state[f"{key}.codes"].copy_(packed.view_as(state[f"{key}.codes"]))
+                state[f"{key}.scale"].copy_(quantized.scale.view_as(state[f"{key}.scale"]))
             p.data.copy_(q)
     assert different <= 1e-4 * total
 

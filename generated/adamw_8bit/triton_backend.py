@@ -456,8 +456,8 @@ def update_coded(
 
 
 KERNELS = (
-    TritonKernel(update, wide=0, tile=1024, threads=128),
-    TritonKernel(update_coded, wide=256, tile=1024, threads=128),
+    TritonKernel(update, wide=0, tile=1024, threads=128, registers=168),
+    TritonKernel(update_coded, wide=256, tile=1024, threads=128, registers=255),
 )
 
 

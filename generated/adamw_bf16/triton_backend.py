@@ -140,7 +140,7 @@ def update(
         )
 
 
-KERNELS = (TritonKernel(update, wide=0, tile=1024, threads=128),)
+KERNELS = (TritonKernel(update, wide=0, tile=1024, threads=128, registers=168),)
 
 
 def launch(batches: list) -> None:

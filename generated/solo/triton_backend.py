@@ -424,8 +424,8 @@ def update_coded(
 
 
 KERNELS = (
-    TritonKernel(update, wide=0, tile=1024, threads=128),
-    TritonKernel(update_coded, wide=128, tile=2048, threads=128),
+    TritonKernel(update, wide=0, tile=1024, threads=128, registers=168),
+    TritonKernel(update_coded, wide=128, tile=2048, threads=128, registers=255),
 )
 
 

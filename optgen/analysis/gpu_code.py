@@ -76,9 +76,8 @@ def compile_kernel(
     values = {(names.index(name),): value for name, value in constants.items()}
     divisible = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
     source = ASTSource(kernel.entry, signature=signature, constexprs=values, attrs=divisible)
-    compiled = triton.compile(
-        source, target=GPUTarget(*TARGETS[target]), options={"num_warps": kernel.threads // TARGETS[target][2]}
-    )
+    platform, _, warp_size = TARGETS[target]
+    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=kernel.options(platform, warp_size))
     return _nvidia(target, compiled) if target.startswith("sm_") else _amd(target, compiled)
 
 

@@ -30,12 +30,21 @@ TRITON_DTYPES = {
 
 
 class TritonKernel(NamedTuple):
-    """A kernel's entry, its largest block (0: no codes), its tile in elements and the threads of a program."""
+    """A kernel's entry, its largest block (0: no codes), its tile in elements and the threads of a program.
+
+    `registers` is the most that a thread may have on an NVIDIA GPU.
+    """
 
     entry: Any
     wide: int
     tile: int
     threads: int
+    registers: int
+
+    def options(self, platform: str, warp_size: int) -> dict[str, int]:
+        """What the compiler is told for a GPU of this platform, "cuda" or "hip"."""
+        limit = {"maxnreg": self.registers} if platform == "cuda" else {}
+        return {"num_warps": self.threads // warp_size, **limit}
 
 
 class _Item(NamedTuple):
@@ -119,16 +128,17 @@ def _launch(kernel: TritonKernel, key: tuple[Any, ...], items: list[_Item]) -> N
         REAL=TRITON_DTYPES[real],
         ALIGNED=aligned,
         TILE=kernel.tile,
-        num_warps=1 if interpreting() else kernel.threads // _warp_size(),
+        **({"num_warps": 1} if interpreting() else kernel.options(*_platform())),
     )
 
 
 @functools.cache
-def _warp_size() -> int:
-    """Threads of a warp on this GPU: 32, or 64 on AMD's CDNA."""
+def _platform() -> tuple[str, int]:
+    """The platform, "cuda" or "hip", and the threads of a warp: 32, or 64 on AMD's CDNA."""
     import triton
 
-    return int(triton.runtime.driver.active.get_current_target().warp_size)
+    target = triton.runtime.driver.active.get_current_target()
+    return target.backend, int(target.warp_size)
 
 
 def _tables(kernel: TritonKernel, items: list[_Item]) -> tuple[list[list[int]], Tensor]:

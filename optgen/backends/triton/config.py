@@ -1,9 +1,11 @@
 """How each operation is written in Triton, and the sizes of tiles. `@` marks a function of the runtime."""
 
-__all__ = ["FORMATS", "SHARE", "THREADS", "WORD_BITS"]
+__all__ = ["FORMATS", "MOST_REGISTERS", "REGISTERS", "SHARE", "THREADS", "WORD_BITS"]
 
 THREADS = 128  # of a program
 SHARE = 8  # elements of a tile for each thread: 16-bit values move in 128 bits, and registers suffice
+REGISTERS = 168  # of a thread, so that three programs share a processor; left to itself, ptxas takes fewer and spills
+MOST_REGISTERS = 255
 WORD_BITS = 32  # a thread's codes fill a word at least, so 2-bit codes need 16 elements
 
 FORMATS = {

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from optgen.backends.paragraphs import buffer_comment, paragraphs
 from optgen.backends.printer import NARROW_HELPERS
 from optgen.backends.render import render
-from optgen.backends.triton.config import SHARE, THREADS, WORD_BITS
+from optgen.backends.triton.config import MOST_REGISTERS, REGISTERS, SHARE, THREADS, WORD_BITS
 from optgen.backends.triton.printer import KernelPrinter, TritonPrinter
 from optgen.backends.view import PackageView
-from optgen.ir.nodes import Function
+from optgen.ir.infer import walk
+from optgen.ir.nodes import Function, Op
 from optgen.plan.nodes import Buffer, Kernel, Layout, Plan
 
 __all__ = ["emit_triton"]
@@ -48,6 +49,7 @@ class TritonKernelView:
     wide: int  # the largest block; 0 without codes
     tile: int
     threads: int
+    registers: int
 
 
 def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
@@ -98,7 +100,15 @@ def _kernel(kernel: Kernel, plan: Plan, helpers: set[str]) -> TritonKernelView:
         wide=wide,
         tile=max(_tile(kernel), wide),
         threads=THREADS,
+        registers=_registers(kernel),
     )
+
+
+def _registers(kernel: Kernel) -> int:
+    """The most that a thread may have: all for three coded states or a selection from a block, else what lets three programs run."""
+    values = [statement.value for function in kernel.functions for statement in function.body]
+    selects = any(isinstance(node, Op) and node.op == "block_select" for value in values for node in walk(value))
+    return MOST_REGISTERS if selects or len(kernel.variant.stored) > 2 else REGISTERS
 
 
 def _tile(kernel: Kernel) -> int:
