@@ -31,18 +31,26 @@ def command(folders: tuple[Path, ...], as_json: bool) -> None:
         return
     from rich.table import Table
 
-    table = Table("spec", "class", "state", "bytes/param", "summary", title="optimizers", title_justify="left")
+    table = Table("spec", "class", "state", "bytes/param", "summary", "reference", title="optimizers", title_justify="left")
     for row in rows:
-        table.add_row(row["spec"], row["class"], row.get("states", ""), str(row.get("bytes_per_param", "")), row["summary"])
+        table.add_row(
+            row["spec"], row["class"], row.get("states", ""), str(row.get("bytes_per_param", "")), row["summary"], _short(row)
+        )
     table_console().print(table)
 
 
+def _short(row: dict[str, Any]) -> str:
+    """Where the rule comes from, without what all links share."""
+    return str(row.get("reference", "")).removeprefix("https://").removeprefix("www.")
+
+
 def _row(path: Path) -> dict[str, Any]:
+    from optgen.analysis.memory import exists_by_default
     from optgen.backends.view import state_bytes
     from optgen.spec.lower import load_program
 
     spec, program = load_program(str(path))
-    kept = [state for state in program.states if state.when is None and not state.scalar]
+    kept = [state for state in program.states if not state.scalar and exists_by_default(program, state)]
     return {
         "spec": path.stem,
         "class": spec.name,

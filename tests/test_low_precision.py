@@ -16,10 +16,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from optgen.build import build
 from optgen.generated.adamw import AdamW
+from optgen.generated.adamw_4bit import AdamW4bit
+from optgen.generated.adamw_8bit import AdamW8bit
 from optgen.generated.lion import Lion
+from optgen.generated.lion_8bit import Lion8bit
 from optgen.generated.solo import Solo
+from optgen.generated.solo_3bit import Solo3bit
 from optgen.reference import narrow
+from optgen.reference.interpreter import Reference
 from optgen.runtime import low_precision
 from tests.conftest import ROOT
 
@@ -253,6 +259,59 @@ def test_a_bfloat16_v_follows_the_true_average(generate: Callable[[str], ModuleT
     assert worst < 0.01
     assert optimizer.state[p]["exp_avg_sq"].dtype == torch.bfloat16
     assert abs(v.mean() - 0.2325) < 0.002
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "error"),
+    [(AdamW8bit, "adamw_8bit", 1.05), (AdamW4bit, "adamw_4bit", 5.0), (Solo, "solo", 4.5), (Solo3bit, "solo_3bit", 2.0)],
+)
+def test_a_low_bit_v_rises_and_falls_with_the_true_average(cls: Any, name: str, error: float) -> None:
+    """The sum over a block stays within a factor `error` of float64's, and falls with it: levels are coarse, scales exact.
+
+    Squares that differ by five orders of magnitude within a block. AdamW4bit has no level below a sixteenth of the scale,
+    SOLO rounds in the exponent, which is unbiased there and upwards in the value.
+    """
+    program = build(str(ROOT / "specs" / f"{name}.yaml")).program
+    reference, v = Reference(program), next(state for state in program.states if state.name == "v")
+    p = torch.nn.Parameter(torch.ones(16, 256))
+    optimizer = cls([p], lr=0.0)
+    generator = torch.Generator().manual_seed(0)
+    size = torch.exp(torch.randn(p.shape, generator=generator))
+    exact = torch.zeros(p.shape, dtype=torch.float64)
+    ratios = {}
+    for t in range(2000):
+        p.grad = size * torch.randn(p.shape, generator=generator) * (1.0 if t < 1000 else 0.1)
+        optimizer.step()
+        exact = 0.999 * exact + 0.001 * p.grad.double() ** 2
+        if t in (999, 1999):
+            stored = reference.read(v, {key: value.numpy() for key, value in optimizer.state[p].items()}, tuple(p.shape))
+            ratios[t] = stored.sum() / exact.sum().item()
+    assert 1 / error < ratios[999] < error
+    assert abs(ratios[1999] / ratios[999] - 1) < 0.1
+
+
+@pytest.mark.parametrize("cls", [Solo, Solo3bit, AdamW4bit])
+def test_tiny_gradients_are_not_lost_in_a_scale(cls: Any) -> None:
+    """Adam's step does not depend on the size of the gradients; 1e-12 squared is 1e-24, a thousandth of it 1e-27."""
+    trained = []
+    for size in (1.0, 2.0**-40):
+        generator = torch.Generator().manual_seed(0)
+        p = torch.nn.Parameter(torch.ones(32, 256))
+        optimizer = cls([p], lr=1e-2, eps=0.0)
+        for _ in range(10):
+            p.grad = torch.randn(p.shape, generator=generator) * size
+            optimizer.step()
+        trained.append(p.detach())
+    assert torch.allclose(trained[0], trained[1], rtol=1e-5)
+
+
+def test_tiny_gradients_of_lion() -> None:
+    p = torch.nn.Parameter(torch.ones(32, 256))
+    optimizer = Lion8bit([p], lr=1e-2)
+    for _ in range(10):
+        p.grad = torch.full_like(p, 1e-30)
+        optimizer.step()
+    assert torch.allclose(p, torch.full_like(p, 0.9))
 
 
 def test_16_bit_states_take_two_bytes_and_keep_their_dtype(generate: Callable[[str], ModuleType]) -> None:

@@ -174,44 +174,63 @@ def test_low_bit_adamw_equals_torchao(
     assert different <= 1e-4 * total
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_solo_equals_the_paper(published: bool, generate: Callable[[str], ModuleType]) -> None:
+@pytest.mark.parametrize(
+    ("parent", "bits", "beta1", "published"),
+    [
+        ("solo", (4, 2), 0.8, False),
+        ("solo", (4, 2), 0.8, True),
+        ("solo_2bit", (2, 2), 0.5, False),
+        ("solo_3bit", (3, 3), 0.7, False),
+    ],
+)
+def test_solo_equals_the_paper(
+    parent: str, bits: tuple[int, int], beta1: float, published: bool, generate: Callable[[str], ModuleType]
+) -> None:
     """Step by step from equal states: parameters within the tolerance, codes equal but next to a border."""
     options = "published: true, " if published else ""
     module = generate(f"""
         name: Checked
         summary: Solo for every matrix.
-        extends: solo
+        extends: {parent}
         state:
           m: {{storage: {{{options}min_size: 0}}}}
           v: {{storage: {{{options}min_size: 0}}}}
         """)
     params = parameters(torch.float32, [(64, 128), (16, 384), *([] if published else [(40, 135), (7, 1000), (8, 16, 6, 6)])])
-    hyper = {"lr": 1e-2, "beta1": 0.8, "beta2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
+    hyper = {"lr": 1e-2, "beta1": beta1, "beta2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
     optimizer = module.Checked(params, lr=1e-2)
     generator = torch.Generator().manual_seed(1)
     for t in range(1, STEPS + 1):
         gradients(params, generator)
-        before = [(p.detach().double().numpy().copy(), solo_state(optimizer.state[p], p) if t > 1 else None) for p in params]
+        before = [
+            (p.detach().double().numpy().copy(), solo_state(optimizer.state[p], p, bits) if t > 1 else None) for p in params
+        ]
         optimizer.step()
         for p, (old, state) in zip(params, before, strict=True):
-            check_solo_step(optimizer, p, old, state, t, hyper, published)
+            check_solo_step(optimizer, p, old, state, t, hyper, bits, published)
 
 
-def solo_state(state: dict[str, Tensor], p: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def solo_state(state: dict[str, Tensor], p: Tensor, bits: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The averages m and v as the oracle decodes them."""
     arrays = {key: value.double().numpy() for key, value in state.items() if key.endswith(("scale", "base"))}
     scalars = {key: value.reshape(-1, value.shape[-1], 1) for key, value in arrays.items()}
-    m_codes = packing.unpack(state["exp_avg.codes"].numpy(), 4, 128)
-    v_codes = packing.unpack(state["exp_avg_sq.codes"].numpy(), 2, 128)
-    m = solo_oracle.decode_m(m_codes, scalars["exp_avg.scale"])
+    m_codes = packing.unpack(state["exp_avg.codes"].numpy(), bits[0], 128)
+    v_codes = packing.unpack(state["exp_avg_sq.codes"].numpy(), bits[1], 128)
+    m = solo_oracle.decode_m(m_codes, scalars["exp_avg.scale"], bits[0])
     v = solo_oracle.decode_v(v_codes, scalars["exp_avg_sq.scale"], scalars["exp_avg_sq.base"])
     like = p.detach().numpy()
     return solo_oracle.elements_of(m, like), solo_oracle.elements_of(v, like)
 
 
 def check_solo_step(
-    optimizer: Any, p: Tensor, old: np.ndarray, state: Any, t: int, hyper: dict[str, float], published: bool
+    optimizer: Any,
+    p: Tensor,
+    old: np.ndarray,
+    state: Any,
+    t: int,
+    hyper: dict[str, float],
+    bits: tuple[int, int],
+    published: bool,
 ) -> None:
     assert p.grad is not None
     m, v = state if state is not None else (np.zeros_like(old), np.zeros_like(old))
@@ -220,16 +239,16 @@ def check_solo_step(
     assert np.abs(got - expected).max() <= 1e-6 * np.abs(expected).max() + 1e-5 * np.abs(expected - old).max()
 
     kept = optimizer.state[p]
-    codes, scale, near = solo_oracle.encode_m(solo_oracle.blocks_of(m), published)
-    ours = packing.unpack(kept["exp_avg.codes"].numpy(), 4, 128)
+    codes, scale, near = solo_oracle.encode_m(solo_oracle.blocks_of(m), bits[0], published)
+    ours = packing.unpack(kept["exp_avg.codes"].numpy(), bits[0], 128)
     assert kept["exp_avg.scale"].numpy().reshape(scale.shape) == pytest.approx(scale, rel=1e-6, abs=1e-30)
     assert np.all((ours == codes) | near)
     assert np.mean(near) < 0.01
 
     words = packing.step_words(int(kept["rounding_key"]) % 2**64, t)
     u = packing.random_bits(words, old.shape, 128, 1) / 2**16
-    codes, scale, base, near = solo_oracle.encode_v(solo_oracle.blocks_of(v), u, published)
-    ours = packing.unpack(kept["exp_avg_sq.codes"].numpy(), 2, 128)
+    codes, scale, base, near = solo_oracle.encode_v(solo_oracle.blocks_of(v), u, bits[1], published)
+    ours = packing.unpack(kept["exp_avg_sq.codes"].numpy(), bits[1], 128)
     assert kept["exp_avg_sq.scale"].numpy().reshape(scale.shape) == pytest.approx(scale, rel=1e-6, abs=1e-30)
     sparse = published & (np.quantile(solo_oracle.blocks_of(v), 0.1, axis=-1, keepdims=True) <= 0)
     assert kept["exp_avg_sq.base"].numpy().reshape(base.shape) == pytest.approx(np.where(sparse, 0, base), rel=2e-6, abs=1e-30)

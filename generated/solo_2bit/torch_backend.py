@@ -32,7 +32,6 @@ def level_m(n: Tensor) -> Tensor:
     count = n.to(torch.float32)
     pattern = count.view(torch.int32)
     power = (pattern & 2139095040).view(torch.float32)
-    h = (pattern >> 23) - 127
     cells = count * 18.0 - power * 16.0 + 9.0
     value = cells * 1.0 * 0.05
     value = torch.where(n == 2, 1.0, value)

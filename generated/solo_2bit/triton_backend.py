@@ -37,7 +37,6 @@ def level_m(n):
     count = n.to(tl.float32)
     pattern = count.to(tl.int32, bitcast=True)
     power = (pattern & 2139095040).to(tl.float32, bitcast=True)
-    h = (pattern >> 23) - 127
     cells = count * 18.0 - power * 16.0 + 9.0
     value = cells * 1.0 * 0.05
     value = tl.where(n == 2, 1.0, value)

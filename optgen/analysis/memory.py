@@ -11,7 +11,7 @@ from typing import Any
 from optgen.ir.nodes import Program, State
 from optgen.storage.codebooks import state_codes
 
-__all__ = ["MODELS", "Model", "ModelError", "ParameterMemory", "Shape", "load_model", "memory"]
+__all__ = ["MODELS", "Model", "ModelError", "ParameterMemory", "Shape", "exists_by_default", "load_model", "memory"]
 
 FOLDER = Path(__file__).parent / "models"
 MODELS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
@@ -112,7 +112,7 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
     if any(how is not None and how.rounding != "nearest" for s in program.states for how in (s.storage, s.floats)):
         nbytes += 8
     for state in program.states:
-        if state.when is not None and not _default_holds(program, state):
+        if not exists_by_default(program, state):
             continue
         codes = state_codes(state)
         if state.scalar:
@@ -126,11 +126,12 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
     return ParameterMemory(shape, nbytes * shape.count, tuple(coded), tuple(fallback))
 
 
-def _default_holds(program: Program, state: State) -> bool:
-    """Whether a conditional state exists when every hyperparameter has its default."""
+def exists_by_default(program: Program, state: State) -> bool:
+    """Whether a state exists when every hyperparameter has its default."""
     from optgen.ir.constants import evaluate_condition
 
-    assert state.when is not None
+    if state.when is None:
+        return True
     defaults: dict[str, Any] = {}
     for hyper in program.hypers:
         if hyper.names:

@@ -139,7 +139,8 @@ def _measure_states(
 
 def _count(difference: Difference, ours: Any, theirs: Any, spacing: Any) -> None:
     """Compare what is rounded: codes, or 16-bit floats whose neighbours are `spacing` apart."""
-    apart = np.abs(ours - theirs)
+    with np.errstate(invalid="ignore"):
+        apart = np.where(ours == theirs, 0, np.abs(ours - theirs))  # infinities are equal too
     difference.codes += apart.size
     difference.wrong_codes += int(np.count_nonzero(apart))
     difference.far_codes += int(np.count_nonzero(apart > 1.01 * spacing))

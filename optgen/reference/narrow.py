@@ -11,6 +11,7 @@ __all__ = ["join", "nearest", "resolution", "stochastic", "unit"]
 Array = np.ndarray[Any, Any]
 MANTISSA = {"bfloat16": 7, "float16": 10}  # bits behind the point
 SMALLEST = {"bfloat16": -126, "float16": -14}  # exponent of the smallest normal number
+LARGEST = {"bfloat16": (2 - 2.0**-7) * 2.0**127, "float16": 65504.0}
 LEVELS = {"int8": 127, "int16": 32767}
 
 
@@ -25,7 +26,7 @@ def unit(x: Array, dtype: str) -> Array:
 def nearest(x: Array, dtype: str) -> Array:
     """The nearest number of a 16-bit dtype, ties to even, in float64."""
     spacing = unit(x, dtype)
-    return np.where(np.isfinite(x), np.rint(x / spacing) * spacing, x)
+    return _within(np.where(np.isfinite(x), np.rint(x / spacing) * spacing, x), dtype)
 
 
 def stochastic(x: Array, bits: Array, dtype: str) -> Array:
@@ -34,7 +35,12 @@ def stochastic(x: Array, bits: Array, dtype: str) -> Array:
     below = np.floor(np.abs(x) / spacing)
     rest = np.floor((np.abs(x) / spacing - below) * 65536)
     away = rest + bits >= 65536
-    return np.where(np.isfinite(x), np.copysign((below + away) * spacing, x), x)
+    return _within(np.where(np.isfinite(x), np.copysign((below + away) * spacing, x), x), dtype)
+
+
+def _within(x: Array, dtype: str) -> Array:
+    """Infinity where a 16-bit dtype has no number so large."""
+    return np.where(np.abs(x) > LARGEST[dtype], np.copysign(np.inf, x), x)
 
 
 def join(p: Array, correction: Array | None, dtype: str) -> Array:

@@ -79,7 +79,8 @@ def _merge_groups(optimizer: Optimizer, description: Description, saved: list[di
             counts = f"{len(loaded['params'])} parameters, the optimizer's {len(group['params'])}"
             raise ValueError(f"{owner}: group {index} of the state dict has {counts}")
         _check_origin(owner, loaded.get("optgen"))
-        kept = {key: value for key, value in loaded.items() if key not in TORCH_OPTIONS}
+        ours = {hyper.name for hyper in description.hypers}
+        kept = {key: value for key, value in loaded.items() if key in ours or key not in TORCH_OPTIONS}
         if "param_names" in group:
             kept.setdefault("param_names", group["param_names"])
         complete = {**optimizer.defaults, **kept, "optgen": optimizer.defaults["optgen"], "params": group["params"]}

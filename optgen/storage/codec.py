@@ -14,7 +14,7 @@ from typing import Protocol
 from optgen.diagnostics import Diagnostics, Source, Span
 from optgen.ir.constants import fold
 from optgen.ir.formula import Assignment, FormulaText, parse_block
-from optgen.ir.infer import infer, substitute
+from optgen.ir.infer import infer, refs, substitute
 from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Function, Kind, Op, Role, Storage, Symbol
 from optgen.ir.ops import OPS, Word
 
@@ -115,7 +115,19 @@ def _build(formula: Formula, name: str, known: Mapping[str, Function]) -> Functi
             continue
         symbols[statement.target] = Symbol(statement.target, Role.LOCAL, *infer(value, symbols, functions))
         body.append(Assign(statement.target, value))
+    body = _without_unused(body)
     return Function(name, params, tuple(body), symbols[body[-1].target], formula.doc)
+
+
+def _without_unused(body: list[Assign]) -> list[Assign]:
+    """The statements that the last one needs: options may leave a formula with lines that nothing reads."""
+    used = {body[-1].target}
+    kept = []
+    for statement in reversed(body):
+        if statement.target in used:
+            kept.append(statement)
+            used |= set(refs(statement.value))
+    return kept[::-1]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,14 @@ import copy
 from typing import Any
 
 import pytest
+import torch
 
+from optgen.generated.adadelta import Adadelta
+from optgen.generated.adagrad import Adagrad
+from optgen.generated.adam import Adam
+from optgen.generated.adamax import Adamax
+from optgen.generated.nadam import NAdam
+from optgen.generated.rmsprop import RMSprop
 from tests.contract.rows import BY_NAME, distance, make_params, run, values
 from tests.contract.test_state_dict import copies, file, trained
 
@@ -32,6 +39,32 @@ def test_a_checkpoint_of_torch_goes_on(name: str, options: dict[str, Any], extra
     assert "foreach" not in optimizer.param_groups[0]
     for key, value in options.items():
         assert optimizer.param_groups[0][key] == value
+    start = values(params)
+    run(twin, range(4, 10))
+    run(optimizer, range(4, 10))
+    largest = max(float(p.detach().abs().max()) for p in params)
+    assert distance(again, params) < 1e-6 * largest + 1e-5 * distance(params, start)
+
+
+PAIRS: tuple[tuple[Any, Any, dict[str, Any]], ...] = (
+    (Adam, torch.optim.Adam, {"amsgrad": True}),
+    (Adagrad, torch.optim.Adagrad, {"initial_accumulator_value": 0.1, "lr_decay": 0.1}),
+    (Adadelta, torch.optim.Adadelta, {"lr": 0.5}),
+    (RMSprop, torch.optim.RMSprop, {"momentum": 0.9, "centered": True, "lr": 1e-3}),
+    (Adamax, torch.optim.Adamax, {"lr": 1e-2}),
+    (NAdam, torch.optim.NAdam, {"decoupled_weight_decay": True, "weight_decay": 0.1}),
+)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "options"), PAIRS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_checkpoint_of_every_rule_that_torch_has_goes_on(ours: Any, theirs: Any, options: dict[str, Any]) -> None:
+    params = make_params()
+    twin = theirs(params, **options)
+    run(twin, range(4))
+    again = copies(params)
+    optimizer = ours(again)
+    optimizer.load_state_dict(file(twin.state_dict()))
+    assert all(optimizer.param_groups[0][key] == value for key, value in options.items())
     start = values(params)
     run(twin, range(4, 10))
     run(optimizer, range(4, 10))
