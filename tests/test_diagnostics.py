@@ -302,7 +302,7 @@ def test_slips_in_values_are_told_with_a_way_out(tmp_path: Path) -> None:
         ("params: {a: {default: 1}}", "did you mean 'hyper'?"),
         (
             "state: {m: {like: p, storage: 8bit}}",
-            "write '{codebook: dynamic_exponent, bits: 8, block: 128}', 'bfloat16' or 'float32'",
+            "write '{codebook: dynamic_exponent, bits: 8, block: 128}', or a name: float32, bfloat16, ",
         ),
         ("state: {m: {like: p, save_as: exp_avg, init: exp_avg}}", "did you mean 'm', which is saved as 'exp_avg'?"),
         ("hyper: {f: {default: true}}\nstate: {m: {like: p, init: 2*f}}", "write where(f, 1, 0)"),
@@ -314,7 +314,10 @@ def test_slips_in_values_are_told_with_a_way_out(tmp_path: Path) -> None:
 
 def test_a_missing_spec_is_told_without_an_excerpt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, help_text in (("adanw", "did you mean 'adamw'?"), ("q.yaml", "name a file, or a spec that 'optgen list' shows")):
+    for name, help_text in (
+        ("adanw", "did you mean 'adamw' or 'adam' or 'nadam'?"),
+        ("q.yaml", "name a file, or a spec that 'optgen list' shows"),
+    ):
         lines = check(name).output.split("\n")
         assert lines[1:3] == [f" --> {name}", f"  = help: {help_text}"]
 

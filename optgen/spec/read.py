@@ -15,13 +15,14 @@ from optgen.spec.fields import Fields
 from optgen.spec.find import missing_help
 from optgen.spec.inherit import inherit
 from optgen.spec.model import Spec
+from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import declared_names, read_hypers
 from optgen.spec.read_states import StateReader
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar, read_source, read_yaml
 
 __all__ = ["read", "read_spec"]
 
-KEYS = ("name", "summary", "reference", "extends", "hyper", "state", "update")
+KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "state", "update")
 TABLES = ("hyper", "state")
 CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,59}")
 
@@ -61,7 +62,8 @@ class _SpecReader:
         self.complete(table)
         hypers, spans = read_hypers(table.get("hyper"), self.fields)
         extends = {key.text: value for key, value in self.own.entries}.get("extends")
-        reader = StateReader(self.fields, extends if isinstance(extends, Scalar) else None)
+        storages = NamedStorages(table.get("storages"), self.fields)
+        reader = StateReader(self.fields, storages, extends if isinstance(extends, Scalar) else None)
         states = reader.read(table.get("state"))
         for shared in spans.keys() & reader.spans.keys():
             first = (Label(spans[shared], "the hyperparameter"),)

@@ -9,6 +9,7 @@ from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
 from optgen.ir.nodes import Floats, State, Storage
 from optgen.spec.fields import Fields
+from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import check_name
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 from optgen.storage.codebooks import CODEBOOKS, check_sizes, check_storage
@@ -25,8 +26,9 @@ TAKEN_KEYS = {"step": "the step counter", "rounding_key": "the key of stochastic
 class StateReader:
     """Reads every state; formulas (`when`, `init`) are kept as text until the symbols are known."""
 
-    def __init__(self, fields: Fields, parent: Scalar | None = None) -> None:
+    def __init__(self, fields: Fields, storages: NamedStorages, parent: Scalar | None = None) -> None:
         """Use `fields` to read values and to report faults; `parent` names what the spec extends."""
+        self.storages = storages
         self.fields = fields
         self.parent = parent
         self.found: Diagnostics = fields.found
@@ -68,8 +70,9 @@ class StateReader:
                 formula = self.fields.formula(table[name], f"'{name}' of {what}", block=False)
                 if formula is not None:
                     texts[key.text] = formula
-        floats = self.floats(table["storage"]) if "storage" in table else None
-        storage = self.storage(key, table["storage"], unsigned) if "storage" in table and floats is None else None
+        how = self.storages.resolve(table["storage"]) if "storage" in table else None
+        floats = self.floats(how) if how is not None else None
+        storage = self.storage(key, how, unsigned) if how is not None and floats is None else None
         if (storage is not None or floats is not None) and scalar:
             self.found.add("bad-value", f"{what} is a scalar and has no storage", table["storage"].span, help="remove it")
         doc = (self.fields.text(table["doc"], f"the doc of {what}") or "") if "doc" in table else ""
@@ -109,8 +112,6 @@ class StateReader:
 
     def floats(self, node: Node) -> Floats | None:
         """The `storage` of a state that is a 16-bit float per element; None if it is anything else."""
-        if isinstance(node, Scalar):
-            return Floats(node.text) if node.text in FLOATS else None
         if not isinstance(node, Mapping):
             return None
         options = {key.text: value for key, value in node.entries}
@@ -133,7 +134,7 @@ class StateReader:
         if isinstance(node, Scalar):
             if node.text != "float32":
                 bits = next((bits for bits in "8432" if bits in re.findall("[0-9]+", node.text)), "4")
-                help_text = f"write '{{codebook: dynamic_exponent, bits: {bits}, block: 128}}', 'bfloat16' or 'float32'"
+                help_text = f"write '{{codebook: dynamic_exponent, bits: {bits}, block: 128}}', or a name: float32, {', '.join(sorted(self.storages.known))}"
                 shown = quoted(node.text) if node.text else "empty"
                 self.found.add("bad-value", f"'storage' cannot be {shown}", node.span, help=help_text)
             return None
