@@ -196,6 +196,22 @@ def test_a_bare_name_is_a_spec_at_hand(tmp_path: Path, monkeypatch: pytest.Monke
     assert run("check", "nonsense").exit_code == 1
 
 
+def test_new_writes_a_spec_that_builds_and_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("new", "MyAdam").output == "wrote my_adam.yaml; next: optgen check my_adam.yaml\n"
+    text = (tmp_path / "my_adam.yaml").read_text(encoding="utf-8")
+    assert "name: MyAdam" in text
+    assert "generated/my_adam/" in text
+    assert run("check", "my_adam.yaml").output == "my_adam.yaml: ok\n"
+    assert run("build", "my_adam.yaml").exit_code == 0
+    again = run("new", "MyAdam")
+    assert (again.exit_code, again.output) == (1, "error: my_adam.yaml exists: choose another name with --out\n")
+    assert (tmp_path / "my_adam.yaml").read_text(encoding="utf-8") == text
+    assert run("new", "Other", "--out", "deep/er/other.yaml").exit_code == 0
+    for name in ("lower", "Tensor", "With-Dash", ""):
+        assert "cannot be a class: write a capital letter" in " ".join(run("new", name).output.split())
+
+
 def test_list_of_a_folder() -> None:
     rows = json.loads(run("list", str(ROOT / "examples" / "specs"), "--json").output)
     assert {row["spec"] for row in rows} == {path.stem for path in (ROOT / "examples" / "specs").glob("*.yaml")}
