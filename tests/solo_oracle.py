@@ -73,9 +73,9 @@ def encode_v(x: np.ndarray, u: np.ndarray, bits: int, published: bool) -> tuple[
 
 
 def step(p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, t: int, hyper: dict[str, float]) -> tuple[np.ndarray, ...]:
-    """p, m and v after the step, before anything is encoded."""
+    """p, m and v after the step, before anything is encoded; with `center` 1, AdaBelief's v, of the surprise g - m."""
     p = p * (1 - hyper["lr"] * hyper["weight_decay"])
     m = hyper["beta1"] * m + (1 - hyper["beta1"]) * g
-    v = hyper["beta2"] * v + (1 - hyper["beta2"]) * g**2
+    v = hyper["beta2"] * v + (1 - hyper["beta2"]) * (g - hyper["center"] * m) ** 2
     m_hat, v_hat = m / (1 - hyper["beta1"] ** t), v / (1 - hyper["beta2"] ** t)
     return p - hyper["lr"] * m_hat / (np.sqrt(v_hat) + hyper["eps"]), m, v

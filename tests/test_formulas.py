@@ -22,9 +22,18 @@ Rule = Callable[[Array, list[Array]], Array]
 SHAPES = [(), (33,), (5, 7), (3, 129)]  # too small for codes
 
 
-def agd(p: Array, grads: list[Array], *, clip: float = 0.0, weight_decay: float = 0.0, amsgrad: bool = False) -> Array:
+def agd(
+    p: Array,
+    grads: list[Array],
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    delta: float = 1e-5,
+    clip: float = 0.0,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+) -> Array:
     """AGD, arXiv 2312.01658, algorithm 1; corrected means are differenced."""
-    lr, beta1, beta2, delta = 1e-2, 0.9, 0.999, 1e-5
+    lr, beta1, beta2 = 1e-2, *betas
     m, b, largest = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
     corrected = np.zeros_like(p)
     for t, g in enumerate(grads, 1):
@@ -42,12 +51,21 @@ def agd(p: Array, grads: list[Array], *, clip: float = 0.0, weight_decay: float 
     return p
 
 
-def nadam_dozat(p: Array, grads: list[Array]) -> Array:
+def nadam_dozat(
+    p: Array,
+    grads: list[Array],
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum_decay: float = 1 / 250,
+) -> Array:
     """Algorithm 8 of the NAdam report: m decays with the scheduled momentum, and n is corrected by its own decay."""
-    lr, beta1, nu, eps = 1e-2, 0.9, 0.999, 1e-8
-    mu = [beta1 * (1 - 0.5 * 0.96 ** (t / 250)) for t in range(STEPS + 2)]
+    lr, beta1, nu = 1e-2, *betas
+    mu = [beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay)) for t in range(STEPS + 2)]
     m, n = np.zeros_like(p), np.zeros_like(p)
-    for t, g in enumerate(grads, 1):
+    for t, loss_gradient in enumerate(grads, 1):
+        g = loss_gradient + weight_decay * p
         m = mu[t] * m + (1 - mu[t]) * g
         n = nu * n + (1 - nu) * g * g
         g_hat = g / (1 - np.prod(mu[1 : t + 1]))
@@ -68,11 +86,17 @@ def adabelief(p: Array, grads: list[Array]) -> Array:
     return p
 
 
+AGD_OPTIONS: dict[str, Any] = {"betas": (0.8, 0.95), "delta": 0.5, "clip": 0.5, "weight_decay": 0.1, "amsgrad": True}
+NADAM_OPTIONS: dict[str, Any] = {"betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1, "momentum_decay": 0.1}
 TABLE: list[tuple[Any, Rule, dict[str, Any]]] = [
     (AGD, agd, {}),
     (AGD, lambda p, g: agd(p, g, clip=0.5, weight_decay=0.1), {"clip": 0.5, "weight_decay": 0.1}),
     (AGD, lambda p, g: agd(p, g, amsgrad=True), {"amsgrad": True}),
+    (AGD, lambda p, g: agd(p, g, **AGD_OPTIONS), AGD_OPTIONS),
+    (AGD, lambda p, g: agd(p, [-x for x in g], **AGD_OPTIONS), {**AGD_OPTIONS, "maximize": True}),
     (NAdamDozat, nadam_dozat, {}),
+    (NAdamDozat, lambda p, g: nadam_dozat(p, g, **NADAM_OPTIONS), NADAM_OPTIONS),
+    (NAdamDozat, lambda p, g: nadam_dozat(p, [-x for x in g], **NADAM_OPTIONS), {**NADAM_OPTIONS, "maximize": True}),
     (AdaBeliefSolo, adabelief, {}),
 ]
 

@@ -14,7 +14,7 @@ from optgen.spec.lower import load_program
 from optgen.verify import imported
 from tests.conftest import ROOT
 
-RULES = ("sgd", "adamw", "lion", "adagrad", "rmsprop", "adamax", "nadam", "agd")
+RULES = ("sgd", "adamw", "stable_adam16", "lion", "adagrad", "rmsprop", "adamax", "nadam", "agd")
 STORAGES = {
     "float32": "float32",
     "bfloat16": "{codebook: bfloat16, rounding: stochastic}",

@@ -14,6 +14,7 @@ import pytorch_optimizer
 import torch
 import torchao.optim
 from torch import Tensor
+from torchao.optim.quant_utils import create_dynamic_map
 
 from optgen.generated.adadelta import Adadelta
 from optgen.generated.adagrad import Adagrad
@@ -57,13 +58,15 @@ TABLE: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = [
     (RMSprop, torch.optim.RMSprop, {}),
     (RMSprop, torch.optim.RMSprop, {"lr": 1e-3, "alpha": 0.9, "eps": 1e-4, "weight_decay": 0.1, "momentum": 0.9}),
     (RMSprop, torch.optim.RMSprop, {"lr": 1e-3, "alpha": 0.9, "eps": 1e-2, "momentum": 0.9, "centered": True}),
-    (RMSprop, torch.optim.RMSprop, {"lr": 1e-3, "maximize": True}),
+    (RMSprop, torch.optim.RMSprop, {"lr": 1e-3, "weight_decay": 0.1, "centered": True, "maximize": True}),
     (Adamax, torch.optim.Adamax, {}),
     (Adamax, torch.optim.Adamax, {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
     (NAdam, torch.optim.NAdam, {}),
     (NAdam, torch.optim.NAdam, {"lr": 1e-2, "betas": (0.8, 0.95), "weight_decay": 0.1, "momentum_decay": 0.1}),
     (NAdam, torch.optim.NAdam, {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True}),
+    (SGDW, partial(pytorch_optimizer.SGDW, lr=1e-3, momentum=0.9, weight_decay=1e-2), {}),
     (SGDW, pytorch_optimizer.SGDW, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+    (SGDW, pytorch_optimizer.SGDW, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "maximize": True}),
     (SGDW, pytorch_optimizer.SGDW, {"lr": 0.1, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.1}),
     (SignSGD, partial(pytorch_optimizer.SignSGD, momentum=0.0), {"lr": 1e-3}),
     (SignSGD, partial(pytorch_optimizer.SignSGD, momentum=0.0), {"lr": 1e-3, "weight_decay": 0.1, "maximize": True}),
@@ -124,6 +127,48 @@ def test_lion_ignores_only_signs_of_nothing() -> None:
     assert flipped == 0
 
 
+def test_lion_8bit_equals_its_formula(generate: Callable[[str], ModuleType]) -> None:
+    """Step by step from equal states, with torchao's levels: the same parameters, and codes but for ties."""
+    module = generate("""
+        name: Published
+        summary: Lion8bit for every matrix, with the published scale.
+        extends: lion_8bit
+        state:
+          m: {storage: {min_size: 0, published: true}}
+        """)
+    levels = np.array(create_dynamic_map(signed=True), dtype=np.float32).astype(np.float64)
+    params = parameters(torch.float32, [(64, 256), (16, 512), (8, 4, 64)])
+    optimizer = module.Published(params, lr=1e-3, weight_decay=0.1)
+    generator = torch.Generator().manual_seed(1)
+    different = total = 0
+    for t in range(1, STEPS + 1):
+        gradients(params, generator)
+        before = [(p.detach().double().numpy().copy(), lion_state(optimizer.state[p], p, levels, t)) for p in params]
+        optimizer.step()
+        for p, (old, m) in zip(params, before, strict=True):
+            g = p.grad.double().numpy()
+            mixed = 0.9 * m + 0.1 * g
+            expected = old * (1 - 1e-3 * 0.1) - 1e-3 * np.sign(mixed)
+            clear = (mixed == 0) | (np.abs(mixed) > 1e-7 * np.abs(mixed).max())  # float32 may cancel to the other sign
+            assert np.abs(p.detach().double().numpy() - expected)[clear].max() <= 1e-6 * np.abs(expected).max() + 1e-8
+            blocks = (0.99 * m + 0.01 * g).reshape(-1, 256)
+            scale = np.maximum(np.abs(blocks).max(axis=1, keepdims=True), 1e-12)
+            assert optimizer.state[p]["exp_avg.scale"].numpy().reshape(-1, 1) == pytest.approx(scale, rel=1e-6)
+            codes = unpack(optimizer.state[p]["exp_avg.codes"], 8, 256).numpy().reshape(-1, 256)
+            apart = np.abs(codes - np.abs((blocks / scale)[..., None] - levels).argmin(axis=-1))
+            assert apart.max() <= 1
+            different, total = different + int(np.count_nonzero(apart)), total + apart.size
+    assert different <= 1e-4 * total
+
+
+def lion_state(state: dict[str, Tensor], p: Tensor, levels: np.ndarray, t: int) -> np.ndarray:
+    """The momentum as torchao's levels decode it; zeros before the first step."""
+    if t == 1:
+        return np.zeros(p.shape)
+    codes = unpack(state["exp_avg.codes"], 8, 256).numpy().reshape(-1, 256)
+    return (levels[codes] * state["exp_avg.scale"].double().numpy().reshape(-1, 1)).reshape(p.shape)
+
+
 def nibbles(codes: Tensor) -> Tensor:
     """Torchao's 4-bit codes, the first of two in the high half."""
     return torch.stack([codes >> 4, codes & 15], dim=-1).view(-1)
@@ -181,6 +226,7 @@ def test_low_bit_adamw_equals_torchao(
         ("solo", (4, 2), 0.8, True),
         ("solo_2bit", (2, 2), 0.5, False),
         ("solo_3bit", (3, 3), 0.7, False),
+        ("adabelief_solo", (4, 2), 0.8, False),
     ],
 )
 def test_solo_equals_the_paper(
@@ -198,6 +244,7 @@ def test_solo_equals_the_paper(
         """)
     params = parameters(torch.float32, [(64, 128), (16, 384), *([] if published else [(40, 135), (7, 1000), (8, 16, 6, 6)])])
     hyper = {"lr": 1e-2, "beta1": beta1, "beta2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}
+    hyper["center"] = float(parent == "adabelief_solo")
     optimizer = module.Checked(params, lr=1e-2)
     generator = torch.Generator().manual_seed(1)
     for t in range(1, STEPS + 1):

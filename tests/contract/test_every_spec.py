@@ -1,0 +1,36 @@
+"""What every shipped optimizer must do, not only the rows: construct, train and go on from a checkpoint bit for bit."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+from optgen.reference.cases import hyper_cases
+from optgen.spec.lower import load_program
+from tests.conftest import ROOT
+from tests.contract.rows import make_params, run, same, snapshot
+from tests.contract.test_state_dict import copies, file
+
+SPECS = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SPECS)
+def test_training_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
+    """With the defaults, and with arguments that take each branch of the rule and make each of its states."""
+    spec, program = load_program(str(ROOT / "specs" / f"{name}.yaml"))
+    make = getattr(importlib.import_module(f"optgen.generated.{name}"), spec.name)
+    chosen: list[dict[str, Any]] = [{}, *(dict(case.hypers) for case in hyper_cases(program, 1))]
+    for options in chosen:
+        params = make_params(dtype=dtype)
+        optimizer = make(params, **options)
+        run(optimizer, range(3))
+        again = copies(params)
+        resumed = make(again)
+        resumed.load_state_dict(file(optimizer.state_dict()))
+        run(optimizer, range(3, 6))
+        run(resumed, range(3, 6))
+        assert same(snapshot(optimizer), snapshot(resumed)), options
