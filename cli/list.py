@@ -46,7 +46,7 @@ def _short(row: dict[str, Any]) -> str:
 
 def _row(path: Path) -> dict[str, Any]:
     from optgen.analysis.memory import exists_by_default
-    from optgen.backends.view import state_bytes
+    from optgen.backends.view import state_bytes, state_width
     from optgen.spec.lower import load_program
 
     spec, program = load_program(str(path))
@@ -54,11 +54,7 @@ def _row(path: Path) -> dict[str, Any]:
     return {
         "spec": path.stem,
         "class": spec.name,
-        "states": ", ".join(
-            f"{s.name} {s.storage.bits} bit" if s.storage else f"{s.name} {s.floats.dtype if s.floats else 'float32'}"
-            for s in kept
-        )
-        or "none",
+        "states": ", ".join(f"{state.name} {state_width(state)}" for state in kept) or "none",
         "bytes_per_param": round(sum(map(state_bytes, kept)), 5),
         "summary": spec.summary,
         "reference": spec.reference,

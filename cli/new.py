@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
 from optgen.output import write_new
-from optgen.spec.new import new_spec
+from optgen.spec.new import file_name, new_spec
 
 __all__ = ["command"]
 
@@ -18,7 +17,7 @@ __all__ = ["command"]
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file; by default NAME in lower case, here.")
 def command(name: str, out: Path | None) -> None:
     """Write a commented spec for a class NAME, such as MyAdam; no file is overwritten."""
-    path = out or Path(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() + ".yaml")
+    path = out or file_name(name)
     try:
         text = new_spec(name, path)
     except ValueError as error:

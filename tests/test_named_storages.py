@@ -51,7 +51,7 @@ def test_own_names_are_inherited_and_replaced(tmp_path: Path) -> None:
     [
         ("state: {m: {storage: int5}}", "'storage' cannot be 'int5'; write"),
         ("state: {m: {storage: {use: int44}}}", "there is no storage 'int44'; did you mean 'int4'"),
-        ("state: {m: {storage: {use: [int4]}}}", "there is no storage this; "),
+        ("state: {m: {storage: {use: [int4]}}}", "'use' is the name of a storage; expected one of"),
         ("state: {m: {storage: {use: bfloat16, bits: 8}}}", "bfloat16 values have no 'bits'; remove it"),
         ("storages: {fine: int8}\nstate: {m: {storage: fine}}", "the storage 'fine' is a mapping"),
         ("storages: [int8]", "'storages' is a mapping"),

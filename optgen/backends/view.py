@@ -10,7 +10,7 @@ from optgen.ir.nodes import Hyper, State
 from optgen.plan.nodes import Plan
 from optgen.spec.model import Spec
 
-__all__ = ["Argument", "PackageView", "package_view", "state_bytes"]
+__all__ = ["Argument", "PackageView", "package_view", "state_bytes", "state_width"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,13 @@ def _state_line(state: State) -> str:
         how = f"{s.bits}-bit {s.codebook} codes in blocks of {s.block}, {s.rounding} rounding ({size:g} B per element)"
     when = "" if state.when is None else f", only if {'' if state.when.holds else 'not '}{state.when.flag}"
     return f"{state.name}: {how}{when}{saved}. {state.doc}".strip()
+
+
+def state_width(state: State) -> str:
+    """How a state is stored, in a word: "4 bit", "bfloat16" or "float32"."""
+    if state.storage is not None:
+        return f"{state.storage.bits} bit"
+    return "float32" if state.floats is None else state.floats.dtype
 
 
 def state_bytes(state: State) -> float:

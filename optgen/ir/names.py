@@ -8,9 +8,10 @@ import re
 from optgen.ir.nodes import Const, Expr, Op, Ref
 from optgen.ir.ops import WORDS
 
-__all__ = ["INPUTS", "is_reserved", "is_reserved_class", "is_symbol_name", "name_for"]
+__all__ = ["INPUTS", "is_class_name", "is_reserved", "is_reserved_class", "is_symbol_name", "name_for"]
 
 INPUTS = ("p", "g", "t")
+CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,59}")
 SYMBOL = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # Names that generated code uses for itself beside the spec's own.
 GENERATED = frozenset(
@@ -94,6 +95,11 @@ def is_reserved(name: str) -> bool:
     """Whether `name` already means something in a spec or in generated code."""
     taken = name in INPUTS or name in WORDS or name in GENERATED or name in CONSTRUCTOR
     return taken or keyword.iskeyword(name) or name.endswith(("_ptr", "_codes", "_code", "_blocks"))
+
+
+def is_class_name(name: str) -> bool:
+    """Whether `name` has the form of a class: a capital letter, then letters and digits."""
+    return CLASS_NAME.fullmatch(name) is not None
 
 
 def is_reserved_class(name: str) -> bool:

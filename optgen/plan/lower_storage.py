@@ -81,49 +81,52 @@ class _Lowering:
                 buffer = f"{state.name}_state"
                 while buffer in self.taken:
                     buffer += "_"
-                self.element(state.name, buffer, "real", state.doc or state.name, state)
-                if state.floats is not None and state.floats.rounding == "stochastic":
-                    self.round_state(state, state.floats.dtype, index)
-        write = self.stores.pop(0)  # of the parameter comes last: its random bits need registers that the codes have freed
-        self.out.body = [*self.out.body, *self.program.body, *self.stores, write]
+                self.stores.append(self.element(state, buffer, index))
+        # the parameter is written last: its random bits need registers that the codes have freed
+        self.out.body = [*self.out.body, *self.program.body, *self.stores, Store("param", Ref("p"))]
         self.out.functions = _called(self.out.functions, [statement.value for statement in self.out.body])
         return self.out
 
     def parameter(self) -> None:
         """The parameter, its gradient, and what rounding took from the parameter."""
-        self.element("p", "param", "param", "parameter")
-        self.element("g", "grad", "grad", "gradient")
+        for name, buffer, doc in (("p", "param", "parameter"), ("g", "grad", "gradient")):
+            self.load(Buffer(buffer, Layout.ELEMENT, buffer, None, None, self.reads(name), name == "p", doc), name)
         doc = "what rounding took from the parameter"
         self.out.buffers.append(
             Buffer("correction", Layout.ELEMENT, "correction", "correction", None, True, True, doc, when=Guard("is_corrected"))
         )
 
-    def round_state(self, state: State, dtype: str, index: int) -> None:
-        """Stochastic rounding of a 16-bit state, before it is written."""
-        store = self.stores.pop()
-        assert isinstance(store, Store)
-        bits = Op("random_elements", (Const(index),))
-        value = Op(f"stochastic_{dtype}", (Op("float32", (Ref(state.name),)), bits))
-        self.stores.append(Store(store.buffer, value, store.guards))
+    def element(self, state: State, buffer: str, index: int) -> Store:
+        """A state with one value per element; returns how it is written."""
+        dtype = "real" if state.floats is None else state.floats.dtype
+        doc = state.doc or state.name
+        self.load(Buffer(buffer, Layout.ELEMENT, dtype, state.save_as, state, self.reads(state.name), True, doc), state.name)
+        value: Expr = Ref(state.name)
+        if state.floats is not None and state.floats.rounding == "stochastic":
+            value = Op(f"stochastic_{dtype}", (Op("real", (value,)), Op("random_elements", (Const(index),))))
+        return Store(buffer, value, _guards(state))
 
-    def element(self, name: str, buffer: str, dtype: str, doc: str, state: State | None = None) -> None:
-        """A buffer with one value per element."""
-        guards = _guards(state)
-        read, written = _first_is_read(self.program, name), self.assigned(name) and name != "g"
-        key = None if state is None else state.save_as
-        dtype = state.floats.dtype if state is not None and state.floats is not None else dtype
-        self.out.buffers.append(Buffer(buffer, Layout.ELEMENT, dtype, key, state, read, written, doc))
-        if read:
-            self.out.body.append(Assign(name, Op("load", (Ref(buffer),)), guards))
-        if written:
-            self.stores.append(Store(buffer, Ref(name), guards))
+    def load(self, buffer: Buffer, name: str) -> None:
+        """Add a buffer, and a load of it into `name` if it is read."""
+        self.out.buffers.append(buffer)
+        if buffer.read:
+            self.out.body.append(Assign(name, Op("load", (Ref(buffer.name),)), _guards(buffer.state)))
+
+    def reads(self, name: str) -> bool:
+        """Whether the value of the last step matters: the name is read before it is assigned on every path."""
+        for statement in self.program.body:
+            if name in refs(statement.value):
+                return True
+            if isinstance(statement, Assign) and statement.target == name and not statement.guards:
+                return False
+        return True
 
     def coded(self, state: State, index: int) -> None:
         """A state kept as packed codes and block scalars."""
         assert state.storage is not None
         codec = CODEBOOKS[state.storage.codebook].codec(state.storage, state.unsigned)
         names = self.function_names(codec, state.name)
-        read = _first_is_read(self.program, state.name)
+        read = self.reads(state.name)
         saved = [scalar.name for scalar in codec.scalars if scalar.saved]
         self.buffers(state, saved, read)
         if read:
@@ -205,9 +208,6 @@ class _Lowering:
         self.out.symbols[name] = Symbol(name, Role.LOCAL, kind, domain)
         return name
 
-    def assigned(self, name: str) -> bool:
-        return any(isinstance(s, Assign) and s.target == name for s in self.program.body)
-
 
 def _called(functions: list[Function], values: list[Expr]) -> list[Function]:
     """The functions that `values` call, directly or through others, in their order."""
@@ -221,13 +221,3 @@ def _called(functions: list[Function], values: list[Expr]) -> list[Function]:
 
 def _guards(state: State | None) -> tuple[Guard, ...]:
     return () if state is None or state.when is None else (state.when,)
-
-
-def _first_is_read(program: Program, name: str) -> bool:
-    """Whether the value of the last step matters: the name is read before it is assigned on every path."""
-    for statement in program.body:
-        if name in refs(statement.value):
-            return True
-        if isinstance(statement, Assign) and statement.target == name and not statement.guards:
-            return False
-    return True

@@ -68,7 +68,6 @@ OPS: dict[str, Callable[..., Array]] = {
     "shift_left": np.left_shift,
     "shift_right": np.right_shift,
     "mul_high": _mul_high,
-    "float32": lambda x: np.asarray(x).astype(np.float32),
     "real": lambda x: np.asarray(x).astype(np.float32),
     "trunc": lambda x: np.asarray(x).astype(np.int32),
     "bits": lambda x: np.asarray(x, dtype=np.float32).view(np.int32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ def export(optimizer: Optimizer) -> list[Tensor]:
 
 
 @torch.no_grad()
-def load(optimizer: Optimizer, owner: str, tensors: Iterable[Tensor]) -> dict[Tensor, Tensor]:
-    """Set every parameter from its master; returns the corrections of those that keep one.
+def load(optimizer: Optimizer, owner: str, tensors: Iterable[Tensor]) -> list[tuple[Tensor, dict[str, Any], Tensor]]:
+    """Set every parameter from its master; returns those that keep a correction, with their groups and corrections.
 
     Raises:
         ValueError: if the tensors do not fit the parameters; nothing is changed then.
@@ -40,11 +41,12 @@ def load(optimizer: Optimizer, owner: str, tensors: Iterable[Tensor]) -> dict[Te
         if exact.shape != p.shape:
             shapes = f"{tuple(p.shape)}, its master {tuple(exact.shape)}"
             raise ValueError(f"{owner}: parameter {index} has shape {shapes}")
-    corrections = {}
+    corrected = []
     for (p, group), master in zip(params, given, strict=True):
         exact = master.detach().to(p.device, real_dtype(p.dtype))
         kind = correction_dtype(p.dtype, group["low_precision"])
         if kind is not None:
-            exact, corrections[p] = split(exact, p.dtype, kind, NEAREST)
+            exact, correction = split(exact, p.dtype, kind, NEAREST)
+            corrected.append((p, group, correction))
         p.copy_(exact)
-    return corrections
+    return corrected

@@ -109,10 +109,9 @@ class GeneratedOptimizer(Optimizer):
         Raises:
             ValueError: if there are more or fewer tensors than parameters, or a shape differs; nothing is changed then.
         """
-        for p, correction in masters.load(self, self.description.name, tensors).items():
-            group = next(group for group in self.param_groups if any(p is q for q in group["params"]))
+        for p, group, correction in masters.load(self, self.description.name, tensors):
             kernel = self.description.kernels[self.description.kernel_index(p.shape)]
-            self._init_state(p, self.state[p], kernel, group)
+            self._init_state(p, self.state[p], kernel, type(self).flags(group), group["low_precision"])
             self.state[p][CORRECTION].copy_(correction)
 
     def _check_param(self, p: Tensor) -> None:
@@ -242,7 +241,8 @@ class GeneratedOptimizer(Optimizer):
         torch.compile runs this method, by its name, while it traces: state creation never enters the graph. A parameter
         that is listed twice, of which torch warns, is updated once: kernels of one launch must not share a parameter.
         """
-        random = any(self._is_random(p, group) for p in group["params"])
+        flags, mode = type(self).flags(group), group["low_precision"]
+        random = any(self._is_random(p, mode) for p in group["params"])
         seen: set[Tensor] = set()
         for p in group["params"]:
             if p.grad is None or p in seen:
@@ -253,7 +253,7 @@ class GeneratedOptimizer(Optimizer):
             state = self.state[p]
             if state:
                 self._fit_state(p, state, kernel)
-            self._init_state(p, state, kernel, group)
+            self._init_state(p, state, kernel, flags, mode)
             params.append(p)
             grads.append(p.grad)
             steps.append(state["step"])
@@ -263,23 +263,22 @@ class GeneratedOptimizer(Optimizer):
             scalar_states += [state[s.key] for s in self.description.states if s.scalar]
             tensors += [state.get(key, p) for _, key in kernel.keys]  # p stands in for states that do not exist
 
-    def _is_random(self, p: Tensor, group: dict[str, Any]) -> bool:
+    def _is_random(self, p: Tensor, mode: str) -> bool:
         """Whether a parameter or one of its states is rounded stochastically."""
-        return self.description.random or is_random(p.dtype, group["low_precision"])
+        return self.description.random or is_random(p.dtype, mode)
 
-    def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, group: dict[str, Any]) -> None:
+    def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, flags: dict[str, bool], mode: str) -> None:
         """Create what is missing of a parameter's state; every state starts as zeros."""
         if "step" not in state:
             state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
-        flags = type(self).flags(group)
-        if "rounding_key" not in state and self._is_random(p, group):
+        if "rounding_key" not in state and self._is_random(p, mode):
             state["rounding_key"] = keys.draw_key(self._options["seed"], self._name_of(p))
         for declared in self.description.states:
             if declared.exists(flags):
                 for key, make in state_tensors(declared, declared.name in kernel.stored).items():
                     if key not in state:
                         state[key] = make(p)
-        kind = correction_dtype(p.dtype, group["low_precision"])
+        kind = correction_dtype(p.dtype, mode)
         if kind is not None and (CORRECTION not in state or state[CORRECTION].dtype != kind):
             state[CORRECTION] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
 

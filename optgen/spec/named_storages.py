@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from optgen.diagnostics import Diagnostics
@@ -14,16 +15,22 @@ __all__ = ["NamedStorages"]
 SHIPPED = Path(__file__).with_name("storages.yaml")
 
 
+@cache
+def _shipped() -> dict[str, Node]:
+    found = Diagnostics()
+    source = read_source(str(SHIPPED), found)
+    root = read_yaml(source, found) if source is not None else None
+    found.raise_if_any()
+    return {} if root is None else {key.text: value for key, value in root.entries}
+
+
 class NamedStorages:
     """Replaces names by what they stand for, before a storage is read."""
 
     def __init__(self, own: Node | None, fields: Fields) -> None:
         """Know the shipped storages and those of `own`, the value of the key `storages`."""
         self.found: Diagnostics = fields.found
-        source = read_source(str(SHIPPED), self.found)
-        root = read_yaml(source, self.found) if source is not None else None
-        assert root is not None
-        self.known = {key.text: value for key, value in root.entries}
+        self.known = dict(_shipped())
         for key, value in fields.entries(own, "'storages'") if own is not None else ():
             if isinstance(value, Mapping):
                 self.known[key.text] = value
@@ -42,12 +49,11 @@ class NamedStorages:
         used = options.pop("use", None)
         if used is None:
             return node
-        base = self.known.get(used.text) if isinstance(used, Scalar) else None
+        name = used.text if isinstance(used, Scalar) else ""
+        base = self.known.get(name)
         if not isinstance(base, Mapping):
-            shown = quoted(used.text) if isinstance(used, Scalar) else "this"
-            self.found.add(
-                "bad-value", f"there is no storage {shown}", used.span, help=suggest(shown.strip("'"), self.known, most=20)
-            )
+            message = f"there is no storage {quoted(name)}" if name else "'use' is the name of a storage"
+            self.found.add("bad-value", message, used.span, help=suggest(name, self.known, most=20))
             return None
         kept = tuple((key, value) for key, value in base.entries if key.text not in options)
         return Mapping((*kept, *((key, value) for key, value in node.entries if key.text != "use")), node.span)

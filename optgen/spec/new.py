@@ -7,12 +7,16 @@ from pathlib import Path
 from string import Template
 
 from optgen.diagnostics.diagnostic import quoted
-from optgen.ir.names import is_reserved_class
+from optgen.ir.names import is_class_name, is_reserved_class
 
-__all__ = ["TEMPLATE", "new_spec"]
+__all__ = ["file_name", "new_spec"]
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
-CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,59}")
+
+
+def file_name(name: str) -> Path:
+    """Where the spec of a class goes, if the user does not say: `MyAdam` -> my_adam.yaml."""
+    return Path(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() + ".yaml")
 
 
 def new_spec(name: str, path: Path) -> str:
@@ -21,7 +25,7 @@ def new_spec(name: str, path: Path) -> str:
     Raises:
         ValueError: if `name` cannot be the name of a class.
     """
-    if not CLASS_NAME.fullmatch(name) or is_reserved_class(name):
+    if not is_class_name(name) or is_reserved_class(name):
         raise ValueError(f"{quoted(name)} cannot be a class: write a capital letter, then letters and digits, as in 'MyAdam'")
     text = TEMPLATE.read_text(encoding="utf-8")
     return Template(text).substitute(name=name, file=path.as_posix(), package=path.stem)

@@ -10,7 +10,7 @@ from pathlib import Path
 from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText, parse_block
-from optgen.ir.names import is_reserved_class
+from optgen.ir.names import is_class_name, is_reserved_class
 from optgen.spec.fields import Fields
 from optgen.spec.find import missing_help
 from optgen.spec.inherit import inherit
@@ -24,7 +24,6 @@ __all__ = ["read", "read_spec"]
 
 KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "state", "update")
 TABLES = ("hyper", "state")
-CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,59}")
 
 
 def read_spec(path: str) -> Spec:
@@ -108,7 +107,7 @@ class _SpecReader:
 
     def class_name(self, node: Node) -> str | None:
         name = self.fields.text(node, "'name'")
-        if name is not None and not CLASS_NAME.fullmatch(name):
+        if name is not None and not is_class_name(name):
             help_text = "a class name starts with a capital letter and has letters and digits, as in 'AdamW'"
             self.found.add("bad-name", f"{quoted(name)} cannot be the name of a class", node.span, help=help_text)
             return None

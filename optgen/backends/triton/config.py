@@ -19,7 +19,6 @@ FORMATS = {
     "max": "@maximum({0}, {1})",
     "where": "tl.where({0}, {1}, {2})",
     "mul_high": "@mul_high({0}, {1})",
-    "float32": "({0}).to(tl.float32)",
     "real": "({0}).to(tl.float32)",
     "trunc": "({0}).to(tl.int32)",
     "bits": "({0}).to(tl.int32, bitcast=True)",
