@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -15,6 +17,15 @@ from optgen.build import build
 from optgen.output import package_name, write_package
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def interpreted(*arguments: str, status: tuple[int, ...] = (0,)) -> str:
+    """What a Python process with these arguments prints; Triton interprets in it, which it must know before it is imported."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in status, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ STORAGES = (
     "{codebook: linear, bits: 2, block: 64, rounding: stochastic, min_size: 0, min_ndim: 1}",
     "{codebook: dynamic_exponent, bits: 8, block: 64}",
     "{codebook: dynamic_exponent, bits: 3, block: 32, min_size: 0, published: true}",
+    "bfloat16",
+    "{codebook: bfloat16, rounding: stochastic}",
+    "{use: int4, min_size: 0}",
     "float32",
 )
 UNSIGNED_STORAGES = ("{codebook: log, bits: 2, block: 32, quantile: 0.2}", "{codebook: log, bits: 3, block: 64, min_size: 16}")

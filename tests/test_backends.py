@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, interpreted
 
 SPECS = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
 # A compilation takes 10 to 40 seconds; OPTGEN_ALL=1 compiles every spec.
@@ -20,13 +18,9 @@ COMPILED = ("sgd", "adamw", "lion", "nadam", "rmsprop", "agd", "stable_adam16", 
 
 
 def verify(spec: str, *options: str) -> list[dict[str, Any]]:
-    """The rows of `optgen verify`, from a process of its own: Triton must know early that it is to interpret."""
-    command = [sys.executable, "-m", "optgen.cli.main", "verify", spec, "--json", *options]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
+    """The rows of `optgen verify`."""
+    command = ("-m", "optgen.cli.main", "verify", spec, "--json", *options)
+    return json.loads(interpreted(*command, status=(0, 1)))  # type: ignore[no-any-return]
 
 
 def check(rows: list[dict[str, Any]], backends: set[str]) -> None:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import interpreted
 
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
     """What tests/triton_buckets.py reports."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "tests.triton_buckets"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(interpreted("-m", "tests.triton_buckets").splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def test_parameters_of_all_groups_share_a_launch(seen: dict[str, Any]) -> None:

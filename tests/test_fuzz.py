@@ -6,8 +6,6 @@ OPTGEN_FUZZ=n runs n times as many random cases; `random_specs.py` makes them, e
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ from optgen.diagnostics import SpecError
 from optgen.ir.names import is_reserved
 from optgen.runtime import torch_ops
 from optgen.spec.lower import load_program
-from tests.conftest import ROOT
+from tests.conftest import ROOT, interpreted
 from tests.fuzzing import run_spec, try_spec
 from tests.random_specs import damaged, random_spec
 
@@ -288,11 +286,10 @@ def test_specs_on_triton(tmp_path: Path) -> None:
     for index, text in enumerate(texts):
         (tmp_path / f"rule{index}.yaml").write_bytes(text.encode())
     code = "import sys; from pathlib import Path; from tests.fuzzing import run_spec\n"
-    code += "for path in sorted(Path(sys.argv[1]).iterdir()): print(path, flush=True); run_spec(path, backend='triton')"
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, Path(done.stdout.split()[-1]).read_text(encoding="utf-8") + done.stderr
+    code += (
+        "for path in sorted(Path(sys.argv[1]).iterdir()): print(path.read_text(), flush=True); run_spec(path, backend='triton')"
+    )
+    interpreted("-c", code, str(tmp_path))
 
 
 def test_many_branches_are_checked_in_time(path: Path) -> None:

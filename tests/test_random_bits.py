@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ import torch
 
 from optgen.reference import packing
 from optgen.runtime import keys, torch_ops
-from tests.conftest import ROOT
+from tests.conftest import interpreted
 
 LIMIT = 5.0  # standard deviations; by chance about one test in a million exceeds it
 SHAPE = (1024, 1024)
@@ -51,11 +48,7 @@ def test_torch_and_the_reference_agree(shape: tuple[int, ...]) -> None:
 
 def test_triton_and_torch_agree() -> None:
     pytest.importorskip("triton")
-    command = [sys.executable, "-m", "tests.triton_bits"]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 10_000
+    assert int(interpreted("-m", "tests.triton_bits")) > 10_000
 
 
 def test_an_element_has_its_bits_whatever_its_row() -> None:

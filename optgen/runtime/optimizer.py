@@ -21,7 +21,7 @@ from optgen.runtime.low_precision import (
     is_random,
     warn_of_nearest,
 )
-from optgen.runtime.states import float_dtype, real_dtype, state_shapes, state_tensors
+from optgen.runtime.states import fit_states, float_dtype, real_dtype, state_tensors
 
 __all__ = ["Batch", "GeneratedOptimizer"]
 
@@ -284,20 +284,11 @@ class GeneratedOptimizer(Optimizer):
 
     def _fit_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo) -> None:
         """Let states follow a parameter to another dtype or device; refuse a parameter of another shape than theirs."""
-        for declared in self.description.states:
-            if declared.scalar:
-                continue
-            shapes = state_shapes(declared, declared.name in kernel.stored, p.shape)
-            other = [key for key in (declared.key, f"{declared.key}.codes") if key in state and key not in shapes]
-            if other or any(key in state and state[key].shape != shape for key, shape in shapes.items()):
-                raise RuntimeError(
-                    f"{self.description.name}: parameter '{self._name_of(p)}' has shape {tuple(p.shape)}, but its state was made "
-                    "for another one; after a change of shape, clear the state: optimizer.state.pop(parameter)"
-                )
-            kept = state.get(declared.key)
-            dtype = float_dtype(declared, p.dtype)
-            if kept is not None and (kept.dtype, kept.device) != (dtype, p.device):
-                state[declared.key] = kept.to(p.device, dtype)
+        if not fit_states(self.description.states, kernel.stored, p, state):
+            raise RuntimeError(
+                f"{self.description.name}: parameter '{self._name_of(p)}' has shape {tuple(p.shape)}, but its state was made "
+                "for another one; after a change of shape, clear the state: optimizer.state.pop(parameter)"
+            )
 
     def _name_of(self, p: Tensor) -> str:
         """The parameter's name where names were given, else its place among all parameters."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from optgen.runtime.description import State
+from optgen.runtime.low_precision import CORRECTION
 
-__all__ = ["float_dtype", "real_dtype", "state_shapes", "state_tensors"]
+__all__ = ["fit_states", "float_dtype", "real_dtype", "state_shapes", "state_tensors"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -52,3 +53,22 @@ def state_shapes(state: State, coded: bool, shape: torch.Size) -> dict[str, tupl
         f"{state.key}.codes": state.codes.codes_shape(shape),
         **{f"{state.key}.{name}": scalars for name in state.codes.scalars},
     }
+
+
+def fit_states(states: Sequence[State], stored: Sequence[str], p: Tensor, kept: dict[str, Tensor]) -> bool:
+    """Let what was kept of a parameter follow it to another dtype or device; False if it was made for another shape."""
+    for state in states:
+        if state.scalar:
+            continue
+        shapes = state_shapes(state, state.name in stored, p.shape)
+        if any(key in kept and key not in shapes for key in (state.key, f"{state.key}.codes")):
+            return False
+        if any(key in kept and kept[key].shape != shape for key, shape in shapes.items()):
+            return False
+        if state.key in kept:
+            kept[state.key] = kept[state.key].to(p.device, float_dtype(state, p.dtype))
+    if CORRECTION in kept:
+        if kept[CORRECTION].shape != p.shape:
+            return False
+        kept[CORRECTION] = kept[CORRECTION].to(p.device)
+    return True

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import interpreted
 from tests.contract.rows import Row
 
 pytest.importorskip("triton")
@@ -19,11 +16,7 @@ pytest.importorskip("triton")
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
     """What tests/contract/triton_process.py reports of each row."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "tests.contract.triton_process"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(interpreted("-m", "tests.contract.triton_process").splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def test_state_dicts_are_interchangeable(row: Row, seen: dict[str, Any]) -> None:
