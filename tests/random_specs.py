@@ -26,12 +26,22 @@ STORAGES = (
     "{codebook: linear, bits: 2, block: 64, rounding: stochastic, min_size: 0, min_ndim: 1}",
     "{codebook: dynamic_exponent, bits: 8, block: 64}",
     "{codebook: dynamic_exponent, bits: 3, block: 32, min_size: 0, published: true}",
+    "{codebook: linear, bits: 1, block: 32, min_size: 0}",
+    "{codebook: linear, bits: 4, block: 32, zero: true, rounding: stochastic, min_size: 0}",
+    "{codebook: power, bits: 3, block: 64, power: 3, min_size: 0}",
+    "{codebook: companded, bits: 8, block: 32, min_size: 0}",
+    "{codebook: e4m3, block: 64, rounding: stochastic, min_size: 0}",
     "bfloat16",
     "{codebook: bfloat16, rounding: stochastic}",
     "{use: int4, min_size: 0}",
     "float32",
 )
-UNSIGNED_STORAGES = ("{codebook: log, bits: 2, block: 32, quantile: 0.2}", "{codebook: log, bits: 3, block: 64, min_size: 16}")
+UNSIGNED_STORAGES = (
+    "{codebook: log, bits: 2, block: 32, quantile: 0.2}",
+    "{codebook: log, bits: 3, block: 64, min_size: 16}",
+    "{codebook: log, bits: 2, block: 32, rounding: unbiased, min_size: 0}",
+    "{codebook: table, bits: 2, levels: [0, 0.01, 0.2, 1], block: 32, min_size: 0}",
+)
 
 
 def random_spec(seed: int) -> str:

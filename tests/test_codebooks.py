@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torchao.optim import quant_utils
 
 from optgen.ir.nodes import Storage
 from optgen.reference.evaluate import call
 from optgen.storage.codebooks import CODEBOOKS, half_gap
 from optgen.storage.codec import build_functions
+from tests.conftest import interpreted
+from tests.every_codebook import BLOCK, bfloat16_values, differences, every_storage, fixed_levels
 
-BITS = (2, 3, 4, 8)
-MAPS = [(name, unsigned, bits) for name in ("dynamic_exponent", "linear") for unsigned in (False, True) for bits in BITS]
-BLOCK = 128
+
+def label(storage: Storage, unsigned: bool) -> str:
+    """A name for a test."""
+    options = [option for option in ("zero", "power") if getattr(storage, option)]
+    return "-".join([storage.codebook, str(storage.bits), *options, "unsigned" if unsigned else "signed"])
+
+
+MAPS = list(fixed_levels())
 
 # The tables of bitsandbytes, torchao and LPMM for 2, 3 and 4 bits.
 DYNAMIC_EXPONENT = {
@@ -69,6 +78,13 @@ class Coder:
         one = np.ones((1, 1), dtype=np.float32)
         return self.decode(np.arange(2**self.storage.bits)[None, :], {"scale": one})[0]
 
+    def codes(self) -> np.ndarray:
+        """The codes that are written, in the order of their levels."""
+        count = len(CODEBOOKS[self.storage.codebook].levels(self.storage, self.unsigned) or ())
+        if self.storage.codebook in ("e4m3", "e5m2") and not self.unsigned:
+            return np.concatenate([np.arange(count // 2, 0, -1) + 128, np.arange(count // 2 + 1)])
+        return np.arange(count)
+
 
 def coder(name: str, unsigned: bool, bits: int, **options: Any) -> Coder:
     return Coder(Storage(name, bits, BLOCK, **options), unsigned)
@@ -95,78 +111,138 @@ def test_half_gaps_are_those_of_the_momentum_rule(bits: int, expected: float) ->
     assert half_gap(Storage("dynamic_exponent", bits, BLOCK), unsigned=False) == pytest.approx(expected)
 
 
-def test_linear_levels() -> None:
-    assert CODEBOOKS["linear"].levels(Storage("linear", 2, BLOCK), unsigned=True) == [0.25, 0.5, 0.75, 1.0]
-    assert CODEBOOKS["linear"].levels(Storage("linear", 2, BLOCK), unsigned=False) == pytest.approx([-1, -1 / 3, 1 / 3, 1])
+# The levels of each family, by independent means where there are any: torch's own floats, exact fractions, a paper's table.
+GOLDEN: dict[tuple[str, int, bool], list[float]] = {
+    ("linear", 1, False): [-1, 1],
+    ("linear", 1, True): [1 / 2, 1],
+    ("linear", 2, False): [-1, -1 / 3, 1 / 3, 1],
+    ("linear", 2, True): [1 / 4, 1 / 2, 3 / 4, 1],
+    ("linear zero", 1, True): [0, 1],
+    ("linear zero", 2, False): [-1, 0, 1],
+    ("linear zero", 3, False): [-1, -2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1],
+    ("linear zero", 2, True): [0, 1 / 3, 2 / 3, 1],
+    ("power", 2, False): [-1, -1 / 9, 1 / 9, 1],
+    ("power", 2, True): [1 / 16, 4 / 16, 9 / 16, 1],
+    ("power zero", 3, False): [-1, -4 / 9, -1 / 9, 0, 1 / 9, 4 / 9, 1],
+    ("power zero", 2, True): [0, 1 / 9, 4 / 9, 1],
+    ("cube", 2, False): [-1, -1 / 27, 1 / 27, 1],
+    ("cube", 2, True): [1 / 64, 8 / 64, 27 / 64, 1],
+    ("companded", 3, False): [-1, -2 / 4, -1 / 5, 0, 1 / 5, 2 / 4, 1],
+    ("companded", 2, True): [0, 1 / 9, 4 / 9, 1],
+}
 
 
-@pytest.mark.parametrize(("name", "unsigned", "bits"), MAPS)
+@pytest.mark.parametrize(("family", "bits", "unsigned"), GOLDEN)
+def test_levels_are_those_of_the_papers(family: str, bits: int, unsigned: bool) -> None:
+    name, _, zero = family.partition(" ")
+    options = {"power": 3} if name == "cube" else {}
+    storage = Storage("power" if name == "cube" else name, bits, BLOCK, zero=zero == "zero", **options)
+    assert CODEBOOKS[storage.codebook].levels(storage, unsigned) == pytest.approx(GOLDEN[family, bits, unsigned], abs=1e-15)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("e4m3", torch.float8_e4m3fn), ("e5m2", torch.float8_e5m2)])
+class TestFloat8:
+    """The floats are torch's, and so is the rounding."""
+
+    def test_codes_are_its_bit_patterns(self, name: str, dtype: torch.dtype) -> None:
+        values = torch.arange(256, dtype=torch.uint8).view(dtype).double().numpy()
+        finite = np.isfinite(values)
+        table = coder(name, False, 8).table()
+        largest = values[finite].max()
+        assert table[finite] == pytest.approx(values[finite] / largest, rel=2e-7, abs=0)
+        levels = np.unique(values[finite] / largest)
+        assert CODEBOOKS[name].levels(Storage(name, 8, BLOCK), unsigned=False) == pytest.approx(levels, rel=1e-15, abs=0)
+
+    def test_rounding_is_its_cast(self, name: str, dtype: torch.dtype) -> None:
+        """With a power of two as the scale nothing is rounded before: all bfloat16 values within the range."""
+        largest = torch.finfo(dtype).max
+        x = bfloat16_values(unsigned=False)
+        codes, known = coder(name, False, 8).encode(x)
+        scaled = x * np.float32(largest)
+        cast = torch.from_numpy(scaled).to(dtype).view(torch.uint8).numpy()
+        assert np.all(known["scale"] == 1)
+        assert np.array_equal(codes & 127, cast & 127)
+        assert np.array_equal((codes & 128)[codes & 127 > 0], (cast & 128)[codes & 127 > 0])
+
+
+@pytest.mark.parametrize(("storage", "unsigned"), MAPS, ids=[label(*each) for each in MAPS])
 class TestMaps:
     """What holds for every codebook with fixed levels."""
 
-    def test_decode_gives_the_levels_in_order(self, name: str, unsigned: bool, bits: int) -> None:
-        made = coder(name, unsigned, bits)
-        levels = CODEBOOKS[name].levels(made.storage, unsigned)
-        table = made.table()
+    def test_decode_gives_the_levels_in_order(self, storage: Storage, unsigned: bool) -> None:
+        made = Coder(storage, unsigned)
+        levels = np.asarray(CODEBOOKS[storage.codebook].levels(storage, unsigned))
+        table = made.table()[made.codes()]
         assert table == pytest.approx(levels, rel=2e-7, abs=0)
         assert np.all(np.diff(table) > 0)
-        assert np.array_equal(table == 0, np.asarray(levels) == 0)
+        assert np.array_equal(table == 0, levels == 0)
+        assert table[-1] == 1
 
-    def test_every_code_encodes_to_itself(self, name: str, unsigned: bool, bits: int) -> None:
+    def test_every_code_encodes_to_itself(self, storage: Storage, unsigned: bool) -> None:
         for rounding, draws in (("nearest", (0,)), ("stochastic", (0, 1, 30000, 65535))):
-            made = coder(name, unsigned, bits, rounding=rounding)
+            made = Coder(replace(storage, rounding=rounding), unsigned)
             for scale in (1.0, 3.7e-20, 2.5e20):
                 known = {"scale": np.full((1, 1), scale, dtype=np.float32)}
-                codes = np.arange(2**bits)[None, :]
+                codes = made.codes()[None, :]
                 values = made.decode(codes, known)
                 for u in draws:
                     again, found = made.encode(values, u)
                     assert np.array_equal(again, codes), (rounding, scale, u)
                     assert found["scale"] == known["scale"]
 
-    def test_nearest_is_nearest_for_all_bfloat16(self, name: str, unsigned: bool, bits: int) -> None:
-        made = coder(name, unsigned, bits)
-        patterns = np.arange(2**16, dtype=np.uint32) << 16
-        values = patterns.view(np.float32)
-        values = values[np.isfinite(values) & (np.abs(values) <= 1) & ((values >= 0) | (not unsigned))]
-        x = np.concatenate([values, np.ones(-len(values) % BLOCK, dtype=np.float32)]).reshape(-1, BLOCK)
-        x[:, 0] = 1  # the scale of every block
+    def test_every_bfloat16_goes_to_the_nearest_level(self, storage: Storage, unsigned: bool) -> None:
+        """Companded values to the level nearest on the curve; all in the order of the values."""
+        made = Coder(storage, unsigned)
+        x = bfloat16_values(unsigned)
         codes, known = made.encode(x)
         assert np.all(known["scale"] == 1)
-        table = made.table().astype(np.float64)
-        # linear levels are found by one sum of size 1; those of dynamic exponent keep their relative precision
-        rounding = 3e-7 * (np.abs(x) if name == "dynamic_exponent" else 1)
-        best = np.min(np.abs(x[..., None].astype(np.float64) - table), axis=-1)
-        assert np.all(np.abs(x - table[codes]) <= best + rounding)
+        table = made.table()[made.codes()].astype(np.float64)
+        back = made.table()[codes].astype(np.float64)
+        order = np.argsort(x, axis=None)
+        assert np.all(np.diff(back.ravel()[order]) >= 0)
+        # linear levels are found by one sum of size 1; the others keep their relative precision
+        rounding = 3e-7 * (1 if storage.codebook == "linear" else np.abs(curve(storage, unsigned, x)))
+        distance = np.abs(curve(storage, unsigned, x)[..., None] - curve(storage, unsigned, table))
+        assert np.all(np.abs(curve(storage, unsigned, x) - curve(storage, unsigned, back)) <= distance.min(-1) + rounding)
 
-    def test_stochastic_rounding_is_unbiased(self, name: str, unsigned: bool, bits: int) -> None:
-        made = coder(name, unsigned, bits, rounding="stochastic")
+    def test_stochastic_rounding_is_unbiased(self, storage: Storage, unsigned: bool) -> None:
+        made = Coder(replace(storage, rounding="stochastic"), unsigned)
         table = made.table().astype(np.float64)
-        x = np.linspace(table[0], 1, BLOCK, dtype=np.float32)[None, :]
+        lowest = table[made.codes()].min()
+        x = np.linspace(lowest, 1, BLOCK, dtype=np.float32)[None, :]
         draws = np.arange(0, 2**16, 16)
         total = np.zeros(BLOCK)
         for u in draws:
             codes, _ = made.encode(x, u + 8)
             total += table[codes[0]]
-        gap = np.max(np.diff(table))
+        gap = np.max(np.diff(table[made.codes()]))
         assert np.max(np.abs(total / len(draws) - x[0])) <= 1.1 * gap * 16 / 2**16 + 1e-6
 
-    def test_degenerate_blocks(self, name: str, unsigned: bool, bits: int) -> None:
-        made = coder(name, unsigned, bits)
+    def test_degenerate_blocks(self, storage: Storage, unsigned: bool) -> None:
         blocks = degenerate(unsigned)
         x = np.stack(list(blocks.values())).astype(np.float32)
-        codes, known = made.encode(x)
-        back = made.decode(codes, known)
-        assert np.all(np.isfinite(back))
-        assert np.all(back[list(blocks).index("zeros")] == 0)
-        finite = np.where(np.isfinite(x), x, 0)
-        largest = np.max(np.abs(finite), axis=-1, keepdims=True)
-        assert np.all(np.abs(back) <= largest * (1 + 1e-6)), "nothing grows beyond the block"
-        has_zero = 0 in np.asarray(CODEBOOKS[name].levels(made.storage, unsigned))
-        if has_zero:
-            assert np.all(back[finite == 0] == 0), "zero stays zero"
-        constant = back[list(blocks).index("constant")]
-        assert constant == pytest.approx(np.full(BLOCK, 0.37), rel=1e-6)
+        for rounding in ("nearest", "stochastic"):
+            made = Coder(replace(storage, rounding=rounding), unsigned)
+            codes, known = made.encode(x, 40000)
+            assert np.all((codes >= 0) & (codes < 2**storage.bits))
+            back = made.decode(codes, known)
+            assert np.all(np.isfinite(back))
+            assert np.all(back[list(blocks).index("zeros")] == 0)
+            finite = np.where(np.isfinite(x), x, 0)
+            largest = np.max(np.abs(finite), axis=-1, keepdims=True)
+            assert np.all(np.abs(back) <= largest * (1 + 1e-6)), "nothing grows beyond the block"
+            if 0 in np.asarray(CODEBOOKS[storage.codebook].levels(storage, unsigned)):
+                assert np.all(back[finite == 0] == 0), "zero stays zero"
+            constant = back[list(blocks).index("constant")]
+            assert constant == pytest.approx(np.full(BLOCK, 0.37), rel=1e-6)
+
+
+def curve(storage: Storage, unsigned: bool, x: np.ndarray) -> np.ndarray:
+    """Where values stand when the nearest level is looked for."""
+    x = x.astype(np.float64)
+    if storage.codebook != "companded":
+        return x
+    return np.sqrt(x) if unsigned else 2 * x / (1 + np.abs(x))
 
 
 def degenerate(unsigned: bool) -> dict[str, np.ndarray]:
@@ -202,7 +278,7 @@ def test_a_negative_extreme_does_not_shrink() -> None:
         assert value[0, 5] == pytest.approx(expected, rel=1e-5)
 
 
-LOGS = [(bits, rounding) for bits in BITS for rounding in ("nearest", "stochastic")]
+LOGS = [(bits, rounding) for bits in CODEBOOKS["log"].bits for rounding in ("nearest", "stochastic", "unbiased")]
 
 
 @pytest.mark.parametrize(("bits", "rounding"), LOGS)
@@ -210,6 +286,8 @@ class TestLog:
     """SOLO's logarithmic codebook against its definition in float64."""
 
     def test_codes_are_those_of_the_paper(self, bits: int, rounding: str) -> None:
+        if rounding == "unbiased":
+            return
         generator = np.random.default_rng(bits)
         x = np.exp(3 * generator.standard_normal((64, BLOCK))).astype(np.float32)
         u = generator.integers(0, 2**16, x.shape) if rounding == "stochastic" else None
@@ -241,7 +319,7 @@ class TestLog:
                 assert back == pytest.approx(values, rel=1e-6 * 2**bits)
 
     def test_rounding_is_unbiased_in_the_exponent(self, bits: int, rounding: str) -> None:
-        if rounding == "nearest":
+        if rounding != "stochastic":
             return
         made = coder("log", True, bits, rounding=rounding)
         x = np.geomspace(1e-3, 1.0, BLOCK).astype(np.float32)[None, :]
@@ -252,6 +330,20 @@ class TestLog:
             exponents += np.log(made.decode(codes, known)[0].astype(np.float64))
         inside = x[0] >= np.sort(x[0])[12]
         assert exponents[inside] / len(draws) == pytest.approx(np.log(x[0][inside].astype(np.float64)), abs=0.02)
+
+    def test_unbiased_rounding_is_unbiased_in_value(self, bits: int, rounding: str) -> None:
+        """Between the lowest level and the largest; what `stochastic` adds is seen beside it."""
+        if rounding != "unbiased":
+            return
+        x = np.geomspace(1e-3, 1.0, BLOCK).astype(np.float32)[None, :]
+        excess = {}
+        for how in ("unbiased", "stochastic"):
+            made = coder("log", True, bits, rounding=how)
+            draws = range(8, 2**16, 64)
+            total = sum(made.decode(*made.encode(x, u))[0].astype(np.float64) for u in draws)
+            excess[how] = (total / len(draws) - x[0])[x[0] >= np.sort(x[0])[12]]
+        assert np.max(np.abs(excess["unbiased"])) < 1.2e-3 * min(1, 8 / 2**bits), "the distance of two draws"
+        assert np.max(excess["stochastic"]) > {1: 0.5, 2: 0.2, 3: 0.06, 4: 0.015, 8: 7e-5}[bits]
 
     def test_degenerate_blocks(self, bits: int, rounding: str) -> None:
         made = coder("log", True, bits, rounding=rounding)
@@ -284,3 +376,38 @@ def test_published_log_interpolates_the_quantile() -> None:
     _, known = coder("log", True, 2, published=True).encode(x)
     low = torch.quantile(torch.from_numpy(x), 0.1, dim=-1, keepdim=True).numpy().astype(np.float64)
     assert known["base"] == pytest.approx((low / x.max(-1, keepdims=True)) ** (1 / 3), rel=1e-6)
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_torch_has_the_codes_of_the_reference(unsigned: bool) -> None:
+    """Every codebook, every bfloat16 number: codes, scales and decoded values, bit for bit."""
+    assert differences(every_storage(unsigned), unsigned, backend="torch") == []
+
+
+# Each compilation takes 10 seconds a storage; OPTGEN_ALL=1 compiles all of them, 6 at a time.
+ALL = [(storage, unsigned) for unsigned in (False, True) for storage in every_storage(unsigned)]
+COMPILED = [
+    (s, unsigned)
+    for s, unsigned in ALL
+    if (s.codebook, unsigned) in {("companded", False), ("e4m3", False), ("table", True)}
+    if s.bits in (4, 8) and s.rounding == ("stochastic" if s.codebook == "companded" else "nearest")
+]
+
+
+def compiled_together() -> list[tuple[list[Storage], bool]]:
+    """Storages in groups of at most 6, those of one sign together."""
+    groups = []
+    for unsigned in (False, True):
+        chosen = [s for s, sign in (ALL if os.environ.get("OPTGEN_ALL") else COMPILED) if sign == unsigned]
+        groups += [(chosen[i : i + 6], unsigned) for i in range(0, len(chosen), 6)]
+    return groups
+
+
+@pytest.mark.parametrize(("storages", "unsigned"), compiled_together())
+def test_compiled_code_has_them_too(storages: list[Storage], unsigned: bool) -> None:
+    assert differences(storages, unsigned, backend="torch", compile=True) == []
+
+
+def test_triton_has_them_too() -> None:
+    pytest.importorskip("triton")
+    assert int(interpreted("-m", "tests.every_codebook")) == len(every_storage(False)) + len(every_storage(True))

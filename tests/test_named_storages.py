@@ -9,6 +9,7 @@ import pytest
 from optgen.diagnostics import SpecError
 from optgen.ir.nodes import Floats, State, Storage
 from optgen.spec.lower import load_program
+from optgen.spec.show import spec_text
 
 CHILD = "name: Child\nsummary: x\nextends: adamw\n"
 
@@ -62,3 +63,48 @@ def test_own_names_are_inherited_and_replaced(tmp_path: Path) -> None:
 def test_faults_are_told(text: str, told: str, tmp_path: Path) -> None:
     found = faults(CHILD + text, tmp_path)
     assert any(fault.startswith(told) for fault in found), found
+
+
+TABLE = "codebook: table, bits: 2, block: 32"
+
+
+@pytest.mark.parametrize(
+    ("storage", "told"),
+    [
+        (
+            "codebook: linear, bits: 4, block: 32, power: 2",
+            "the linear codebook has no power; remove it, or use 'codebook: power'",
+        ),
+        ("codebook: e4m3, block: 32, zero: true", "the e4m3 codebook has no zero; remove it, or use 'codebook: linear' or"),
+        ("codebook: e4m3, bits: 4, block: 32", "e4m3 codes cannot have 4 bits; take 8"),
+        ("codebook: table, bits: 8, block: 32, levels: [0, 1]", "table codes cannot have 8 bits; take 1, 2, 3 or 4"),
+        (
+            "codebook: linear, bits: 1, block: 32, zero: true",
+            "a signed code of 1 bit with zero has no other level; take 2 bits",
+        ),
+        ("codebook: power, bits: 4, block: 32, power: 4", "'power' is 2 or 3, got 4; 1 is 'codebook: linear'"),
+        ("codebook: linear, bits: 4, block: 32, rounding: unbiased", "'unbiased' rounding is for log levels; write"),
+        ("codebook: bfloat16, rounding: unbiased", "'rounding' cannot be 'unbiased'; "),
+        (TABLE, "the table codebook needs the key 'levels'; add"),
+        (f"{TABLE}, levels: [-1, 0, 0, 1]", "levels ascend by at least 1e-06, but 0 follows 0; list them"),
+        (f"{TABLE}, levels: [-1, -0.5, 0, 0.5, 1]", "2-bit codes have 2 to 4 levels, got 5; list fewer"),
+        (f"{TABLE}, levels: [-1, 0, 3]", "the largest level is 1, got 3; divide all levels by 3"),
+        (f"{TABLE}, levels: [-2, 0, 1]", "the smallest level of a signed state is -1 or more, got -2"),
+        (f"{TABLE}, levels: [one, 1]", "a level is a number, got 'one'"),
+        (f"{TABLE}, levels: []", "'levels' is a list"),
+    ],
+)
+def test_faults_of_options_are_told(storage: str, told: str, tmp_path: Path) -> None:
+    found = faults(CHILD + f"state: {{m: {{storage: {{{storage}}}}}}}", tmp_path)
+    assert any(fault.startswith(told) for fault in found), found
+
+
+def test_options_are_read_and_shown(tmp_path: Path) -> None:
+    text = "m: {storage: {codebook: table, bits: 2, block: 32, levels: [-1, 0.25, 1]}}, v: {storage: {codebook: power, bits: 4, block: 64, power: 3, zero: true}}, x: {storage: e4m3}"
+    found = states(CHILD + f"state: {{{text}}}", tmp_path)
+    assert found["m"].storage == Storage("table", 2, 32, levels=(-1.0, 0.25, 1.0))
+    assert found["v"].storage == Storage("power", 4, 64, power=3, zero=True)
+    assert found["x"].storage == Storage("e4m3", 8, 256)
+    shown = spec_text(load_program(str(tmp_path / "child.yaml"))[0])
+    again = states(shown, tmp_path, "again")
+    assert {name: state.storage for name, state in again.items()} == {name: state.storage for name, state in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -21,6 +22,7 @@ from optgen.generated.adagrad import Adagrad
 from optgen.generated.adam import Adam
 from optgen.generated.adamax import Adamax
 from optgen.generated.adamw import AdamW
+from optgen.generated.adamw_flash import AdamWFlash
 from optgen.generated.lion import Lion
 from optgen.generated.nadam import NAdam
 from optgen.generated.rmsprop import RMSprop
@@ -167,6 +169,52 @@ def lion_state(state: dict[str, Tensor], p: Tensor, levels: np.ndarray, t: int) 
         return np.zeros(p.shape)
     codes = unpack(state["exp_avg.codes"], 8, 256).numpy().reshape(-1, 256)
     return (levels[codes] * state["exp_avg.scale"].double().numpy().reshape(-1, 1)).reshape(p.shape)
+
+
+def test_adamw_flash_equals_its_formula() -> None:
+    """FlashOptim's own terms in float64: int8 of the companded quotient, uint8 of the square roots, from equal states."""
+    params = parameters(torch.float32, [(64, 256), (8, 4, 64), (3, 33)])
+    optimizer = AdamWFlash(params, lr=1e-3, weight_decay=0.1)
+    generator = torch.Generator().manual_seed(1)
+    different = total = 0
+    for t in range(1, STEPS + 1):
+        gradients(params, generator)
+        before = [(p.detach().double().numpy().copy(), flash_state(optimizer.state[p], p, t)) for p in params]
+        optimizer.step()
+        for p, (old, stored) in zip(params, before, strict=True):
+            g = p.grad.double().numpy()
+            m, v = 0.9 * stored[0] + 0.1 * g, 0.999 * stored[1] + 0.001 * g * g
+            denominator = np.sqrt(v) / math.sqrt(1 - 0.999**t) + 1e-8
+            expected = old * (1 - 1e-4) - 1e-3 * m / (1 - 0.9**t) / denominator
+            assert np.abs(p.detach().double().numpy() - expected).max() <= 1e-6 * np.abs(expected).max() + 1e-8
+            for key, value in (("exp_avg", m), ("exp_avg_sq", np.sqrt(v))):
+                blocks = flash_blocks(value)
+                scale = np.abs(blocks).max(axis=-1, keepdims=True)
+                quotient = np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)
+                exact = 255 * quotient if key == "exp_avg_sq" else 127 + 254 * quotient / (1 + np.abs(quotient))
+                codes = unpack(optimizer.state[p][f"{key}.codes"], 8, 32).numpy().reshape(exact.shape)
+                apart = np.abs(codes - exact)
+                assert apart.max() <= 0.5 + 1e-3
+                different, total = different + int(np.count_nonzero(codes != np.floor(exact + 0.5))), total + apart.size
+    assert different <= 1e-3 * total  # halves: FlashOptim rounds them up, and float32 decides some
+
+
+def flash_blocks(x: np.ndarray) -> np.ndarray:
+    """Groups of 32 along rows, the last one padded with zeros."""
+    rows = x.reshape(-1, x.shape[-1])
+    return np.pad(rows, ((0, 0), (0, -rows.shape[-1] % 32))).reshape(-1, 32)
+
+
+def flash_state(state: dict[str, Tensor], p: Tensor, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both moments as FlashOptim decodes its integers; zeros before the first step."""
+    if t == 1:
+        return np.zeros(p.shape), np.zeros(p.shape)
+    m, v = (unpack(state[f"{key}.codes"], 8, 32).double().numpy().reshape(-1, 32) for key in ("exp_avg", "exp_avg_sq"))
+    scales = [state[f"{key}.scale"].double().numpy().reshape(-1, 1) for key in ("exp_avg", "exp_avg_sq")]
+    companded = (m - 127) / 127
+    values = (companded / (2 - np.abs(companded)) * scales[0], (v / 255) ** 2 * scales[1])
+    first, second = (value.reshape(p.numel() // p.shape[-1], -1)[:, : p.shape[-1]].reshape(p.shape) for value in values)
+    return first, second
 
 
 def nibbles(codes: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,7 @@ FOLD: dict[str, Callable[..., Number]] = {
     "max": max,
     "ema": lambda x, y, beta: beta * x + (1 - beta) * y,
     "clamp": lambda x, low, high: min(max(x, low), high),
+    "real": lambda x: float(struct.unpack("f", struct.pack("f", x))[0]),
 }
 
 

@@ -179,6 +179,9 @@ class Storage:
     published: bool = False
     min_size: int = 4096
     min_ndim: int = 2
+    zero: bool = False
+    power: int | None = None
+    levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from optgen.ir.nodes import Program
 from optgen.reference import narrow, packing
 from optgen.reference.interpreter import Reference, rounded
 from optgen.reference.tolerances import TOLERANCES, Tolerance
-from optgen.storage.codebooks import state_codes
 
 __all__ = ["Case", "Difference", "compare", "spread_gradient"]
 
@@ -123,12 +122,12 @@ def _measure_states(
     state: Mapping[str, Any],
     new: Mapping[str, Any],
 ) -> None:
-    layouts = {f"{s.save_as}.codes": layout for s in program.states if (layout := state_codes(s)) is not None}
+    stored = {f"{s.save_as}.codes": s for s in program.states if s.storage is not None}
     floats = {s.save_as: s.floats.dtype for s in program.states if s.floats is not None}
     for key, value in new.items():
-        if key in layouts:
-            layout = layouts[key]
-            ours, theirs = (packing.unpack(np.asarray(v), layout.bits, layout.block) for v in (state[key], value))
+        if key in stored and (storage := stored[key].storage) is not None:
+            places = Reference(program).places(stored[key])
+            ours, theirs = (places[packing.unpack(np.asarray(v), storage.bits, storage.block)] for v in (state[key], value))
             _count(difference, ours, theirs, 1)
         elif key in floats:
             ours = state[key].astype(np.float64)

@@ -132,6 +132,16 @@ class Reference:
         by_formula = {formula.name: function for formula, function in zip(codec.formulas, built, strict=True)}
         return {function.name: function for function in built}, by_formula
 
+    def places(self, s: State) -> Array:
+        """For each code of a state, the place of its value among the values of all: int32 (2**bits,)."""
+        assert s.storage is not None
+        code = np.arange(2**s.storage.bits, dtype=np.int32)
+        if CODEBOOKS[s.storage.codebook].levels(s.storage, s.unsigned) is None:
+            return code
+        functions, formulas = self.functions(s)
+        values = call(formulas["decode"], [code, np.float32(1)], functions)
+        return np.unique(values, return_inverse=True)[1].astype(np.int32)
+
 
 def rounded(x: Array, dtype: str, rounding: str, salt: int, state: Mapping[str, Array], t: int) -> Array:
     """Values as a 16-bit dtype holds them, in float64; arithmetic has handed them over in float32."""

@@ -176,7 +176,7 @@ def load_codes(
 ):
     """Unpacked codes, int32 (TILE // BLOCK, BLOCK).
 
-    Codes of 2 and 4 bits are read as words of 32 bits, codes of 3 bits as groups of 3 bytes, codes of 8 bits as bytes.
+    Codes of 1, 2 and 4 bits are read as words of 32 bits, codes of 3 bits as groups of 3 bytes, codes of 8 bits as bytes.
     """
     if BITS == 8:
         begin, places, valid = _units(first, blocks, length, BLOCK, BLOCK, WIDE, TILE, BULK)

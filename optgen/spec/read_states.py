@@ -12,13 +12,14 @@ from optgen.spec.fields import Fields
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import check_name
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar
-from optgen.storage.codebooks import CODEBOOKS, check_sizes, check_storage
+from optgen.storage.codebooks import CODEBOOKS, OPTIONS, check_sizes, check_storage
 
 __all__ = ["StateReader"]
 
 KEYS = ("like", "shape", "sign", "init", "save_as", "when", "storage", "doc")
-STORAGE_KEYS = ("codebook", "bits", "block", "rounding", "quantile", "published", "min_size", "min_ndim")
+STORAGE_KEYS = ("codebook", "bits", "block", "rounding", *OPTIONS, "min_size", "min_ndim")
 FLOATS = ("bfloat16", "float16")
+ROUNDINGS = ("nearest", "stochastic", "unbiased")
 SAVE_AS = re.compile(r"[a-z][a-z0-9_]{0,59}")
 TAKEN_KEYS = {"step": "the step counter", "rounding_key": "the key of stochastic rounding", "correction": "what rounding took"}
 
@@ -122,48 +123,64 @@ class StateReader:
             if name not in ("codebook", "rounding"):
                 help_text = f"remove it; to undo what is inherited, write 'storage: {codebook.text}'"
                 self.found.add("bad-value", f"{codebook.text} values have no {quoted(name)}", value.span, help=help_text)
-        return Floats(codebook.text, self.rounding(options) or "nearest")
+        return Floats(codebook.text, self.rounding(options, ROUNDINGS[:2]) or "nearest")
 
-    def rounding(self, table: dict[str, Node]) -> str | None:
-        if "rounding" not in table:
-            return "nearest"
-        return self.fields.choice(table["rounding"], "'rounding'", ("nearest", "stochastic"))
+    def rounding(self, table: dict[str, Node], choices: tuple[str, ...]) -> str | None:
+        return self.fields.choice(table["rounding"], "'rounding'", choices) if "rounding" in table else "nearest"
 
     def storage(self, key: Scalar, node: Node, unsigned: bool) -> Storage | None:
         """The `storage` of a state as codes: `float32` (the default) for none, or a codebook with its options."""
         if isinstance(node, Scalar):
             if node.text != "float32":
-                bits = next((bits for bits in "8432" if bits in re.findall("[0-9]+", node.text)), "4")
-                help_text = f"write '{{codebook: dynamic_exponent, bits: {bits}, block: 128}}', or a name: float32, {', '.join(sorted(self.storages.known))}"
+                meant = next((bits for bits in "8432" if bits in re.findall("[0-9]+", node.text)), "4")
+                help_text = f"write '{{codebook: dynamic_exponent, bits: {meant}, block: 128}}', or a name: float32, {', '.join(sorted(self.storages.known))}"
                 shown = quoted(node.text) if node.text else "empty"
                 self.found.add("bad-value", f"'storage' cannot be {shown}", node.span, help=help_text)
             return None
         table = self.fields.table(node, "'storage'", STORAGE_KEYS)
+        codebook = self.fields.choice(table["codebook"], "'codebook'", (*CODEBOOKS, *FLOATS)) if "codebook" in table else None
+        possible = CODEBOOKS[codebook].bits if codebook in CODEBOOKS else ()
+        only = possible[0] if len(possible) == 1 else None
         for name, example in (("codebook", "codebook: linear"), ("bits", "bits: 4"), ("block", "block: 128")):
-            if name not in table:
+            if name not in table and not (name == "bits" and only):
                 message = f"the storage of '{key.text}' needs the key '{name}'"
                 self.found.add("missing-key", message, node.span, help=f"add '{example}'")
-        if not {"codebook", "bits", "block"} <= table.keys():
-            return None
-        storage = self.options(table)
+        bits = self.fields.integer(table["bits"], "'bits'", 1, 8) if "bits" in table else only
+        block = self.fields.integer(table["block"], "'block'", 32, 2048) if "block" in table else None
+        storage = self.options(table, codebook, bits, block)
+        spans = {name: value.span for name, value in table.items()}
         if storage is not None:
-            check_storage(storage, unsigned, {name: value.span for name, value in table.items()}, self.found)
+            check_storage(storage, unsigned, spans, self.found)
+        else:
+            check_sizes(bits, block, spans, self.found)
         return storage
 
-    def options(self, table: dict[str, Node]) -> Storage | None:
+    def options(self, table: dict[str, Node], codebook: str | None, bits: int | None, block: int | None) -> Storage | None:
         fields = self.fields
-        codebook = fields.choice(table["codebook"], "'codebook'", (*CODEBOOKS, *FLOATS))
-        bits = fields.integer(table["bits"], "'bits'", 2, 8)
-        block = fields.integer(table["block"], "'block'", 32, 2048)
-        rounding = self.rounding(table)
+        rounding = self.rounding(table, ROUNDINGS)
         quantile = fields.number(table["quantile"], "'quantile'") if "quantile" in table else None
         published = bool(fields.boolean(table["published"], "'published'")) if "published" in table else False
+        zero = bool(fields.boolean(table["zero"], "'zero'")) if "zero" in table else False
+        power = fields.integer(table["power"], "'power'", 1, 8) if "power" in table else None
+        levels = self.levels(table["levels"]) if "levels" in table else ()
         size = fields.integer(table["min_size"], "'min_size'", 0, 2**62) if "min_size" in table else 4096
         ndim = fields.integer(table["min_ndim"], "'min_ndim'", 1, 8) if "min_ndim" in table else 2
-        if codebook is None or bits is None or block is None or rounding is None or size is None or ndim is None:
-            check_sizes(bits, block, {name: value.span for name, value in table.items()}, self.found)
+        if (
+            codebook is None
+            or bits is None
+            or block is None
+            or rounding is None
+            or size is None
+            or ndim is None
+            or levels is None
+        ):
             return None
-        return Storage(codebook, bits, block, rounding, quantile, published, size, ndim)
+        return Storage(codebook, bits, block, rounding, quantile, published, size, ndim, zero, power, levels)
+
+    def levels(self, node: Node) -> tuple[float, ...] | None:
+        numbers = [self.fields.number(item, "a level") for item in self.fields.sequence(node, "'levels'") or ()]
+        known = tuple(number for number in numbers if number is not None)
+        return known if numbers and len(known) == len(numbers) else None
 
 
 def _is_change(node: Node) -> bool:

@@ -44,6 +44,9 @@ def _state(spec: Spec, state: State) -> str:
         options = [f"codebook: {s.codebook}", f"bits: {s.bits}", f"block: {s.block}", f"rounding: {s.rounding}"]
         options += [f"quantile: {s.quantile:g}"] if s.quantile is not None else []
         options += ["published: true"] if s.published else []
+        options += ["zero: true"] if s.zero else []
+        options += [f"power: {s.power}"] if s.power is not None else []
+        options += [f"levels: [{', '.join(map(repr, s.levels))}]"] if s.levels else []
         parts.append("storage: {" + ", ".join([*options, f"min_size: {s.min_size}", f"min_ndim: {s.min_ndim}"]) + "}")
     if state.floats is not None:
         parts.append(f"storage: {{codebook: {state.floats.dtype}, rounding: {state.floats.rounding}}}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 
@@ -10,21 +10,35 @@ from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import State, Storage
 from optgen.runtime.layout import Codes
 from optgen.storage.codec import Codebook
+from optgen.storage.companded import Companded
 from optgen.storage.dynamic_exponent import DynamicExponent
+from optgen.storage.float8 import Float8
 from optgen.storage.linear import Linear
 from optgen.storage.log import Log
+from optgen.storage.power import Power
+from optgen.storage.table import Table
 
 __all__ = ["CODEBOOKS", "check_sizes", "check_storage", "half_gap", "saved_scalars", "state_codes"]
 
-CODEBOOKS: dict[str, Codebook] = {"dynamic_exponent": DynamicExponent(), "linear": Linear(), "log": Log()}
-BITS = (2, 3, 4, 8)
+CODEBOOKS: dict[str, Codebook] = {
+    "dynamic_exponent": DynamicExponent(),
+    "linear": Linear(),
+    "log": Log(),
+    "power": Power(),
+    "companded": Companded(),
+    "e4m3": Float8(3, 7, 126, "floats of 8 bits: sign, 4 bits of exponent, 3 of mantissa"),
+    "e5m2": Float8(2, 15, 123, "floats of 8 bits: sign, 5 bits of exponent, 2 of mantissa"),
+    "table": Table(),
+}
+BITS = (1, 2, 3, 4, 8)
+OPTIONS = tuple(sorted({option for codebook in CODEBOOKS.values() for option in codebook.options}))
 
 
 def check_sizes(bits: int | None, block: int | None, spans: Mapping[str, Span], found: Diagnostics) -> bool:
     """Report bits and a block that no codebook has; of None nothing is said."""
     before = len(found)
     if bits is not None and bits not in BITS:
-        found.add("bad-value", f"codes cannot have {bits} bits", spans["bits"], help="codes have 2, 3, 4 or 8 bits")
+        found.add("bad-value", f"codes cannot have {bits} bits", spans["bits"], help=f"codes have {in_words(BITS)} bits")
     if block is not None and block & (block - 1):
         smaller = 2 ** (block.bit_length() - 1)
         help_text = f"take a power of two, {smaller} or {2 * smaller}"
@@ -34,12 +48,29 @@ def check_sizes(bits: int | None, block: int | None, spans: Mapping[str, Span], 
 
 def check_storage(storage: Storage, unsigned: bool, spans: Mapping[str, Span], found: Diagnostics) -> None:
     """Report options that cannot be honoured."""
+    codebook, name = CODEBOOKS[storage.codebook], storage.codebook
     possible = check_sizes(storage.bits, storage.block, spans, found)
-    if storage.quantile is not None and storage.codebook != "log":
-        help_text = "remove it, or use 'codebook: log'"
-        found.add("bad-value", f"the {storage.codebook} codebook has no quantile", spans["quantile"], help=help_text)
+    if possible and storage.bits not in codebook.bits:
+        help_text = f"take {in_words(codebook.bits)}"
+        found.add("bad-value", f"{name} codes cannot have {storage.bits} bits", spans["bits"], help=help_text)
+        possible = False
+    for option in OPTIONS:
+        if option in spans and option not in codebook.options:
+            others = " or ".join(f"'codebook: {other}'" for other, known in CODEBOOKS.items() if option in known.options)
+            found.add("bad-value", f"the {name} codebook has no {option}", spans[option], help=f"remove it, or use {others}")
+            possible = False
+    if storage.rounding == "unbiased" and name != "log":
+        help_text = "write 'rounding: stochastic', which is unbiased in this codebook"
+        found.add("bad-value", "'unbiased' rounding is for log levels", spans["rounding"], help=help_text)
+        possible = False
     if possible:
-        CODEBOOKS[storage.codebook].check(storage, unsigned, spans, found)
+        codebook.check(storage, unsigned, spans, found)
+
+
+def in_words(numbers: Sequence[int]) -> str:
+    """`1, 2 or 3`."""
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def half_gap(storage: Storage, unsigned: bool) -> float | None:

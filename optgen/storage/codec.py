@@ -59,6 +59,14 @@ class Codebook(Protocol):
 
     summary: str
 
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """How many a code may have."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The keys of a storage that it understands, beside those that every codebook does."""
+
     def check(self, storage: Storage, unsigned: bool, spans: Mapping[str, Span], found: Diagnostics) -> None:
         """Report options that this codebook cannot honour."""
 

@@ -12,8 +12,8 @@ from fractions import Fraction
 
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
-from optgen.storage.codec import BlockScalar, Codec, Formula
-from optgen.storage.scales import absmax, inverse, signed_absmax
+from optgen.storage.codec import Codec
+from optgen.storage.magnitudes import Numbers, magnitude_codec
 
 __all__ = ["DynamicExponent"]
 
@@ -22,6 +22,8 @@ class DynamicExponent:
     """The levels of bitsandbytes, torchao, LPMM and SOLO's first moment."""
 
     summary = "decades of ever finer levels, with zero"
+    bits = (2, 3, 4, 8)
+    options = ("published",)
 
     def check(self, storage: Storage, unsigned: bool, spans: Mapping[str, Span], found: Diagnostics) -> None:
         """Every option fits."""
@@ -33,24 +35,13 @@ class DynamicExponent:
         return positive if unsigned else [-value for value in positive[-2:0:-1]] + positive
 
     def codec(self, storage: Storage, unsigned: bool) -> Codec:
-        """Magnitudes are numbered n; `level` and `nearest` work on them, `decode` and `encode` add sign and scale."""
+        """Magnitudes by small integers and two products; the nearest by comparisons, one sum and one product."""
         shape = _Shape(storage.bits, unsigned)
-        mended = not unsigned and not storage.published
+        numbers = Numbers(shape.zero, shape.one)
+        if not unsigned:
+            numbers = Numbers(shape.zero, shape.one, signed=True, lowest=shape.one - 1, middle=shape.middle)
         random = storage.rounding == "stochastic"
-        encode = f"{inverse(signed=mended)}\nscaled = x*inverse\n{_encode(shape, random)}"
-        formulas = (
-            Formula("level", ("n",), _level(shape), "The value of magnitude n on a scale of 1."),
-            Formula("nearest", ("y",), _nearest(shape), "The magnitude nearest to y, 0 <= y <= 1."),
-            Formula(
-                "scale",
-                ("x",),
-                signed_absmax() if mended else absmax(unsigned, storage.published),
-                "The value of largest magnitude, with its sign." if mended else "The largest magnitude of each block.",
-            ),
-            Formula("decode", ("code", "scale"), _decode(shape), "The value of each code."),
-            Formula("encode", ("x", "scale", "u") if random else ("x", "scale"), encode, "The code of each value."),
-        )
-        return Codec((BlockScalar("scale"),), formulas, random)
+        return magnitude_codec(_level(shape), _nearest(shape), numbers, random=random, published=storage.published)
 
 
 class _Shape:
@@ -113,25 +104,4 @@ def _nearest(shape: _Shape) -> str:
         f"cell = where(y >= {shape.border(shape.zero + 1)!r}, cell, {shape.zero})",
         f"cell = where(y >= {shape.border(shape.one)!r}, {shape.one}, cell)",
     ]
-    return "\n".join(lines)
-
-
-def _decode(shape: _Shape) -> str:
-    if shape.unsigned:
-        return "value = level(code + 1)*scale"
-    return f"offset = code - {shape.middle}\nmagnitude = level(abs(offset))\nvalue = where(offset < 0, -magnitude, magnitude)*scale"
-
-
-def _encode(shape: _Shape, random: bool) -> str:
-    last = str(shape.one) if shape.unsigned else "last"
-    lines = [] if shape.unsigned else [f"last = where(scaled < 0.0, {shape.one - 1}, {shape.one})"]
-    lines += ["size = min(abs(scaled), 1.0)", f"n = min(nearest(size), {last})"]
-    if random:
-        lines += [
-            "n = where(level(n) > size, n - 1, n)",
-            "below = level(n)",
-            f"gap = level(min(n + 1, {last})) - below",
-            f"n = min(where(size - below > real(u)*1.52587890625e-05*gap, n + 1, n), {last})",
-        ]
-    lines.append("code = n - 1" if shape.unsigned else f"code = where(scaled < 0.0, {shape.middle} - n, {shape.middle} + n)")
     return "\n".join(lines)

@@ -1,6 +1,8 @@
-"""Linear levels without zero: (k + 1)/2**bits unsigned, evenly from -1 to 1 signed.
+"""Equally spaced levels: (k + 1)/2**bits unsigned, evenly from -1 to 1 signed; neither has a zero unless asked for.
 
-v never becomes 0, so 1/sqrt(v) cannot explode; the price is v >= scale/2**bits (LPMM's "power-1", arXiv 2309.01507).
+Without zero v never becomes 0, so 1/sqrt(v) cannot explode; the price is v >= scale/2**bits (LPMM's "power-1", arXiv
+2309.01507). With `zero: true` the levels are k/(2**bits - 1) unsigned and k/(2**(bits - 1) - 1) signed, as integer
+quantization has them; of the signed codes the last stays unused.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Mapping
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
 from optgen.storage.codec import BlockScalar, Codec, Formula
-from optgen.storage.scales import absmax, inverse
+from optgen.storage.scales import DRAW, absmax, inverse
 
 __all__ = ["Linear"]
 
@@ -18,39 +20,67 @@ __all__ = ["Linear"]
 class Linear:
     """Equally spaced levels."""
 
-    summary = "equally spaced levels without zero"
+    summary = "equally spaced levels, with zero or without"
+    bits = (1, 2, 3, 4, 8)
+    options = ("zero", "published")
 
     def check(self, storage: Storage, unsigned: bool, spans: Mapping[str, Span], found: Diagnostics) -> None:
-        """Every option fits."""
+        """A zero leaves a signed code of 1 bit nothing else."""
+        if storage.zero and storage.bits == 1 and not unsigned:
+            help_text = "take 2 bits, or leave out 'zero'"
+            found.add("bad-value", "a signed code of 1 bit with zero has no other level", spans["zero"], help=help_text)
 
     def levels(self, storage: Storage, unsigned: bool) -> list[float]:
-        """(k + 1)/2**bits, or (2k - n)/n with n = 2**bits - 1."""
-        n = 2**storage.bits - 1
-        return [(k + 1) / (n + 1) if unsigned else (2 * k - n) / n for k in range(n + 1)]
+        """(step*code + first)/unit for every code."""
+        step, first, unit, last = _numbers(storage, unsigned)
+        return [(step * code + first) / unit for code in range(last + 1)]
 
     def codec(self, storage: Storage, unsigned: bool) -> Codec:
         """The position among the levels; to round stochastically, in units of 2**-16 with random bits added."""
-        n = 2**storage.bits - 1
+        step, first, unit, _ = _numbers(storage, unsigned)
+        count = f"{step}*code" if step > 1 else "code"
+        count += f" + {first}" if first > 0 else f" - {-first}" if first else ""
+        decode = f"value = real({count})*{1.0 / unit!r}*scale"
         random = storage.rounding == "stochastic"
-        if unsigned:
-            decode = f"value = real(code + 1)*{2.0**-storage.bits!r}*scale"
-            level, step = "min(abs(x*inverse), 1.0)", float(n + 1)  # step*level is exact, so what follows may be fused
-            nearest = f"code = min(trunc(max({level}*{step!r} - 0.5, 0.0)), {n})"
-            position = f"position = max({level}*{step!r} - 1.0, 0.0)"
-        else:
-            decode = f"value = real(2*code - {n})*{1.0 / n!r}*scale"
-            level, step = "max(min(x*inverse, 1.0), -1.0)", n / 2
-            nearest = f"code = min(trunc(({level} + {1.0 + 1.0 / n!r})*{step!r}), {n})"
-            position = f"position = ({level} + 1.0)*{step!r}"
-        encode = f"{inverse(signed=False)}\n{nearest}"
-        if random:
-            # so that a level stays a level: with 8 bits its position is exact to 2 units only
-            down = "u" if storage.bits < 8 else "min(max(u, 2), 65533)"
-            code = f"code = min(shift_right(trunc(position*65536.0 + 0.5) + (65535 - {down}), 16), {n})"
-            encode = f"{inverse(signed=False)}\n{position}\n{code}"
+        level = "max(min(x*inverse, 1.0), -1.0)" if not unsigned else "min(abs(x*inverse), 1.0)"
+        code = _stochastic(level, storage, unsigned) if random else _nearest(level, storage, unsigned)
         formulas = (
             Formula("scale", ("x",), absmax(unsigned, storage.published), "The largest magnitude of each block."),
             Formula("decode", ("code", "scale"), decode, "The value of each code."),
-            Formula("encode", ("x", "scale", "u") if random else ("x", "scale"), encode, "The code of each value."),
+            Formula(
+                "encode",
+                ("x", "scale", "u") if random else ("x", "scale"),
+                f"{inverse(signed=False)}\n{code}",
+                "The code of each value.",
+            ),
         )
         return Codec((BlockScalar("scale"),), formulas, random)
+
+
+def _numbers(storage: Storage, unsigned: bool) -> tuple[int, int, int, int]:
+    """Level k is (step*k + first)/unit, up to k = last."""
+    size = 2**storage.bits
+    if storage.zero:
+        return (1, 0, size - 1, size - 1) if unsigned else (1, 1 - size // 2, size // 2 - 1, size - 2)
+    return (1, 1, size, size - 1) if unsigned else (2, 1 - size, size - 1, size - 1)
+
+
+def _nearest(level: str, storage: Storage, unsigned: bool) -> str:
+    """A sum, then a product: only where that product is exact may it come first."""
+    step, first, unit, last = _numbers(storage, unsigned)
+    if unsigned and not storage.zero:
+        return f"code = min(trunc(max({level}*{float(unit)!r} - 0.5, 0.0)), {last})"
+    return f"code = min(trunc(({level} + {(step / 2 - first) / unit!r})*{unit / step!r}), {last})"
+
+
+def _stochastic(level: str, storage: Storage, unsigned: bool) -> str:
+    """Down by `u` 65536ths; a level stays one, although with 8 bits its position is exact to 2 of them only."""
+    step, _, unit, last = _numbers(storage, unsigned)
+    if unsigned and not storage.zero:
+        position = f"max({level}*{float(unit)!r} - 1.0, 0.0)"
+    elif unsigned:
+        position = f"{level}*{float(unit)!r}"
+    else:
+        position = f"({level} + 1.0)*{unit / step!r}"
+    down = "u" if storage.bits < 8 else DRAW
+    return f"position = {position}\ncode = min(shift_right(trunc(position*65536.0 + 0.5) + (65535 - {down}), 16), {last})"

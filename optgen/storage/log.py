@@ -1,8 +1,9 @@
 """Logarithmic levels with a base for each block: SOLO's codebook for v (arXiv 2505.00347, section 2.2 of its algorithm).
 
 With n = 2**bits - 1, code k means scale*base**k, where base = (low/scale)**(1/n): code 0 is the block's largest value,
-code n its `quantile`. Rounding is stochastic in the exponent: x goes to code k or more if x <= scale*base**(k - u),
-u uniform in [0, 1).
+code n its `quantile`. Stochastic rounding is one in the exponent, as published: x goes to code k or more if
+x <= scale*base**(k - u), u uniform in [0, 1). That is biased upwards in value; `unbiased` rounding goes to either
+neighbouring level in proportion to the distances, as the authors' later package does.
 
 Two things differ from the published code unless `published` is set. `low` is a quantile of the values above zero, and
 one of them (the lower order statistic) rather than an interpolation; so a block that is mostly zero keeps its levels,
@@ -18,7 +19,7 @@ from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Kind, Storage
 from optgen.storage.codec import BlockScalar, Codec, Formula
 from optgen.storage.fixed_point import EXP2_FIXED, EXP2_ROUGH, LOG2_FIXED
-from optgen.storage.scales import absmax
+from optgen.storage.scales import DRAW, absmax
 
 __all__ = ["Log"]
 
@@ -30,6 +31,8 @@ class Log:
     """Levels in geometric progression between a low quantile and the largest value of the block."""
 
     summary = "levels in geometric progression, with a base per block; unsigned, without zero"
+    bits = (1, 2, 3, 4, 8)
+    options = ("quantile", "published")
 
     def check(self, storage: Storage, unsigned: bool, spans: Mapping[str, Span], found: Diagnostics) -> None:
         """Log levels have no sign; the quantile is a fraction."""
@@ -46,10 +49,11 @@ class Log:
     def codec(self, storage: Storage, unsigned: bool) -> Codec:  # noqa: ARG002 -- part of the protocol
         """Levels by repeated multiplication; the code is found by bisection over its bits."""
         n = 2**storage.bits - 1
-        random = storage.rounding == "stochastic"
+        random = storage.rounding != "nearest"
         quantile = DEFAULT_QUANTILE if storage.quantile is None else storage.quantile
         low = _published_low(quantile, storage.block) if storage.published else _low(quantile, storage.block)
-        steps = f"{low}\nsteps = mul_high(max(log2_fixed(scale) - log2_fixed(low), 0), {2**32 // n + 1})"
+        octaves = "max(log2_fixed(scale) - log2_fixed(low), 0)"
+        steps = f"{low}\nsteps = " + (f"mul_high({octaves}, {2**32 // n + 1})" if n > 1 else octaves)
         base = "base = exp2_fixed(steps)"
         if storage.published:
             steps += "\nsteps = where(low > 0.0, steps, -1)"
@@ -62,12 +66,7 @@ class Log:
             Formula("steps", ("x", "scale"), steps, "The distance between neighbouring levels, in units of 2**-22 octaves."),
             Formula("base", ("steps",), base, "The ratio of neighbouring levels."),
             Formula("decode", ("code", "scale", "base"), _decode(storage.bits), "The value of each code."),
-            Formula(
-                "encode",
-                ("x", "scale", "steps", "base", "u") if random else ("x", "scale", "steps", "base"),
-                _encode(storage.bits, random, storage.published),
-                "The code of each value.",
-            ),
+            Formula("encode", _arguments(storage), _encode(storage), "The code of each value."),
         )
         scalars = (BlockScalar("scale"), BlockScalar("steps", saved=False, kind=Kind.INT), BlockScalar("base"))
         return Codec(scalars, formulas, random)
@@ -110,19 +109,35 @@ def _decode(bits: int) -> str:
     return "\n".join(lines)
 
 
-def _encode(bits: int, random: bool, published: bool) -> str:
-    octaves = "max(steps, 0)" if published else "steps"
-    distance = f"mul_high(shift_left(u, 16), {octaves})" if random else f"shift_right({octaves}, 1)"
-    function = "exp2_rough" if random else "exp2_fixed"
-    lines, names = _powers(bits)
-    lines += [f"shifted = x*{function}({distance})", "code = 0"]
+def _arguments(storage: Storage) -> tuple[str, ...]:
+    """What `encode` is a function of; rounding in value needs the distance of the levels for published behaviour alone."""
+    steps = ("steps",) if storage.rounding != "unbiased" or storage.published else ()
+    return ("x", "scale", *steps, "base", *(("u",) if storage.rounding != "nearest" else ()))
+
+
+def _encode(storage: Storage) -> str:
+    lines, names = _powers(storage.bits)
+    unbiased = storage.rounding == "unbiased"
+    lines += ["shifted = x", "code = 0"] if unbiased else [f"shifted = x*{_shift(storage)}", "code = 0"]
     level = "scale"
-    for i in reversed(range(bits)):
+    for i in reversed(range(storage.bits)):
         lines.append(f"lower = {level}*{names[i]}")
-        if i:
+        if i or unbiased:
             lines.append(f"level = where(shifted <= lower, lower, {level})")
         lines.append(f"code = where(shifted <= lower, code + {2**i}, code)")
         level = "level"
-    if published:
+    if unbiased:  # between this level and the next, in proportion to the distances
+        lines.append("below = min(level*base, level)")
+        lines.append(f"code = where(x - below > real({DRAW})*1.52587890625e-05*(level - below), code, code + 1)")
+        lines.append(f"code = min(code, {2**storage.bits - 1})")
+    if storage.published:
         lines.append("code = where(steps < 0, 0, code)")
     return "\n".join(lines)
+
+
+def _shift(storage: Storage) -> str:
+    """By which power of two a value moves before it is rounded down: half a level, or by chance."""
+    octaves = "max(steps, 0)" if storage.published else "steps"
+    if storage.rounding == "nearest":
+        return f"exp2_fixed(shift_right({octaves}, 1))"
+    return f"exp2_rough(mul_high(shift_left(u, 16), {octaves}))"

@@ -1,8 +1,9 @@
 """Formula text that codebooks share: the scale of a block and its inverse."""
 
-__all__ = ["SMALLEST", "absmax", "inverse", "signed_absmax"]
+__all__ = ["DRAW", "SMALLEST", "absmax", "inverse", "signed_absmax"]
 
 SMALLEST = "1.1754943508222875e-38"  # the smallest normal float32
+DRAW = "min(max(u, 2), 65533)"  # of 65536: a level stays one although it comes back from its scale with a rounding error
 PUBLISHED_FLOOR = "1e-12"  # the floor of the published low-bit optimizers
 
 

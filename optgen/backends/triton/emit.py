@@ -119,9 +119,9 @@ def _tile(kernel: Kernel) -> int:
 
 
 def _dtype(buffer: Buffer) -> str:
-    """The element type of a buffer's pointer; codes of 2 and 4 bits are moved as words."""
+    """The element type of a buffer's pointer; codes of 1, 2 and 4 bits are moved as words."""
     if buffer.layout == Layout.CODE:
         assert buffer.state is not None and buffer.state.storage is not None
-        return "tl.int32" if buffer.state.storage.bits in (2, 4) else "tl.uint8"
+        return "tl.int32" if buffer.state.storage.bits in (1, 2, 4) else "tl.uint8"
     named = {"param": "PARAM", "grad": "GRAD", "correction": "CORRECTION", "real": "REAL"}
     return named.get(buffer.dtype, f"tl.{buffer.dtype}")

@@ -1,0 +1,109 @@
+"""Codecs of codebooks that number magnitudes: sign, scale and stochastic rounding are the same for all of them.
+
+Level n is the n-th smallest magnitude. Signed codes count magnitudes upwards and downwards from the code of zero, or,
+where zero is no level, from the middle between two codes; `sign_bit` keeps sign and magnitude apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optgen.storage.codec import BlockScalar, Codec, Formula
+from optgen.storage.scales import DRAW, absmax, inverse, signed_absmax
+
+__all__ = ["Numbers", "bisection", "magnitude_codec", "with_signs"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Which magnitudes there are, and which code each of them has."""
+
+    first: int  # the number of the smallest
+    last: int  # the number of 1
+    signed: bool = False
+    lowest: int | None = None  # the number of the largest negative magnitude, where -1 is no level
+    middle: int = 0  # the code of the smallest magnitude without a minus sign, if signed
+    smallest: float = 0.0  # the smallest magnitude; zero has one code for both signs
+    sign_bit: int | None = None  # the code of -0, where the sign is a bit of its own
+
+
+def magnitude_codec(level: str, nearest: str, numbers: Numbers, *, random: bool, published: bool = False) -> Codec:
+    """A codec from the formulas of its magnitudes on a scale of 1.
+
+    Args:
+        level: value of magnitude `n`. A product must not be its last operation: a difference of two follows.
+        nearest: magnitude nearest to `y`, 0 <= y <= 1; of numbers above the last one, the last is taken.
+        numbers: the magnitudes and their codes.
+        random: whether rounding is stochastic.
+        published: whether a block whose largest magnitude is negative shrinks where -1 is no level, as published;
+            otherwise the scale takes that value's sign.
+    """
+    turned = numbers.lowest is not None and not published
+    scale = signed_absmax() if turned else absmax(not numbers.signed, published)
+    doc = "The value of largest magnitude, with its sign." if turned else "The largest magnitude of each block."
+    encode = f"{inverse(signed=turned)}\nscaled = x*inverse\n{_encode(numbers, random)}"
+    formulas = (
+        Formula("level", ("n",), level, "The value of magnitude n on a scale of 1."),
+        Formula("nearest", ("y",), nearest, "The magnitude nearest to y, 0 <= y <= 1."),
+        Formula("scale", ("x",), scale, doc),
+        Formula("decode", ("code", "scale"), _decode(numbers), "The value of each code."),
+        Formula("encode", ("x", "scale", "u") if random else ("x", "scale"), encode, "The code of each value."),
+    )
+    return Codec((BlockScalar("scale"),), formulas, random)
+
+
+def bisection(count: int, condition: str, *lines: str) -> str:
+    """Formula text for the largest n below `count` with this condition on `next`, 0 if there is none.
+
+    `lines` go before each condition; it must hold for all numbers up to some n and for none above.
+    """
+    text = ["n = 0"]
+    for i in reversed(range((count - 1).bit_length())):
+        text += [f"next = n + {2**i}", *lines, f"n = where({condition}, next, n)"]
+    return "\n".join(text)
+
+
+def with_signs(magnitudes: list[float]) -> list[float]:
+    """The levels with these magnitudes, ascending; zero has one."""
+    return [-value for value in reversed(magnitudes) if value != 0] + magnitudes
+
+
+def _decode(numbers: Numbers) -> str:
+    if not numbers.signed:
+        offset = f" + {numbers.first}" if numbers.first else ""
+        return f"value = level(code{offset})*scale"
+    if numbers.sign_bit is not None:
+        magnitude = f"magnitude = level(bit_and(code, {numbers.sign_bit - 1}))"
+        return f"{magnitude}\nvalue = where(code >= {numbers.sign_bit}, -magnitude, magnitude)*scale"
+    size = "abs(offset)" if numbers.smallest == 0 else "where(offset < 0, -1 - offset, offset)"
+    return (
+        f"offset = code - {numbers.middle}\nmagnitude = level({size})\nvalue = where(offset < 0, -magnitude, magnitude)*scale"
+    )
+
+
+def _encode(numbers: Numbers, random: bool) -> str:
+    last, lines = str(numbers.last), []
+    if numbers.lowest is not None:
+        lines.append(f"last = where(scaled < 0.0, {numbers.lowest}, {numbers.last})")
+        last = "last"
+    lines += ["size = min(abs(scaled), 1.0)", f"n = min(nearest(size), {last})"]
+    if random:
+        lines += [
+            f"n = where(level(n) > size, {'n - 1' if numbers.smallest == 0 else f'max(n - 1, {numbers.first})'}, n)",
+            "below = level(n)",
+            f"gap = level(min(n + 1, {last})) - below",
+            f"n = min(where(size - below > real({DRAW})*1.52587890625e-05*gap, n + 1, n), {last})",
+        ]
+    if not numbers.signed:
+        lines.append(f"code = n - {numbers.first}" if numbers.first else "code = n")
+    elif numbers.sign_bit is not None:
+        lines.append(f"code = where(scaled < 0.0, n + {numbers.sign_bit}, n)")
+    elif numbers.smallest == 0:
+        lines.append(f"code = where(scaled < 0.0, {numbers.middle} - n, {numbers.middle} + n)")
+    else:
+        lines.append("negative = where(scaled < 0.0, 1, 0)")
+        if random:  # between the two smallest magnitudes, the sign is rounded
+            turns = f"{numbers.smallest!r} - size > real({DRAW})*{numbers.smallest / 2**15!r}"
+            lines.append(f"negative = where({turns}, 1 - negative, negative)")
+        lines.append(f"code = where(negative != 0, {numbers.middle - 1} - n, {numbers.middle} + n)")
+    return "\n".join(lines)
