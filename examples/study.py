@@ -7,17 +7,14 @@ Each run is saved when it ends; called again after an interruption, the study go
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 import statistics
 from pathlib import Path
 
 import click
-from language_model.corpus import Corpus, read_corpus
-from language_model.optimizers import find_optimizer
+from language_model.corpus import read_corpus
 from language_model.picture import draw
-from language_model.training import Run, Settings, train
+from language_model.saved import saved_run
+from language_model.training import Run, Settings
 
 OPTIMIZERS = ("torch.optim.AdamW", "adamw_8bit", "solo", str(Path(__file__).parent / "specs" / "naive_2bit.yaml"))
 
@@ -35,42 +32,9 @@ def main(out: Path, steps: int, lr: float, seeds: int, names: tuple[str, ...], *
     """Train with each optimizer and seed, save the runs in OUT, draw them and print the table."""
     corpus = read_corpus()
     settings = Settings(steps=steps, lr=lr, evaluate_every=max(1, steps // 10), evaluate_batches=32)
-    runs = [_run(name, corpus, settings, seed, out, compiled=compiled) for seed in range(seeds) for name in names]
+    runs = [saved_run(name, corpus, settings, seed, out, compiled=compiled) for seed in range(seeds) for name in names]
     draw(runs, out / "curves.png", f"{seeds} seeds, {steps} steps, lr {lr:g}")
     click.echo(table(runs))
-
-
-def _run(name: str, corpus: Corpus, settings: Settings, seed: int, out: Path, *, compiled: bool) -> Run:
-    """One run, from its file if it has been made with these settings."""
-    label, make = find_optimizer(name, out, compiled=compiled)
-    path = out / f"{label.replace(' ', '_')}-{seed}.json"
-    if path.exists():
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved["settings"] == dataclasses.asdict(settings):
-            return _load(saved["run"])
-    click.echo(f"{label}, seed {seed}")
-    run = train(label, make, corpus, settings, seed, _report)
-    _save(path, {"settings": dataclasses.asdict(settings), "run": dataclasses.asdict(run)})
-    return run
-
-
-def _report(step: int, loss: float) -> None:
-    if step % 100 == 0:
-        click.echo(f"  step {step}: loss {loss:.3f}")
-
-
-def _load(saved: dict[str, object]) -> Run:
-    """A run as it was saved; the keys of a JSON object are text."""
-    run = Run(**saved)  # type: ignore[arg-type]
-    run.validation = {int(step): loss for step, loss in run.validation.items()}
-    return run
-
-
-def _save(path: Path, data: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data) + "\n", encoding="utf-8")
-    os.replace(part, path)
 
 
 def table(runs: list[Run]) -> str:

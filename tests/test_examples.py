@@ -42,7 +42,7 @@ def test_a_wrong_name_is_a_clear_error(name: str, tmp_path: Path) -> None:
 def test_the_study_goes_on_where_it_stopped(tmp_path: Path) -> None:
     command = ("examples/study.py", "--steps", "2", "--eager", "--only", "torch.optim.AdamW", "--out", str(tmp_path))
     first = run(*command, "--seeds", "1")
-    saved = json.loads((tmp_path / "torch_AdamW-0.json").read_text(encoding="utf-8"))
+    saved = json.loads((tmp_path / "torch_AdamW-0.002-0.json").read_text(encoding="utf-8"))
     assert len(saved["run"]["losses"]) == 2
     second = run(*command, "--seeds", "2")
     assert "seed 0" in first
@@ -50,8 +50,20 @@ def test_the_study_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert "seed 1" in second
     assert (tmp_path / "curves.png").read_bytes()[:4] == PNG
     assert f"{saved['run']['validation']['2']:.4f}" in second
-    run(*command, "--seeds", "1", "--lr", "0.1")
-    assert json.loads((tmp_path / "torch_AdamW-0.json").read_text(encoding="utf-8"))["settings"]["lr"] == 0.1
+    assert "seed 0" in run(*command, "--seeds", "1", "--lr", "0.1"), "with other settings it runs again"
+
+
+def test_families_takes_the_best_learning_rate_for_a_rule_and_its_storages(tmp_path: Path) -> None:
+    printed = run("examples/families.py", "--steps", "1", "--seeds", "1", "--eager", "--only", "lion", "--out", str(tmp_path))
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| Lion")]
+    assert [row[0] for row in rows] in (["| Lion", "| Lion8bit"], ["| Lion8bit", "| Lion"])
+    losses = {}
+    for path in tmp_path.glob("Lion-*-0.json"):
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        losses[saved["settings"]["lr"]] = saved["run"]["validation"]["1"]
+    assert len(losses) == 3
+    assert {float(row[1]) for row in rows} == {min(losses, key=losses.__getitem__)}
+    assert (tmp_path / "families.png").read_bytes()[:4] == PNG
 
 
 def test_swamping_shows_that_only_nearest_rounding_freezes(tmp_path: Path) -> None:

@@ -24,21 +24,23 @@ __all__ = ["Factory", "find_optimizer", "state_bytes"]
 Factory = Callable[..., Optimizer]
 
 
-def find_optimizer(name: str, folder: Path, *, compiled: bool = False) -> tuple[str, Factory]:
+def find_optimizer(name: str, folder: Path, *, compiled: bool = False, **options: Any) -> tuple[str, Factory]:
     """The label and the constructor of an optimizer.
 
     Args:
         name: `solo` for a spec that comes with optgen, `my/spec.yaml` for a file, `torch.optim.AdamW` for a class.
         folder: where a spec file is built.
         compiled: compile the update of a generated optimizer with torch.compile.
+        options: further arguments of the constructor.
 
     Raises:
         click.UsageError: if there is no such optimizer.
     """
     found = _from_spec(Path(name), folder) if name.endswith((".yaml", ".yml")) else _from_package(name)
     if issubclass(found, GeneratedOptimizer):
-        return found.__name__, partial(found, compile=compiled)
-    return f"torch {found.__name__}" if found.__module__.startswith("torch.") else found.__name__, found
+        return found.__name__, partial(found, compile=compiled, **options)
+    label = f"torch {found.__name__}" if found.__module__.startswith("torch.") else found.__name__
+    return label, partial(found, **options)
 
 
 def _from_spec(path: Path, folder: Path) -> type[Optimizer]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from language_model.training import Run
 
-__all__ = ["draw"]
+__all__ = ["draw", "scatter"]
 
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
 
@@ -37,6 +37,21 @@ def draw(runs: Sequence[Run], path: Path, title: str) -> None:
     bars.set(ylabel="bytes per parameter", title="optimizer state")
     bars.tick_params(axis="x", labelrotation=20)
     bars.margins(y=0.12)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def scatter(groups: Sequence[Sequence[Run]], path: Path, title: str) -> None:
+    """Draw the final loss of each optimizer, mean and range of its runs, against its bytes of state, into a PNG."""
+    figure = Figure(figsize=(10, 6), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    for runs in groups:
+        losses = [run.final_loss for run in runs]
+        mean, state = statistics.mean(losses), runs[0].state_bytes
+        axes.errorbar(state, mean, [[mean - min(losses)], [max(losses) - mean]], fmt="o", markersize=4, capsize=2)
+        axes.annotate(runs[0].optimizer, (state, mean), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="optimizer state, bytes per parameter", ylabel="final loss on held-out text, nats per byte", title=title)
+    axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

@@ -1,0 +1,92 @@
+"""Every optimizer that comes with optgen on one small language model: loss against bytes of state, for docs/results.md.
+
+    python examples/families.py
+
+The learning rate of each rule is the best of three for the first seed; storages of a rule share it. Each run is saved when
+it ends; called again after an interruption, the study goes on with the runs that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from language_model.corpus import read_corpus
+from language_model.picture import scatter
+from language_model.saved import saved_run
+from language_model.training import Run, Settings
+
+ADAM = (1e-3, 2e-3, 4e-3)
+SIGN = (1e-4, 3e-4, 1e-3)
+RULES: Mapping[str, Sequence[float]] = {  # the learning rates that are tried
+    "torch.optim.AdamW": ADAM,
+    "sgd": (0.03, 0.1, 0.3),
+    "adagrad": (5e-3, 1e-2, 2e-2),
+    "adadelta": (0.3, 1.0, 3.0),
+    "rmsprop": (5e-4, 1e-3, 2e-3),
+    "adamax": (2e-3, 4e-3, 8e-3),
+    "nadam": ADAM,
+    "nadam_dozat": ADAM,
+    "agd": ADAM,
+    "signsgd": SIGN,
+    "signum": SIGN,
+    "lion": SIGN,
+    "adabelief_solo": ADAM,
+}
+STORAGES: Mapping[str, Sequence[str]] = {  # the same rule, but for the storage of its states
+    "torch.optim.AdamW": (
+        *("adamw", "adam", "stable_adam16", "adamw_bf16", "adamw_8bit", "adamw_flash", "adamw_4bit"),
+        *("solo", "solo_3bit", "solo_2bit"),
+    ),
+    "sgd": ("sgdw",),
+    "lion": ("lion_8bit",),
+}
+OPTIONS: Mapping[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}, "sgdw": {"momentum": 0.9}}
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out/families"), show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=150, show_default=True)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--only", "names", multiple=True, help="A rule to run with its storages; may be given several times.")
+@click.option(
+    "--compile/--eager", "compiled", default=True, show_default=True, help="Compile the updates (needs a C++ compiler)."
+)
+def main(out: Path, steps: int, seeds: int, names: tuple[str, ...], *, compiled: bool) -> None:
+    """Train with each optimizer and seed, save the runs in OUT, draw them and print the table."""
+    corpus = read_corpus()
+    shared = Settings(steps=steps, weight_decay=0.0, batch=8, length=64, evaluate_every=steps, evaluate_batches=64)
+
+    def run(name: str, lr: float, seed: int) -> Run:
+        settings = dataclasses.replace(shared, lr=lr)
+        return saved_run(name, corpus, settings, seed, out, compiled=compiled, options=OPTIONS.get(name))
+
+    rows: list[tuple[float, list[Run]]] = []
+    for rule in names or RULES:
+        lr = min(RULES[rule], key=lambda each: run(rule, each, 0).final_loss)
+        same = (rule, *STORAGES.get(rule, ()))
+        rows += [(lr, [run(name, lr, seed) for seed in range(seeds)]) for name in same]
+    scatter([runs for _, runs in rows], out / "families.png", f"{seeds} seeds, {steps} steps")
+    click.echo(table(rows))
+
+
+def table(rows: Sequence[tuple[float, list[Run]]]) -> str:
+    """A Markdown table, the lowest loss first."""
+    lines = ["| optimizer | learning rate | final loss, mean | each seed | state, bytes/parameter |", "|---|---|---|---|---|"]
+    for lr, runs in sorted(rows, key=lambda row: mean_loss(row[1])):
+        each = ", ".join(f"{run.final_loss:.3f}" for run in runs)
+        lines.append(f"| {runs[0].optimizer} | {lr:g} | {mean_loss(runs):.3f} | {each} | {runs[0].state_bytes:.3f} |")
+    return "\n".join(lines)
+
+
+def mean_loss(runs: Sequence[Run]) -> float:
+    """Of all seeds."""
+    return statistics.mean(run.final_loss for run in runs)
+
+
+if __name__ == "__main__":
+    main()
