@@ -10,6 +10,7 @@ import torch
 
 from optgen.reference import packing
 from optgen.runtime import keys, torch_ops
+from optgen.runtime.layout import Shard
 from tests.conftest import interpreted
 
 LIMIT = 5.0  # standard deviations; by chance about one test in a million exceeds it
@@ -18,7 +19,7 @@ SHAPE = (1024, 1024)
 
 def draw(key: int, t: int, shape: tuple[int, ...] = SHAPE, salt: int = 0, block: int = 128) -> np.ndarray:
     words = keys.step_words(torch.tensor([key], dtype=torch.int64), torch.tensor([float(t)], dtype=torch.float64))[0]
-    return torch_ops.random_bits(words, shape, block, salt).numpy().reshape(-1)
+    return torch_ops.random_bits(keys.Key(words), shape, block, salt).numpy().reshape(-1)
 
 
 def chi_square(counts: np.ndarray) -> float:
@@ -42,7 +43,7 @@ def test_torch_and_the_reference_agree(shape: tuple[int, ...]) -> None:
         words = keys.step_words(torch.tensor([key], dtype=torch.int64), torch.tensor([float(t)], dtype=torch.float64))[0]
         expected = packing.step_words(key % 2**64, t)
         assert [int(word) % 2**32 for word in words] == list(expected)
-        ours = torch_ops.random_bits(words, shape, 128, salt)
+        ours = torch_ops.random_bits(keys.Key(words), shape, 128, salt)
         assert np.array_equal(ours.numpy(), packing.random_bits(expected, shape, 128, salt))
 
 
@@ -56,8 +57,30 @@ def test_an_element_has_its_bits_whatever_its_row() -> None:
     flat = draw(7, 3, (4096,))
     assert np.array_equal(draw(7, 3, (32, 128)), flat)
     assert np.array_equal(draw(7, 3, (16, 2, 128)), flat)
-    odd = torch_ops.random_bits(torch.tensor([1, 2], dtype=torch.int32), (30, 136), 128, 0)
-    assert np.array_equal(odd.reshape(30, -1)[:, :136].reshape(-1), torch_ops.random_bits(torch.tensor([1, 2], dtype=torch.int32), (4080,), 128, 0).reshape(-1)[:4080])  # fmt: skip
+    key = keys.Key(torch.tensor([1, 2], dtype=torch.int32))
+    odd = torch_ops.random_bits(key, (30, 136), 128, 0)
+    flat = torch_ops.random_bits(key, (4080,), 128, 0)
+    assert torch.equal(odd.reshape(30, -1)[:, :136].reshape(-1), flat.reshape(-1)[:4080])
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("size", [3, 128, 300])
+def test_a_shard_has_the_bits_of_its_elements(dim: int, size: int) -> None:
+    words = torch.tensor([3, 4], dtype=torch.int32)
+    shape, parts = (4, 6, size), 3 if size == 3 else 2
+    whole = torch_ops.random_elements(keys.Key(words), shape, 1)
+    length = shape[dim] // parts
+    for part in range(parts):
+        cut = list(shape)
+        cut[dim] = length
+        unit = int(np.prod(shape[dim + 1 :], dtype=np.int64))
+        shard = Shard(part * length * unit, length * unit, (shape[dim] - length) * unit)
+        key = keys.Key(words, shard if dim else shard._replace(gap=0))
+        mine = whole.narrow(dim, part * length, length)
+        assert torch.equal(torch_ops.random_elements(key, cut, 1), mine)
+        if size >= 128 and dim < 2:
+            rows = torch_ops.random_bits(key, cut, 128, 1).reshape(*cut[:2], -1)[..., :size]
+            assert torch.equal(rows, mine)
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import triton
 import triton.language as tl
 
 from optgen.runtime import keys, torch_ops
-from optgen.runtime.layout import row_shape
+from optgen.runtime.layout import WHOLE, Shard, row_shape
 from optgen.runtime.triton_ops import random_bits, store_elements, tile_elements
 
 BLOCK = 128
@@ -17,34 +19,37 @@ TILE_ = tl.constexpr(TILE)
 
 
 @triton.jit
-def store_bits(out, words, tile, SALT: tl.constexpr, BULK: tl.constexpr):
+def store_bits(out, key, tile, SALT: tl.constexpr, BULK: tl.constexpr):
     first, blocks, length = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
-    bits = random_bits(words, first, blocks, length, SALT, BLOCK_, BLOCK_, TILE_, BULK)
+    bits = random_bits(key, first, length, SALT, BLOCK_, BLOCK_, TILE_, BULK)
     start, offsets, valid = tile_elements(first, blocks, length, BLOCK_, TILE_, BULK)
     store_elements(out + start, offsets, tl.reshape(bits, (TILE_,)), valid, BULK)
 
 
-def of_triton(words: torch.Tensor, shape: tuple[int, ...], salt: int) -> torch.Tensor:
+def of_triton(key: keys.Key, shape: tuple[int, ...], salt: int) -> torch.Tensor:
     """The bits of all elements, as tiles of a kernel make them: those that are whole without masks."""
+    row = torch.cat([key.words.view(torch.int64), torch.tensor(key.shard)])
     leading, length = row_shape(shape, BLOCK)
     rows = torch.Size(leading).numel()
     blocks = rows * -(-length // BLOCK)
     out = torch.zeros(rows * length, dtype=torch.int32)
     for first in range(0, blocks, TILE // BLOCK):
-        whole = length % BLOCK == 0 and first + TILE // BLOCK <= blocks
-        store_bits[(1,)](out, words, torch.tensor([first, blocks, length]), salt, whole)
+        whole = length % BLOCK == 0 and first + TILE // BLOCK <= blocks and key.shard.is_regular
+        store_bits[(1,)](out, row, torch.tensor([first, blocks, length]), salt, whole)
     return out
 
 
 def main() -> None:
     compared = 0
-    for shape in ((16, 128), (9, 128), (5, 300), (2, 3, 129)):
-        for key, t, salt in ((0, 1, 0), (-1, 2, 1), (2**63 - 1, 100_000, 5)):
-            words = keys.step_words(torch.tensor([key]), torch.tensor([float(t)], dtype=torch.float64))[0].contiguous()
+    shards = (WHOLE, Shard(2**34 + 4096), Shard(37), Shard(600, 300, 900), Shard(0, 384, 128))
+    for shape, shard in itertools.product(((16, 128), (9, 128), (5, 300), (2, 3, 129)), shards):
+        for number, t, salt in ((0, 1, 0), (-1, 2, 1), (2**63 - 1, 100_000, 5)):
+            words = keys.step_words(torch.tensor([number]), torch.tensor([float(t)], dtype=torch.float64))[0].contiguous()
+            key = keys.Key(words, shard)
             _, length = row_shape(shape, BLOCK)
-            ours = torch_ops.random_bits(words, shape, BLOCK, salt)
+            ours = torch_ops.random_bits(key, shape, BLOCK, salt)
             expected = ours.reshape(ours.shape[0], -1)[:, :length].reshape(-1)
-            assert torch.equal(of_triton(words, shape, salt), expected), (shape, key, t, salt)
+            assert torch.equal(of_triton(key, shape, salt), expected), (shape, key, t, salt)
             compared += expected.numel()
     print(compared)
 

@@ -175,7 +175,7 @@ def update_tile(
     m_state,  # real[shape of param]  in/out  average of gradients
     v_state,  # real[shape of param]  in/out  average of squared gradients
     scalars,  # REAL[8]  host scalars of this step
-    _words,  # int32[2]  words of the random bits of this step
+    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
     _first,  # first element of the tile
     _size,  # elements of the parameter
     maximize: tl.constexpr,
@@ -212,14 +212,14 @@ def update_tile(
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
+    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 7]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    _words,  # int32[n, 2]  words of the random bits
+    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -233,15 +233,15 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 6
+    _slot = _tensors + _tensor * 7
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)
     m_state = pointer(_slot + 3, REAL, ALIGNED)
     v_state = pointer(_slot + 4, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 5)
-    if _first + TILE <= _size:
+    _size = tl.load(_slot + 6)
+    if _first + TILE <= tl.load(_slot + 5):
         update_tile(
             param,
             grad,
@@ -249,7 +249,7 @@ def update(
             m_state,
             v_state,
             scalars + _tensor * 8,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,
@@ -266,7 +266,7 @@ def update(
             m_state,
             v_state,
             scalars + _tensor * 8,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,
@@ -288,7 +288,7 @@ def update_coded_tile(
     v_scale_blocks,  # float32[blocks]  in/out  scale of each block of v
     v_base_blocks,  # float32[blocks]  in/out  base of each block of v
     scalars,  # REAL[8]  host scalars of this step
-    _words,  # int32[2]  words of the random bits of this step
+    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
     _first,  # first block of the tile
     _blocks,  # blocks of 128 in the parameter
     _length,  # elements in a row
@@ -339,23 +339,19 @@ def update_coded_tile(
     v_steps = steps_v(v_blocks, v_scale)
     v_base = base_v(v_steps)
     v_code = encode_v(
-        v_blocks,
-        v_scale,
-        v_steps,
-        v_base,
-        random_bits(_words, _first, _blocks, _length, 1, 128, 128, TILE, BULK),
+        v_blocks, v_scale, v_steps, v_base, random_bits(_key, _first, _length, 1, 128, 128, TILE, BULK)
     )
     store_codes(v_codes, v_code, _first, _blocks, _length, 2, 128, 128, TILE, BULK)
     store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
     store_scalars(v_base_blocks, v_base, _first, _blocks, _length, 128, 128, TILE, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
+    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit
 def update_coded(
-    _tensors,  # int64[n, 10]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 11]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    _words,  # int32[n, 2]  words of the random bits
+    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -369,7 +365,7 @@ def update_coded(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 10
+    _slot = _tensors + _tensor * 11
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)
@@ -379,9 +375,9 @@ def update_coded(
     v_scale_blocks = pointer(_slot + 6, tl.float32, ALIGNED)
     v_base_blocks = pointer(_slot + 7, tl.float32, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * (TILE // 128)
-    _blocks = tl.load(_slot + 8)
-    _length = tl.load(_slot + 9)
-    if (_first + TILE // 128 <= _blocks) & (_length % 128 == 0):
+    _blocks = tl.load(_slot + 9)
+    _length = tl.load(_slot + 10)
+    if _first + TILE // 128 <= tl.load(_slot + 8):
         update_coded_tile(
             param,
             grad,
@@ -392,7 +388,7 @@ def update_coded(
             v_scale_blocks,
             v_base_blocks,
             scalars + _tensor * 8,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _blocks,
             _length,
@@ -413,7 +409,7 @@ def update_coded(
             v_scale_blocks,
             v_base_blocks,
             scalars + _tensor * 8,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _blocks,
             _length,

@@ -23,7 +23,7 @@ def update_tile(
     v_state,  # real[shape of param]  in/out  average of squared gradients
     a_state,  # real[shape of param]  in/out  average of squared steps
     scalars,  # REAL[5]  host scalars of this step
-    _words,  # int32[2]  words of the random bits of this step
+    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
     _first,  # first element of the tile
     _size,  # elements of the parameter
     maximize: tl.constexpr,
@@ -57,14 +57,14 @@ def update_tile(
 
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     store_elements(a_state + _start, _offsets, a, _valid, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
+    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 7]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 5]  host scalars of each parameter
-    _words,  # int32[n, 2]  words of the random bits
+    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -78,15 +78,15 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 6
+    _slot = _tensors + _tensor * 7
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)
     v_state = pointer(_slot + 3, REAL, ALIGNED)
     a_state = pointer(_slot + 4, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 5)
-    if _first + TILE <= _size:
+    _size = tl.load(_slot + 6)
+    if _first + TILE <= tl.load(_slot + 5):
         update_tile(
             param,
             grad,
@@ -94,7 +94,7 @@ def update(
             v_state,
             a_state,
             scalars + _tensor * 5,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,
@@ -111,7 +111,7 @@ def update(
             v_state,
             a_state,
             scalars + _tensor * 5,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,

@@ -22,7 +22,7 @@ def update_tile(
     correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     s_state,  # real[shape of param]  in/out  sum of squared gradients
     scalars,  # REAL[5]  host scalars of this step
-    _words,  # int32[2]  words of the random bits of this step
+    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
     _first,  # first element of the tile
     _size,  # elements of the parameter
     maximize: tl.constexpr,
@@ -53,14 +53,14 @@ def update_tile(
     p = p - lr_over_one_plus_t_minus_1_lr_decay * d / (tl.sqrt(s) + eps)
 
     store_elements(s_state + _start, _offsets, s, _valid, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 5]  host scalars of each parameter
-    _words,  # int32[n, 2]  words of the random bits
+    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -74,21 +74,21 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 5
+    _slot = _tensors + _tensor * 6
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)
     s_state = pointer(_slot + 3, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 4)
-    if _first + TILE <= _size:
+    _size = tl.load(_slot + 5)
+    if _first + TILE <= tl.load(_slot + 4):
         update_tile(
             param,
             grad,
             correction,
             s_state,
             scalars + _tensor * 5,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,
@@ -104,7 +104,7 @@ def update(
             correction,
             s_state,
             scalars + _tensor * 5,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,

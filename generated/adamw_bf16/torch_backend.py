@@ -8,6 +8,7 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 import torch
 from torch import Tensor
 
+from optgen.runtime.keys import Key
 from optgen.runtime.low_precision import read_parameter, write_parameter
 
 __all__ = [
@@ -23,7 +24,7 @@ def update(
     v_state: Tensor,  # bfloat16[shape of param]  in/out  average of squared gradients
     x_state: Tensor,  # bfloat16[shape of param]  in/out  largest v so far (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
-    key: Tensor,  # int32[2]  words of the random bits of this step
+    key: Key,  # of the random bits of this step
     *,
     amsgrad: bool,
     maximize: bool,

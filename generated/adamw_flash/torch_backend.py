@@ -8,6 +8,7 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 import torch
 from torch import Tensor
 
+from optgen.runtime.keys import Key
 from optgen.runtime.low_precision import read_parameter, write_parameter
 from optgen.runtime.torch_ops import block_scalars, choose_int, from_blocks, pack, to_blocks, unpack
 
@@ -125,7 +126,7 @@ def update(
     v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
     x_state: Tensor,  # real[shape of param]  in/out  largest v so far (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
-    key: Tensor,  # int32[2]  words of the random bits of this step
+    key: Key,  # of the random bits of this step
     *,
     amsgrad: bool,
     maximize: bool,
@@ -180,7 +181,7 @@ def update_coded(
     x_codes: Tensor,  # uint8[bytes]  in/out  largest v so far, 8-bit codes (amsgrad)
     x_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
-    key: Tensor,  # int32[2]  words of the random bits of this step
+    key: Key,  # of the random bits of this step
     *,
     amsgrad: bool,
     maximize: bool,

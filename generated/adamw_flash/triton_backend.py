@@ -146,7 +146,7 @@ def update_tile(
     v_state,  # real[shape of param]  in/out  average of squared gradients
     x_state,  # real[shape of param]  in/out  largest v so far (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
-    _words,  # int32[2]  words of the random bits of this step
+    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
     _first,  # first element of the tile
     _size,  # elements of the parameter
     amsgrad: tl.constexpr,
@@ -191,14 +191,14 @@ def update_tile(
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
         store_elements(x_state + _start, _offsets, x, _valid, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
+    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 7]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 8]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    _words,  # int32[n, 2]  words of the random bits
+    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
@@ -213,7 +213,7 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 7
+    _slot = _tensors + _tensor * 8
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)
@@ -221,8 +221,8 @@ def update(
     v_state = pointer(_slot + 4, REAL, ALIGNED)
     x_state = pointer(_slot + 5, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 6)
-    if _first + TILE <= _size:
+    _size = tl.load(_slot + 7)
+    if _first + TILE <= tl.load(_slot + 6):
         update_tile(
             param,
             grad,
@@ -231,7 +231,7 @@ def update(
             v_state,
             x_state,
             scalars + _tensor * 8,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             amsgrad,
@@ -250,7 +250,7 @@ def update(
             v_state,
             x_state,
             scalars + _tensor * 8,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             amsgrad,
@@ -274,7 +274,7 @@ def update_coded_tile(
     x_codes,  # uint8[bytes]  in/out  largest v so far, 8-bit codes (amsgrad)
     x_scale_blocks,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
-    _words,  # int32[2]  words of the random bits of this step
+    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
     _first,  # first block of the tile
     _blocks,  # blocks of 32 in the parameter
     _length,  # elements in a row
@@ -339,14 +339,14 @@ def update_coded_tile(
         x_code = encode_v(x_blocks, x_scale)
         store_codes(x_codes, x_code, _first, _blocks, _length, 8, 32, 32, TILE, BULK)
         store_scalars(x_scale_blocks, x_scale, _first, _blocks, _length, 32, 32, TILE, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
+    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
 @triton.jit
 def update_coded(
-    _tensors,  # int64[n, 11]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 12]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    _words,  # int32[n, 2]  words of the random bits
+    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
@@ -361,7 +361,7 @@ def update_coded(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 11
+    _slot = _tensors + _tensor * 12
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)
@@ -372,9 +372,9 @@ def update_coded(
     x_codes = pointer(_slot + 7, tl.uint8, ALIGNED)
     x_scale_blocks = pointer(_slot + 8, tl.float32, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * (TILE // 32)
-    _blocks = tl.load(_slot + 9)
-    _length = tl.load(_slot + 10)
-    if (_first + TILE // 32 <= _blocks) & (_length % 32 == 0):
+    _blocks = tl.load(_slot + 10)
+    _length = tl.load(_slot + 11)
+    if _first + TILE // 32 <= tl.load(_slot + 9):
         update_coded_tile(
             param,
             grad,
@@ -386,7 +386,7 @@ def update_coded(
             x_codes,
             x_scale_blocks,
             scalars + _tensor * 8,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _blocks,
             _length,
@@ -409,7 +409,7 @@ def update_coded(
             x_codes,
             x_scale_blocks,
             scalars + _tensor * 8,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _blocks,
             _length,

@@ -22,7 +22,7 @@ def update_tile(
     correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state,  # real[shape of param]  in/out  average of gradients
     scalars,  # REAL[6]  host scalars of this step
-    _words,  # int32[2]  words of the random bits of this step
+    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
     _first,  # first element of the tile
     _size,  # elements of the parameter
     maximize: tl.constexpr,
@@ -54,14 +54,14 @@ def update_tile(
     m = beta2 * m + one_minus_beta2 * g
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 6]  host scalars of each parameter
-    _words,  # int32[n, 2]  words of the random bits
+    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -75,21 +75,21 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 5
+    _slot = _tensors + _tensor * 6
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)
     m_state = pointer(_slot + 3, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 4)
-    if _first + TILE <= _size:
+    _size = tl.load(_slot + 5)
+    if _first + TILE <= tl.load(_slot + 4):
         update_tile(
             param,
             grad,
             correction,
             m_state,
             scalars + _tensor * 6,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,
@@ -105,7 +105,7 @@ def update(
             correction,
             m_state,
             scalars + _tensor * 6,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,

@@ -8,6 +8,7 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 import torch
 from torch import Tensor
 
+from optgen.runtime.keys import Key
 from optgen.runtime.low_precision import read_parameter, write_parameter
 from optgen.runtime.torch_ops import (
     block_scalars,
@@ -103,7 +104,7 @@ def update(
     correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state: Tensor,  # real[shape of param]  in/out  average of gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
-    key: Tensor,  # int32[2]  words of the random bits of this step
+    key: Key,  # of the random bits of this step
     *,
     maximize: bool,
     low_precision: str,
@@ -134,7 +135,7 @@ def update_coded(
     m_codes: Tensor,  # uint8[bytes]  in/out  average of gradients, 8-bit codes
     m_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of m
     scalars: Tensor,  # real[columns]  host scalars of this step
-    key: Tensor,  # int32[2]  words of the random bits of this step
+    key: Key,  # of the random bits of this step
     *,
     maximize: bool,
     low_precision: str,

@@ -109,7 +109,7 @@ def update_tile(
     correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     m_state,  # real[shape of param]  in/out  average of gradients
     scalars,  # REAL[6]  host scalars of this step
-    _words,  # int32[2]  words of the random bits of this step
+    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
     _first,  # first element of the tile
     _size,  # elements of the parameter
     maximize: tl.constexpr,
@@ -141,14 +141,14 @@ def update_tile(
     m = beta2 * m + one_minus_beta2 * g
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
 @triton.jit
 def update(
-    _tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 6]  host scalars of each parameter
-    _words,  # int32[n, 2]  words of the random bits
+    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -162,21 +162,21 @@ def update(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 5
+    _slot = _tensors + _tensor * 6
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)
     m_state = pointer(_slot + 3, REAL, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 4)
-    if _first + TILE <= _size:
+    _size = tl.load(_slot + 5)
+    if _first + TILE <= tl.load(_slot + 4):
         update_tile(
             param,
             grad,
             correction,
             m_state,
             scalars + _tensor * 6,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,
@@ -192,7 +192,7 @@ def update(
             correction,
             m_state,
             scalars + _tensor * 6,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _size,
             maximize,
@@ -211,7 +211,7 @@ def update_coded_tile(
     m_codes,  # uint8[bytes]  in/out  average of gradients, 8-bit codes
     m_scale_blocks,  # float32[blocks]  in/out  scale of each block of m
     scalars,  # REAL[6]  host scalars of this step
-    _words,  # int32[2]  words of the random bits of this step
+    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
     _first,  # first block of the tile
     _blocks,  # blocks of 256 in the parameter
     _length,  # elements in a row
@@ -249,14 +249,14 @@ def update_coded_tile(
     m_code = encode_m(m_blocks, m_scale)
     store_codes(m_codes, m_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
     store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
 @triton.jit
 def update_coded(
-    _tensors,  # int64[n, 7]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 8]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 6]  host scalars of each parameter
-    _words,  # int32[n, 2]  words of the random bits
+    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -270,16 +270,16 @@ def update_coded(
     """One step of every parameter in a bucket, a tile per program."""
     _tile = tl.program_id(0)
     _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 7
+    _slot = _tensors + _tensor * 8
     param = pointer(_slot + 0, PARAM, ALIGNED)
     grad = pointer(_slot + 1, GRAD, ALIGNED)
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)
     m_codes = pointer(_slot + 3, tl.uint8, ALIGNED)
     m_scale_blocks = pointer(_slot + 4, tl.float32, ALIGNED)
     _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * (TILE // 256)
-    _blocks = tl.load(_slot + 5)
-    _length = tl.load(_slot + 6)
-    if (_first + TILE // 256 <= _blocks) & (_length % 256 == 0):
+    _blocks = tl.load(_slot + 6)
+    _length = tl.load(_slot + 7)
+    if _first + TILE // 256 <= tl.load(_slot + 5):
         update_coded_tile(
             param,
             grad,
@@ -287,7 +287,7 @@ def update_coded(
             m_codes,
             m_scale_blocks,
             scalars + _tensor * 6,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _blocks,
             _length,
@@ -305,7 +305,7 @@ def update_coded(
             m_codes,
             m_scale_blocks,
             scalars + _tensor * 6,
-            _words + _tensor * 2,
+            _keys + _tensor * 4,
             _first,
             _blocks,
             _length,

@@ -8,6 +8,7 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 import torch
 from torch import Tensor
 
+from optgen.runtime.keys import Key
 from optgen.runtime.low_precision import read_parameter, write_parameter
 
 __all__ = [
@@ -21,7 +22,7 @@ def update(
     correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     b_state: Tensor,  # real[shape of param]  in/out  accumulated gradients (momentum_is_not_0)
     scalars: Tensor,  # real[columns]  host scalars of this step
-    key: Tensor,  # int32[2]  words of the random bits of this step
+    key: Key,  # of the random bits of this step
     *,
     momentum_is_not_0: bool,
     maximize: bool,

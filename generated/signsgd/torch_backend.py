@@ -7,6 +7,7 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 
 from torch import Tensor
 
+from optgen.runtime.keys import Key
 from optgen.runtime.low_precision import read_parameter, write_parameter
 from optgen.runtime.torch_ops import sign
 
@@ -20,7 +21,7 @@ def update(
     grad: Tensor,  # any float[shape of param]  in  gradient
     correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
     scalars: Tensor,  # real[columns]  host scalars of this step
-    key: Tensor,  # int32[2]  words of the random bits of this step
+    key: Key,  # of the random bits of this step
     *,
     maximize: bool,
     low_precision: str,

@@ -8,6 +8,7 @@ Arithmetic is float32, or float64 for float64 parameters ("real"); each tensor i
 import torch
 from torch import Tensor
 
+from optgen.runtime.keys import Key
 from optgen.runtime.low_precision import read_parameter, write_parameter
 from optgen.runtime.torch_ops import (
     block_scalars,
@@ -159,7 +160,7 @@ def update(
     m_state: Tensor,  # real[shape of param]  in/out  average of gradients
     v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
-    key: Tensor,  # int32[2]  words of the random bits of this step
+    key: Key,  # of the random bits of this step
     *,
     maximize: bool,
     low_precision: str,
@@ -204,7 +205,7 @@ def update_coded(
     v_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of v
     v_base_blocks: Tensor,  # float32[blocks]  in/out  base of each block of v
     scalars: Tensor,  # real[columns]  host scalars of this step
-    key: Tensor,  # int32[2]  words of the random bits of this step
+    key: Key,  # of the random bits of this step
     *,
     maximize: bool,
     low_precision: str,

@@ -19,7 +19,7 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-POINTERS = {"_tensors": "*i64", "_words": "*i32", "_tiles": "*i32"}
+POINTERS = {"_tensors": "*i64", "_keys": "*i64", "_tiles": "*i32"}
 
 
 @dataclass(frozen=True)

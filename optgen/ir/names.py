@@ -77,7 +77,19 @@ GENERATED = frozenset(
 # Names that a generated module imports or defines beside its class.
 CLASSES = frozenset(
     [
-        *("Any", "Codes", "Description", "False", "GeneratedOptimizer", "Hyper", "KernelInfo", "Literal", "Mapping", "None"),
+        *(
+            "Any",
+            "Codes",
+            "Description",
+            "False",
+            "GeneratedOptimizer",
+            "Hyper",
+            "KernelInfo",
+            "Key",
+            "Literal",
+            "Mapping",
+            "None",
+        ),
         *("ParamsT", "State", "Tensor", "True", "TritonKernel", "KERNELS", "REAL", "TILE", "BULK", "PARAM", "GRAD", "ALIGNED"),
         *("CORRECTION", "LowPrecision"),
     ]

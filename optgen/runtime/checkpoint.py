@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 
 from optgen.runtime.description import FORMAT, Description
 from optgen.runtime.low_precision import CORRECTION, correction_dtype, is_random
-from optgen.runtime.states import state_tensors
+from optgen.runtime.sharding import fitted, local
+from optgen.runtime.states import Kept, state_tensors
 
 __all__ = ["load"]
 
@@ -120,8 +121,8 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: Any, mode:
     if missing:
         raise ValueError(f"{owner} lacks the state '{missing[0]}'")
     loaded = {
-        name: _load_tensor(f"{description.name}: state '{name}' of parameter {key}", present[name], tensor, p)
-        for name, (tensor, _) in expected.items()
+        name: _load_tensor(f"{description.name}: state '{name}' of parameter {key}", present[name], kept, p)
+        for name, (kept, _) in expected.items()
         if name in present
     }
     step = loaded["step"].item()
@@ -130,39 +131,43 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: Any, mode:
     return loaded
 
 
-def _expected(description: Description, p: Tensor, present: dict[str, Any], mode: str) -> dict[str, tuple[Tensor, bool]]:
-    """Each tensor of a parameter's state, and whether it must be there. What lies beside the parameter is on "meta" here.
+def _expected(description: Description, p: Tensor, present: dict[str, Any], mode: str) -> dict[str, tuple[Kept, bool]]:
+    """Each tensor of a parameter's state, and whether it must be there.
 
     A state that hangs on a flag may be missing (a step makes it), but not a part of it.
     """
-    like = torch.empty_like(p, device="meta")
-    expected = {"step": (torch.zeros((), dtype=torch.float32, device="cpu"), True)}
+    expected = {"step": (Kept((), torch.float32, "host"), True)}
     if description.random or is_random(p.dtype, mode) or KEY in present:
-        expected[KEY] = (torch.zeros((), dtype=torch.int64, device="cpu"), description.random)
+        expected[KEY] = (Kept((), torch.int64, "host"), description.random)
     kind = correction_dtype(p.dtype, mode)
     if kind is not None:
-        expected[CORRECTION] = (torch.zeros_like(like, dtype=kind), False)
+        expected[CORRECTION] = (Kept(tuple(p.shape), kind, "like"), False)
     kernel = description.kernels[description.kernel_index(p.shape)]
     for state in description.states:
-        tensors = state_tensors(state, state.name in kernel.stored)
+        tensors = state_tensors(state, state.name in kernel.stored, p.shape, p.dtype)
         needed = state.flag is None or any(name in present for name in tensors)
-        expected |= {name: (make(like), needed) for name, make in tensors.items()}
+        expected |= {name: (kept, needed) for name, kept in tensors.items()}
     return expected
 
 
-def _load_tensor(owner: str, value: Any, expected: Tensor, p: Tensor) -> Tensor:
-    """A copy of `value` as it is declared: floats take the declared dtype, codes and keys must have it."""
+def _load_tensor(owner: str, value: Any, expected: Kept, p: Tensor) -> Tensor:
+    """A copy of `value` as it is declared: floats take the declared dtype, codes and keys must have it.
+
+    Of a sharded parameter's state it is this process's part, from a whole tensor or one that is sharded in any way.
+    """
     if isinstance(value, bool) or not isinstance(value, Tensor | int | float):
         raise ValueError(f"{owner} must be a tensor, got {value!r}")
     if not isinstance(value, Tensor):
-        if expected.dim() > 0:
+        if expected.shape:
             raise ValueError(f"{owner} must be a tensor, got {value!r}")
         return torch.tensor(value, dtype=expected.dtype, device="cpu")
-    if expected.dim() == 0 and value.numel() == 1:
+    if not expected.shape and value.numel() == 1:
         value = value.reshape(())
     if value.shape != expected.shape:
-        raise ValueError(f"{owner} has shape {tuple(value.shape)}, expected {tuple(expected.shape)}")
-    floats = value.is_floating_point() and expected.is_floating_point()
-    if value.dtype != expected.dtype and not floats and not (expected.is_floating_point() and expected.dim() == 0):
+        raise ValueError(f"{owner} has shape {tuple(value.shape)}, expected {expected.shape}")
+    floats = value.is_floating_point() and expected.dtype.is_floating_point
+    if value.dtype != expected.dtype and not floats and not (expected.dtype.is_floating_point and not expected.shape):
         raise ValueError(f"{owner} has dtype {value.dtype}, expected {expected.dtype}")
-    return torch.empty_like(expected, device=p.device if expected.is_meta else "cpu").copy_(value.detach())
+    loaded = expected.zeros(p)
+    local(loaded).copy_(fitted(value.detach(), loaded))
+    return loaded

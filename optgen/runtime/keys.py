@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["draw_key", "step_words"]
+from optgen.runtime.layout import WHOLE, Shard
+
+__all__ = ["NO_WORDS", "Key", "draw_key", "step_words"]
+
+NO_WORDS = torch.zeros(2, dtype=torch.int32, device="cpu")  # of a parameter that nothing random happens to
+
+
+class Key(NamedTuple):
+    """What the random bits of a parameter and step are a function of: int32 words of shape (2,), and its elements' places."""
+
+    words: Tensor
+    shard: Shard = WHOLE
 
 
 def draw_key(seed: int, name: str) -> Tensor:

@@ -12,10 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from optgen.runtime.backends import interpreting
-from optgen.runtime.layout import row_shape
+from optgen.runtime.keys import NO_WORDS
+from optgen.runtime.layout import Shard, row_shape
 
 if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Batch
+    from optgen.runtime.batches import Batch
 
 __all__ = ["TritonKernel", "run"]
 
@@ -48,11 +49,12 @@ class TritonKernel(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """One parameter of a bucket: its tensors as the kernel takes them, its rows of the tables."""
+    """One parameter of a bucket: its tensors as the kernel takes them, its rows of the tables, where its shard lies."""
 
     tensors: list[Tensor]
     table: Tensor
     words: Tensor | None
+    shard: Shard
 
 
 def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
@@ -73,7 +75,7 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
             dtypes = (p.dtype, batch.grads[i].dtype, batch.tensors[i][0].dtype, batch.table.dtype)
             key = (batch.kernel, flags, dtypes, p.device, aligned)
             words = None if batch.words is None else batch.words[i]
-            buckets.setdefault(key, []).append(_Item(tensors, batch.table[i], words))
+            buckets.setdefault(key, []).append(_Item(tensors, batch.table[i], words, batch.shards[i]))
     for key, items in buckets.items():
         _launch(kernels[key[0]], key, items)
     for target, source in finish:
@@ -114,12 +116,10 @@ def _is_dense(tensor: Tensor) -> bool:
 def _launch(kernel: TritonKernel, key: tuple[Any, ...], items: list[_Item]) -> None:
     _, flags, (param, grad, correction, real), device, aligned = key
     rows, tiles = _tables(kernel, items)
-    words = [item.words for item in items if item.words is not None]
-    none = torch.zeros(1, 2, dtype=torch.int32, device=device)
     kernel.entry[(len(tiles),)](
         torch.tensor(rows, dtype=torch.int64, device=device),
         torch.stack([item.table for item in items]).contiguous(),
-        torch.stack(words).contiguous() if words else none,
+        _keys(items).to(device),
         tiles.to(device),
         **dict(flags),
         PARAM=TRITON_DTYPES[param],
@@ -132,6 +132,13 @@ def _launch(kernel: TritonKernel, key: tuple[Any, ...], items: list[_Item]) -> N
     )
 
 
+def _keys(items: list[_Item]) -> Tensor:
+    """A row for each parameter: the two words of its random bits as one number, then start, run and gap of its shard."""
+    words = torch.stack([NO_WORDS if item.words is None else item.words for item in items]).cpu()
+    shards = torch.tensor([item.shard for item in items], dtype=torch.int64, device="cpu")
+    return torch.cat([words.contiguous().view(torch.int64), shards], dim=1)
+
+
 @functools.cache
 def _platform() -> tuple[str, int]:
     """The platform, "cuda" or "hip", and the threads of a warp: 32, or 64 on AMD's CDNA."""
@@ -142,7 +149,10 @@ def _platform() -> tuple[str, int]:
 
 
 def _tables(kernel: TritonKernel, items: list[_Item]) -> tuple[list[list[int]], Tensor]:
-    """A row of addresses and sizes for each parameter, and the parameter and number of each tile."""
+    """A row of addresses and sizes for each parameter, and the parameter and number of each tile.
+
+    The sizes are: how much of it whole tiles may take without masks, and blocks and row length, or elements.
+    """
     rows, counts = [], []
     for item in items:
         addresses = [tensor.data_ptr() for tensor in item.tensors]
@@ -150,10 +160,11 @@ def _tables(kernel: TritonKernel, items: list[_Item]) -> tuple[list[list[int]], 
         if kernel.wide:
             leading, length = row_shape(shape, kernel.wide)
             blocks = math.prod(leading) * -(-length // kernel.wide)
-            rows.append([*addresses, blocks, length])
+            whole = blocks if length % kernel.wide == 0 and item.shard.is_regular else 0
+            rows.append([*addresses, whole, blocks, length])
             counts.append(-(-blocks * kernel.wide // kernel.tile))
         else:
-            rows.append([*addresses, shape.numel()])
+            rows.append([*addresses, shape.numel() if item.shard.is_regular else 0, shape.numel()])
             counts.append(-(-shape.numel() // kernel.tile))
     repeats = torch.tensor(counts, device="cpu")
     owner = torch.repeat_interleave(torch.arange(len(items), device="cpu"), repeats)

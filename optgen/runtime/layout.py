@@ -9,8 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["Codes", "row_shape"]
+__all__ = ["WHOLE", "Codes", "Shard", "row_shape"]
+
+
+class Shard(NamedTuple):
+    """Where the elements of a shard lie: its element i is element `start + i + i // run * gap` of the whole parameter."""
+
+    start: int = 0
+    run: int = 1
+    gap: int = 0
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether four elements from a multiple of four are four such elements of the whole parameter too."""
+        return self.start % 4 == 0 and self.gap == 0
+
+
+WHOLE = Shard()
 
 
 def row_shape(shape: Sequence[int], block: int) -> tuple[tuple[int, ...], int]:

@@ -19,6 +19,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from optgen.runtime.keys import Key
 from optgen.runtime.torch_ops import random_elements
 
 __all__ = [
@@ -94,7 +95,7 @@ def read_parameter(param: Tensor, correction: Tensor, low_precision: str) -> Ten
     return param if correction_dtype(param.dtype, low_precision) is None else join(param, correction)
 
 
-def write_parameter(param: Tensor, correction: Tensor, p: Tensor, low_precision: str, key: Tensor, salt: int) -> None:
+def write_parameter(param: Tensor, correction: Tensor, p: Tensor, low_precision: str, key: Key, salt: int) -> None:
     """Write `p`, rounded as `low_precision` says, and the new correction."""
     bits = random_elements(key, param.shape, salt) if low_precision in RANDOM else NEAREST
     if low_precision == "stochastic":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optgen.runtime import sharding
 from optgen.runtime.low_precision import CORRECTION, NEAREST, correction_dtype, join, split
 from optgen.runtime.states import real_dtype
 
@@ -20,9 +21,9 @@ def export(optimizer: Optimizer) -> list[Tensor]:
     tensors = []
     for group in optimizer.param_groups:
         for p in group["params"]:
-            correction = optimizer.state.get(p, {}).get(CORRECTION)
-            plain = p.detach().to(real_dtype(p.dtype), copy=True)
-            tensors.append(plain if correction is None else join(p.detach(), correction))
+            correction, part = optimizer.state.get(p, {}).get(CORRECTION), sharding.local(p).detach()
+            plain = part.to(real_dtype(p.dtype), copy=True)
+            tensors.append(sharding.wrapped(plain if correction is None else join(part, sharding.local(correction)), p))
     return tensors
 
 
@@ -43,10 +44,10 @@ def load(optimizer: Optimizer, owner: str, tensors: Iterable[Tensor]) -> list[tu
             raise ValueError(f"{owner}: parameter {index} has shape {shapes}")
     corrected = []
     for (p, group), master in zip(params, given, strict=True):
-        exact = master.detach().to(p.device, real_dtype(p.dtype))
+        exact = sharding.fitted(master.detach(), p).to(p.device, real_dtype(p.dtype))
         kind = correction_dtype(p.dtype, group["low_precision"])
         if kind is not None:
             exact, correction = split(exact, p.dtype, kind, NEAREST)
             corrected.append((p, group, correction))
-        p.copy_(exact)
+        sharding.local(p).copy_(exact)
     return corrected

@@ -4,47 +4,28 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from optgen.runtime import checkpoint, keys, masters
+from optgen.runtime import checkpoint, keys, masters, sharding
 from optgen.runtime.backends import compiled_update, pick_backend
+from optgen.runtime.batches import NO_KEY, Batch, Collected, make_batches
 from optgen.runtime.description import FORMAT, Description, KernelInfo, State
 from optgen.runtime.low_precision import (
     CORRECTION,
     correction_dtype,
-    effective_mode,
     is_random,
     warn_of_nearest,
 )
-from optgen.runtime.states import fit_states, float_dtype, real_dtype, state_tensors
+from optgen.runtime.states import fit_states, float_dtype, state_tensors
 
-__all__ = ["Batch", "GeneratedOptimizer"]
+__all__ = ["GeneratedOptimizer"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-NO_KEY = torch.zeros((), dtype=torch.int64, device="cpu")  # of a parameter that nothing random happens to
-NO_WORDS = torch.zeros(2, dtype=torch.int32, device="cpu")
-
-
-class Batch(NamedTuple):
-    """Parameters of one group that the same kernel updates with the same flags.
-
-    `tensors` holds each parameter's state tensors in the order of the kernel's arguments; `table` is (n, columns) in the
-    dtype of the arithmetic; `words` is int32 (n, 2), or None where nothing in the group is random.
-    """
-
-    kernel: int
-    flags: dict[str, bool | str]
-    params: list[Tensor]
-    grads: list[Tensor]
-    tensors: list[list[Tensor]]
-    table: Tensor
-    words: Tensor | None
 
 
 class GeneratedOptimizer(Optimizer):
@@ -112,7 +93,7 @@ class GeneratedOptimizer(Optimizer):
         for p, group, correction in masters.load(self, self.description.name, tensors):
             kernel = self.description.kernels[self.description.kernel_index(p.shape)]
             self._init_state(p, self.state[p], kernel, type(self).flags(group), group["low_precision"])
-            self.state[p][CORRECTION].copy_(correction)
+            sharding.local(self.state[p][CORRECTION]).copy_(correction)
 
     def _check_param(self, p: Tensor) -> None:
         name = self.description.name
@@ -125,6 +106,12 @@ class GeneratedOptimizer(Optimizer):
                 f"{name} cannot update a parameter of shape {tuple(p.shape)} and strides {p.stride()}: "
                 "several of its elements share memory; pass a contiguous copy"
             )
+        if sharding.is_sharded(p):
+            owner = f"{name}: parameter '{self._name_of(p)}'"
+            sharding.check_placements(owner, p)
+            for codes in [state.codes for state in self.description.states if state.codes is not None]:
+                if codes.applies_to(p.shape):
+                    sharding.check_codes(owner, p, codes)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -144,8 +131,11 @@ class GeneratedOptimizer(Optimizer):
             self._check_step()
         batches: list[Batch] = []
         for group in self.param_groups:
-            batches += self._batches(group)
+            found = Collected([], [], [], [], [], [], [], [])
+            self._init_group(group, *found)
+            batches += make_batches(self.description, type(self).flags(group), type(self).scalars, group, found)
         self._run(batches)
+        self._touch_sharded()
         return loss
 
     def _check_step(self) -> None:
@@ -159,71 +149,19 @@ class GeneratedOptimizer(Optimizer):
         for device in devices:
             pick_backend(self._options["backend"], device)
 
+    def _touch_sharded(self) -> None:
+        """Tell autograd that sharded parameters have changed; kernels have only seen their shards."""
+        sharded = [p for group in self.param_groups for p in group["params"] if p.grad is not None and sharding.is_sharded(p)]
+        if sharded:
+            torch.autograd.graph.increment_version(sharded)
+
     def _check_grad(self, p: Tensor, grad: Tensor) -> None:
         if grad.layout != torch.strided:
             raise RuntimeError(f"{self.description.name} takes dense gradients, got layout {grad.layout}")
         if grad.is_complex() or p.is_complex():
             raise RuntimeError(f"{self.description.name} takes real parameters and gradients, got {grad.dtype}")
-
-    def _batches(self, group: dict[str, Any]) -> list[Batch]:
-        """Advance the step counters of a group and compute its scalars."""
-        params: list[Tensor] = []
-        grads: list[Tensor] = []
-        steps: list[Tensor] = []
-        rounding_keys: list[Tensor] = []
-        scalar_states: list[Tensor] = []
-        tensors: list[Tensor] = []
-        kernels: list[int] = []
-        self._init_group(group, params, grads, steps, rounding_keys, scalar_states, tensors, kernels)
-        if not params:
-            return []
-        flags = type(self).flags(group)
-        torch._foreach_add_(steps, 1)
-        t = torch.stack(steps).to(torch.float64)
-        words = keys.step_words(torch.stack(rounding_keys), t) if rounding_keys else None
-        starts = self._starts(kernels)
-        batches = []
-        for index in range(len(self.description.kernels)):
-            # parameters of one kernel, dtype and device share a table
-            for dtype, device in _places(params, kernels, index):
-                at = [i for i, p in enumerate(params) if kernels[i] == index and _place(p) == (dtype, device)]
-                table = self._table(group, flags, index, t, scalar_states, at).to(dtype=real_dtype(dtype), device=device)
-                mine = None if words is None else words[at].to(device)
-                states = [tensors[starts[i] : starts[i + 1]] for i in at]
-                taken: dict[str, bool | str] = {flag: flags[flag] for flag in self.description.kernels[index].flags}
-                taken["low_precision"] = effective_mode(dtype, group["low_precision"])
-                batches.append(Batch(index, taken, [params[i] for i in at], [grads[i] for i in at], states, table, mine))
-        return batches
-
-    def _starts(self, kernels: list[int]) -> list[int]:
-        """Where each parameter's state tensors begin in the flat list."""
-        starts = [0]
-        for index in kernels:
-            starts.append(starts[-1] + len(self.description.kernels[index].keys))
-        return starts
-
-    def _table(
-        self, group: dict[str, Any], flags: dict[str, bool], kernel: int, t: Tensor, scalar_states: list[Tensor], at: list[int]
-    ) -> Tensor:
-        """The host scalars of the parameters `at`, (n, columns) float64; scalar states take their new values."""
-        t = t[at]
-        ones = torch.ones_like(t)
-        values: list[Tensor] = []
-        for hyper in self.description.hypers:
-            if hyper.flag or hyper.choices:
-                continue
-            given = group[hyper.name]
-            values += [ones * _number(value) for value in (given if hyper.names else (given,))]
-        values += [ones * fact for fact in self.description.kernels[kernel].facts]
-        names = [state.name for state in self.description.states if state.scalar]
-        olds = [[scalar_states[i * len(names) + j] for i in at] for j in range(len(names))]
-        values += [torch.stack(old) for old in olds]
-        columns, outputs = type(self).scalars(t, *values, **flags)
-        for name, new in zip(self.description.outputs, outputs, strict=True):
-            torch._foreach_copy_(olds[names.index(name)], list(new.unbind()))
-        if not columns:
-            return torch.zeros(len(at), 0, dtype=torch.float64, device="cpu")
-        return torch.stack([column + 0.0 for column in columns], dim=1)
+        if sharding.is_sharded(p) or sharding.is_sharded(grad):
+            sharding.check_placements(f"{self.description.name}: parameter '{self._name_of(p)}'", p, grad=grad)
 
     def _init_group(
         self,
@@ -235,6 +173,7 @@ class GeneratedOptimizer(Optimizer):
         scalar_states: list[Tensor],
         tensors: list[Tensor],
         kernels: list[int],
+        places: list[int],
     ) -> None:
         """Collect the parameters that have gradients, and create states that are missing.
 
@@ -254,14 +193,16 @@ class GeneratedOptimizer(Optimizer):
             if state:
                 self._fit_state(p, state, kernel)
             self._init_state(p, state, kernel, flags, mode)
-            params.append(p)
-            grads.append(p.grad)
+            params.append(sharding.local(p))
+            grads.append(sharding.local(p.grad))
             steps.append(state["step"])
             kernels.append(index)
             if random:
                 rounding_keys.append(state.get("rounding_key", NO_KEY))
             scalar_states += [state[s.key] for s in self.description.states if s.scalar]
-            tensors += [state.get(key, p) for _, key in kernel.keys]  # p stands in for states that do not exist
+            # p stands in for states that do not exist
+            tensors += [sharding.local(state.get(key, p)) for _, key in kernel.keys]
+            places += sharding.place(p)
 
     def _is_random(self, p: Tensor, mode: str) -> bool:
         """Whether a parameter or one of its states is rounded stochastically."""
@@ -275,9 +216,9 @@ class GeneratedOptimizer(Optimizer):
             state["rounding_key"] = keys.draw_key(self._options["seed"], self._name_of(p))
         for declared in self.description.states:
             if declared.exists(flags):
-                for key, make in state_tensors(declared, declared.name in kernel.stored).items():
+                for key, kept in state_tensors(declared, declared.name in kernel.stored, p.shape, p.dtype).items():
                     if key not in state:
-                        state[key] = make(p)
+                        state[key] = kept.zeros(p)
         kind = correction_dtype(p.dtype, mode)
         if kind is not None and (CORRECTION not in state or state[CORRECTION].dtype != kind):
             state[CORRECTION] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
@@ -317,8 +258,11 @@ class GeneratedOptimizer(Optimizer):
         flatten = self._options["compile"] and not self.description.kernels[batch.kernel].stored
         if self._options["compile"]:
             update = compiled_update(update)
+        words = None if batch.words is None else batch.words.to(batch.params[0].device)
         for i, p in enumerate(batch.params):
-            key = NO_WORDS if batch.words is None else batch.words[i]
+            if p.numel() == 0:
+                continue
+            key = keys.Key(keys.NO_WORDS if words is None else words[i], batch.shards[i])
             tensors = [p, batch.grads[i], *batch.tensors[i]]
             if flatten and all(tensor.is_contiguous() for tensor in tensors):
                 tensors = [tensor.view(-1) for tensor in tensors]  # one number of dimensions: fewer compilations
@@ -356,24 +300,6 @@ class GeneratedOptimizer(Optimizer):
                 states = [_explain_state(s, p, kernel) for s in self.description.states if s.exists(type(self).flags(group))]
                 lines.append(f"{name or self._name_of(p)} {tuple(p.shape)} {kernel.name}: " + "; ".join(states))
         return "\n".join(lines)
-
-
-def _number(value: float | Tensor) -> float | Tensor:
-    """A hyperparameter as torch multiplies it into a float64 tensor."""
-    return value.to("cpu", torch.float64) if isinstance(value, Tensor) else value
-
-
-def _place(p: Tensor) -> tuple[torch.dtype, torch.device]:
-    return p.dtype, p.device
-
-
-def _places(params: list[Tensor], kernels: list[int], index: int) -> list[tuple[torch.dtype, torch.device]]:
-    """The dtypes and devices of the parameters that one kernel updates, each once."""
-    places: list[tuple[torch.dtype, torch.device]] = []
-    for i, p in enumerate(params):
-        if kernels[i] == index and _place(p) not in places:
-            places.append(_place(p))
-    return places
 
 
 def _explain_state(state: State, p: Tensor, kernel: KernelInfo) -> str:

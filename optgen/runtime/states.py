@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from optgen.runtime import sharding
 from optgen.runtime.description import State
 from optgen.runtime.low_precision import CORRECTION
 
-__all__ = ["fit_states", "float_dtype", "real_dtype", "state_shapes", "state_tensors"]
+__all__ = ["Kept", "fit_states", "float_dtype", "real_dtype", "state_tensors"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def state_tensors(state: State, coded: bool) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The keys of a state in the state dict, each with a function that makes its zeros for a parameter."""
+class Kept(NamedTuple):
+    """One tensor of a parameter's state: its global shape, its dtype, and where it lies.
+
+    That is on the CPU, in the parameter's own memory format and placement, or contiguous beside the parameter.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    place: str  # "host", "like" or "beside"
+
+    def zeros(self, p: Tensor) -> Tensor:
+        """As a state starts."""
+        if self.place == "host":
+            return torch.zeros(self.shape, dtype=self.dtype, device="cpu")
+        if self.place == "like":
+            return torch.zeros_like(p, dtype=self.dtype, memory_format=torch.preserve_format, requires_grad=False)
+        return sharding.zeros(self.shape, self.dtype, p)
+
+
+def state_tensors(state: State, coded: bool, shape: Sequence[int], param: torch.dtype) -> dict[str, Kept]:
+    """The keys of a state in the state dict, each with its tensor, for a parameter of this global shape and dtype."""
     if state.scalar:
-        return {state.key: lambda _: torch.zeros((), dtype=torch.float64, device="cpu")}
+        return {state.key: Kept((), torch.float64, "host")}
     codes = state.codes
     if not coded or codes is None:
-        return {
-            state.key: lambda p: torch.zeros_like(p, dtype=float_dtype(state, p.dtype), memory_format=torch.preserve_format)
-        }
-    tensors: dict[str, Callable[[Tensor], Tensor]] = {
-        f"{state.key}.codes": lambda p: torch.zeros(codes.codes_shape(p.shape), dtype=torch.uint8, device=p.device)
-    }
-    for scalar in codes.scalars:
-        tensors[f"{state.key}.{scalar}"] = lambda p: torch.zeros(
-            codes.scalars_shape(p.shape), dtype=torch.float32, device=p.device
-        )
-    return tensors
+        return {state.key: Kept(tuple(shape), float_dtype(state, param), "like")}
+    scalars = {f"{state.key}.{name}": Kept(codes.scalars_shape(shape), torch.float32, "beside") for name in codes.scalars}
+    return {f"{state.key}.codes": Kept(codes.codes_shape(shape), torch.uint8, "beside"), **scalars}
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -44,29 +57,18 @@ def float_dtype(state: State, param: torch.dtype) -> torch.dtype:
     return real_dtype(param) if state.dtype is None else DTYPES[state.dtype]
 
 
-def state_shapes(state: State, coded: bool, shape: torch.Size) -> dict[str, tuple[int, ...]]:
-    """The keys of a state that has a value per element, each with its shape for a parameter of this shape."""
-    if not coded or state.codes is None:
-        return {state.key: tuple(shape)}
-    scalars = state.codes.scalars_shape(shape)
-    return {
-        f"{state.key}.codes": state.codes.codes_shape(shape),
-        **{f"{state.key}.{name}": scalars for name in state.codes.scalars},
-    }
-
-
 def fit_states(states: Sequence[State], stored: Sequence[str], p: Tensor, kept: dict[str, Tensor]) -> bool:
     """Let what was kept of a parameter follow it to another dtype or device; False if it was made for another shape."""
     for state in states:
         if state.scalar:
             continue
-        shapes = state_shapes(state, state.name in stored, p.shape)
-        if any(key in kept and key not in shapes for key in (state.key, f"{state.key}.codes")):
+        tensors = state_tensors(state, state.name in stored, p.shape, p.dtype)
+        if any(key in kept and key not in tensors for key in (state.key, f"{state.key}.codes")):
             return False
-        if any(key in kept and kept[key].shape != shape for key, shape in shapes.items()):
+        if any(key in kept and kept[key].shape != declared.shape for key, declared in tensors.items()):
             return False
         if state.key in kept:
-            kept[state.key] = kept[state.key].to(p.device, float_dtype(state, p.dtype))
+            kept[state.key] = kept[state.key].to(p.device, tensors[state.key].dtype)
     if CORRECTION in kept:
         if kept[CORRECTION].shape != p.shape:
             return False

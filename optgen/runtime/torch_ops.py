@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from optgen.runtime.keys import Key
 from optgen.runtime.layout import row_shape
 
 __all__ = [
@@ -121,31 +122,50 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, torch.sign(x))
 
 
-def random_bits(key: Tensor, shape: Sequence[int], block: int, salt: int) -> Tensor:
+def random_bits(key: Key, shape: Sequence[int], block: int, salt: int) -> Tensor:
     """16 random bits per element, in blocks: int32 (rows, blocks per row, block).
 
-    A function of the two words of `key` (int32, which hold the parameter's key and the step), of `salt` (which state)
-    and of the element's index in the whole parameter. One hash serves four elements: each takes a byte of it, and all
-    four share eight further bits.
+    A function of the two words of `key` (which hold the parameter's key and the step), of `salt` (which state) and of
+    the element's index in the whole parameter. One hash serves four elements: each takes a byte of it, and all four
+    share eight further bits.
     """
     leading, length = row_shape(shape, block)
     rows = math.prod(leading)
-    if length % block == 0:
-        words = hash_bits(torch.arange(rows * length // 4, dtype=torch.int32, device=key.device), key, salt).unsqueeze(-1)
-        shifts = torch.arange(0, 32, 8, dtype=torch.int32, device=key.device)
-        return _spread(words, shifts).view(rows, -1, block)
+    if length % block == 0 and key.shard.is_regular:
+        return _of_fours(key, rows * length // 4, salt).view(rows, -1, block)
     padded = -(-length // block) * block
-    row = torch.arange(rows, dtype=torch.int64, device=key.device).unsqueeze(-1)
-    index = (row * length + torch.arange(padded, dtype=torch.int64, device=key.device)).view(rows, -1, block)
-    return _spread(hash_bits((index >> 2).to(torch.int32), key, salt), ((index & 3) << 3).to(torch.int32))
+    starts = _places(key, torch.arange(rows, dtype=torch.int64, device=key.words.device) * length)
+    columns = torch.arange(padded, dtype=torch.int64, device=key.words.device)
+    return _of_places(key, starts.unsqueeze(-1) + columns, salt).view(rows, -1, block)
 
 
-def random_elements(key: Tensor, shape: Sequence[int], salt: int) -> Tensor:
+def random_elements(key: Key, shape: Sequence[int], salt: int) -> Tensor:
     """The bits of `random_bits` arranged as elements: int32 of this shape."""
     count = math.prod(shape)
-    words = hash_bits(torch.arange(-(-count // 4), dtype=torch.int32, device=key.device), key, salt).unsqueeze(-1)
-    shifts = torch.arange(0, 32, 8, dtype=torch.int32, device=key.device)
-    return _spread(words, shifts).flatten()[:count].view(tuple(shape))
+    if key.shard.is_regular:
+        bits = _of_fours(key, -(-count // 4), salt).flatten()[:count]
+    else:
+        bits = _of_places(key, _places(key, torch.arange(count, dtype=torch.int64, device=key.words.device)), salt)
+    return bits.view(tuple(shape))
+
+
+def _places(key: Key, elements: Tensor) -> Tensor:
+    """The indices in the whole parameter of int64 indices in a shard."""
+    start, run, gap = key.shard
+    return elements + start if gap == 0 else elements + torch.div(elements, run, rounding_mode="floor") * gap + start
+
+
+def _of_fours(key: Key, count: int, salt: int) -> Tensor:
+    """The bits of `count` times four neighbouring elements, (count, 4)."""
+    first = (key.shard.start // 4 + 2**31) % 2**32 - 2**31
+    counters = torch.arange(count, dtype=torch.int32, device=key.words.device) + first
+    shifts = torch.arange(0, 32, 8, dtype=torch.int32, device=key.words.device)
+    return _spread(hash_bits(counters, key, salt).unsqueeze(-1), shifts)
+
+
+def _of_places(key: Key, index: Tensor, salt: int) -> Tensor:
+    """The bits of the elements with these int64 indices in the whole parameter."""
+    return _spread(hash_bits((index >> 2).to(torch.int32), key, salt), ((index & 3) << 3).to(torch.int32))
 
 
 def _spread(words: Tensor, shifts: Tensor) -> Tensor:
@@ -153,14 +173,14 @@ def _spread(words: Tensor, shifts: Tensor) -> Tensor:
     return (((words >> shifts) & 255) << 8) | (((words * -1640531535) >> 24) & 255)
 
 
-def hash_bits(counter: Tensor, key: Tensor, salt: int) -> Tensor:
+def hash_bits(counter: Tensor, key: Key, salt: int) -> Tensor:
     """32 random bits for each int32 counter; the key goes in before and after the first round.
 
     The rounds are those of a well-tested 32-bit integer mixer (Ettinger's "lowbias32").
     """
-    x = counter ^ key[0] ^ signed_salt(salt)
+    x = counter ^ key.words[0] ^ signed_salt(salt)
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
-    x = x ^ key[1]
+    x = x ^ key.words[1]
     x = (x ^ ((x >> 15) & 0x1FFFF)) * -2073254261
     return x ^ ((x >> 16) & 0xFFFF)
 

@@ -29,7 +29,7 @@ def write_parameter(
     param,
     correction,
     p,
-    words,
+    key,
     start,
     offsets,
     valid,
@@ -40,7 +40,7 @@ def write_parameter(
 ):
     """Write `p`, rounded as LOW_PRECISION says, and the new correction."""
     if (LOW_PRECISION == "stochastic") | (LOW_PRECISION == "kahan") | (LOW_PRECISION == "correction8"):
-        bits = random_elements(words, start, offsets, SALT, TILE, BULK)
+        bits = random_elements(key, start, offsets, SALT, TILE, BULK)
     if LOW_PRECISION == "stochastic":
         p = _stochastic(p, bits, param.dtype.element_ty)
     elif LOW_PRECISION != "nearest":

@@ -244,9 +244,8 @@ def _store_unit(start, places, units, valid, BULK: tl.constexpr):
 
 @triton.jit
 def random_bits(
-    words,
+    key,
     first,
-    blocks,
     length,
     SALT: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -254,41 +253,62 @@ def random_bits(
     TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
-    """16 random bits per element, int32 (TILE // BLOCK, BLOCK); `words` points to the two words of this step."""
+    """16 random bits per element, int32 (TILE // BLOCK, BLOCK).
+
+    `key` points to four int64: the words of this step as one number, then start, run and gap of the shard.
+    """
     if BULK:
-        quad = first * (WIDE // 4) + tl.arange(0, TILE // 4)
-        word = _hash(quad.to(tl.uint32), words, SALT)[:, None]
-        shift = (8 * tl.arange(0, 4)).to(tl.uint32)[None, :]
+        bits = _of_fours(key, first * WIDE, SALT, TILE)
     else:
-        start, offsets, _ = tile_elements(first, blocks, length, WIDE, TILE, BULK)
-        offsets += (start & 3).to(tl.int32)
-        word = _hash((offsets >> 2).to(tl.uint32) + (start >> 2).to(tl.uint32), words, SALT)
-        shift = ((offsets & 3) * 8).to(tl.uint32)
-    bits = (((word >> shift) & 255) << 8) | ((word * 0x9E3779B1) >> 24)
-    return tl.reshape(bits.to(tl.int32), (TILE // BLOCK, BLOCK))
+        per_row = (length + WIDE - 1) // WIDE
+        row, place = _tile_rows(first, length, WIDE, WIDE, TILE)
+        begins = _places(key, (first // per_row + row) * length) + place * WIDE
+        bits = _of_places(key, tl.reshape(begins[:, None] + tl.arange(0, WIDE)[None, :], (TILE,)), SALT)
+    return tl.reshape(bits, (TILE // BLOCK, BLOCK))
 
 
 @triton.jit
-def random_elements(words, start, offsets, SALT: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
+def random_elements(key, start, offsets, SALT: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
     """The same bits for the elements at `offsets` from `start`, int32 (TILE,)."""
     if BULK:
-        quad = start // 4 + tl.arange(0, TILE // 4)
-        word = _hash(quad.to(tl.uint32), words, SALT)[:, None]
-        shift = (8 * tl.arange(0, 4)).to(tl.uint32)[None, :]
+        bits = tl.reshape(_of_fours(key, start, SALT, TILE), (TILE,))
     else:
-        places = offsets + (start & 3).to(tl.int32)
-        word = _hash((places >> 2).to(tl.uint32) + (start >> 2).to(tl.uint32), words, SALT)
-        shift = ((places & 3) * 8).to(tl.uint32)
-    bits = (((word >> shift) & 255) << 8) | ((word * 0x9E3779B1) >> 24)
-    return tl.reshape(bits.to(tl.int32), (TILE,))
+        bits = _of_places(key, _places(key, start + offsets), SALT)
+    return bits
 
 
 @triton.jit
-def _hash(counter, words, SALT: tl.constexpr):
+def _places(key, elements):
+    """The indices in the whole parameter of indices in a shard, int64."""
+    return elements + elements // tl.load(key + 2) * tl.load(key + 3) + tl.load(key + 1)
+
+
+@triton.jit
+def _of_fours(key, start, SALT: tl.constexpr, TILE: tl.constexpr):
+    """The bits of TILE elements of a shard from `start`, a multiple of 4, in its whole parameter too: int32 (TILE // 4, 4)."""
+    quad = ((tl.load(key + 1) + start) // 4).to(tl.uint32) + tl.arange(0, TILE // 4).to(tl.uint32)
+    return _spread(_hash(quad, key, SALT)[:, None], (8 * tl.arange(0, 4)).to(tl.uint32)[None, :])
+
+
+@triton.jit
+def _of_places(key, index, SALT: tl.constexpr):
+    """The bits of the elements with these indices in the whole parameter."""
+    return _spread(_hash((index >> 2).to(tl.uint32), key, SALT), ((index & 3) * 8).to(tl.uint32))
+
+
+@triton.jit
+def _spread(word, shift):
+    """The byte of each word at `shift`, above eight bits that all bytes of the word share."""
+    return ((((word >> shift) & 255) << 8) | ((word * 0x9E3779B1) >> 24)).to(tl.int32)
+
+
+@triton.jit
+def _hash(counter, key, SALT: tl.constexpr):
     """32 random bits for each counter; the key goes in before and after the first round."""
-    x = counter ^ tl.load(words).to(tl.uint32, bitcast=True) ^ (SALT * 0x2C1B3C6D % 4294967296)
+    words = tl.load(key)
+    x = counter ^ words.to(tl.uint32) ^ (SALT * 0x2C1B3C6D % 4294967296)
     x = (x ^ (x >> 16)) * 0x7FEB352D
-    x = x ^ tl.load(words + 1).to(tl.uint32, bitcast=True)
+    x = x ^ (words >> 32).to(tl.uint32)
     x = (x ^ (x >> 15)) * 0x846CA68B
     return x ^ (x >> 16)
 

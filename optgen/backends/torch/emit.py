@@ -95,7 +95,7 @@ def _update(kernel: Kernel, plan: Plan, helpers: set[str]) -> FunctionView:
     lines = ["real = scalars.dtype", *_unbind(kernel, plan), *body]
     arguments = [ArgumentView(b.name, "Tensor", buffer_comment(b)) for b in kernel.buffers]
     arguments.append(ArgumentView("scalars", "Tensor", "real[columns]  host scalars of this step"))
-    arguments.append(ArgumentView("key", "Tensor", "int32[2]  words of the random bits of this step"))
+    arguments.append(ArgumentView("key", "Key", "of the random bits of this step"))
     arguments += [*(_flag_arguments(kernel.flags) or [ArgumentView("*", "", "")]), ArgumentView("low_precision", "str", "")]
     stored = ", ".join(kernel.variant.stored)
     doc = f"One step of one parameter, with {stored} stored as codes." if stored else "One step of one parameter."

@@ -58,9 +58,9 @@ class KernelPrinter(TritonPrinter):
             case Op(op="random_bits", args=(Const(value=salt),)):
                 coded = self.kernel.program.states[int(salt)].storage
                 assert coded is not None
-                return self.helper("random_bits", "_words", self.place, salt, self.shape(coded))
+                return self.helper("random_bits", "_key, _first, _length", salt, self.shape(coded))
             case Op(op="random_elements", args=(Const(value=salt),)):
-                return self.helper("random_elements", "_words", "_start", "_offsets", salt, "TILE, BULK")
+                return self.helper("random_elements", "_key", "_start", "_offsets", salt, "TILE, BULK")
             case _:
                 return super().operation(value)
 
@@ -93,7 +93,7 @@ class KernelPrinter(TritonPrinter):
         target, text = self.buffers[buffer], self.expression(value)
         if target.dtype == "param":
             salt = len(self.kernel.program.states)
-            places = f"_words, _start, _offsets, _valid, low_precision, {salt}, TILE, BULK"
+            places = f"_key, _start, _offsets, _valid, low_precision, {salt}, TILE, BULK"
             return [self.helper("write_parameter", buffer, "correction", text, places)]
         if target.layout == Layout.ELEMENT:
             return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]

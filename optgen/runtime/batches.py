@@ -1,0 +1,149 @@
+"""The parameters of a group -> batches: those that one kernel updates with the same flags, and their host scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optgen.runtime import keys
+from optgen.runtime.description import Description
+from optgen.runtime.layout import WHOLE, Shard
+from optgen.runtime.low_precision import effective_mode
+from optgen.runtime.states import real_dtype
+
+__all__ = ["NO_KEY", "Batch", "Collected", "make_batches"]
+
+NO_KEY = torch.zeros((), dtype=torch.int64, device="cpu")  # of a parameter that nothing random happens to
+Scalars = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
+
+
+class Collected(NamedTuple):
+    """What is collected of a group's parameters that have gradients, in their order; shards of those that are sharded.
+
+    `places` holds three numbers of each (see `Shard`), `scalar_states` the scalar states and `tensors` the tensors that
+    its kernel takes, one after the other.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    steps: list[Tensor]
+    rounding_keys: list[Tensor]
+    scalar_states: list[Tensor]
+    tensors: list[Tensor]
+    kernels: list[int]
+    places: list[int]
+
+
+class Batch(NamedTuple):
+    """Parameters of one group that the same kernel updates with the same flags.
+
+    `tensors` holds each parameter's state tensors in the order of the kernel's arguments; `table` is (n, columns) in the
+    dtype of the arithmetic; `words` is int32 (n, 2) on the CPU, or None where nothing in the group is random.
+    """
+
+    kernel: int
+    flags: dict[str, bool | str]
+    params: list[Tensor]
+    grads: list[Tensor]
+    tensors: list[list[Tensor]]
+    shards: list[Shard]
+    table: Tensor
+    words: Tensor | None
+
+
+def make_batches(
+    description: Description, flags: dict[str, bool], scalars: Scalars, group: dict[str, Any], found: Collected
+) -> list[Batch]:
+    """Advance the step counters of a group and compute its scalars."""
+    params, kernels = found.params, found.kernels
+    if not params:
+        return []
+    torch._foreach_add_(found.steps, 1)
+    t = torch.stack(found.steps).to(torch.float64)
+    words = keys.step_words(torch.stack(found.rounding_keys), t) if found.rounding_keys else None
+    starts = _starts(description, kernels)
+    batches = []
+    for index, kernel in enumerate(description.kernels):
+        # parameters of one kernel, dtype and device share a table
+        for dtype, device in _places(params, kernels, index):
+            at = [i for i, p in enumerate(params) if kernels[i] == index and _place(p) == (dtype, device)]
+            columns = _table(description, flags, scalars, group, index, t, found.scalar_states, at)
+            taken: dict[str, bool | str] = {flag: flags[flag] for flag in kernel.flags}
+            taken["low_precision"] = effective_mode(dtype, group["low_precision"])
+            batches.append(
+                Batch(
+                    kernel=index,
+                    flags=taken,
+                    params=[params[i] for i in at],
+                    grads=[found.grads[i] for i in at],
+                    tensors=[found.tensors[starts[i] : starts[i + 1]] for i in at],
+                    shards=[_shard(found.places[3 * i : 3 * i + 3]) for i in at],
+                    table=columns.to(dtype=real_dtype(dtype), device=device),
+                    words=None if words is None else words[at],
+                )
+            )
+    return batches
+
+
+def _shard(numbers: list[int]) -> Shard:
+    return Shard(*numbers) if numbers != [0, 1, 0] else WHOLE
+
+
+def _starts(description: Description, kernels: list[int]) -> list[int]:
+    """Where each parameter's state tensors begin in the flat list."""
+    starts = [0]
+    for index in kernels:
+        starts.append(starts[-1] + len(description.kernels[index].keys))
+    return starts
+
+
+def _table(
+    description: Description,
+    flags: dict[str, bool],
+    scalars: Scalars,
+    group: dict[str, Any],
+    kernel: int,
+    t: Tensor,
+    scalar_states: list[Tensor],
+    at: list[int],
+) -> Tensor:
+    """The host scalars of the parameters `at`, (n, columns) float64; scalar states take their new values."""
+    t = t[at]
+    ones = torch.ones_like(t)
+    values: list[Tensor] = []
+    for hyper in description.hypers:
+        if hyper.flag or hyper.choices:
+            continue
+        given = group[hyper.name]
+        values += [ones * _number(value) for value in (given if hyper.names else (given,))]
+    values += [ones * fact for fact in description.kernels[kernel].facts]
+    names = [state.name for state in description.states if state.scalar]
+    olds = [[scalar_states[i * len(names) + j] for i in at] for j in range(len(names))]
+    values += [torch.stack(old) for old in olds]
+    columns, outputs = scalars(t, *values, **flags)
+    for name, new in zip(description.outputs, outputs, strict=True):
+        torch._foreach_copy_(olds[names.index(name)], list(new.unbind()))
+    if not columns:
+        return torch.zeros(len(at), 0, dtype=torch.float64, device="cpu")
+    return torch.stack([column + 0.0 for column in columns], dim=1)
+
+
+def _number(value: float | Tensor) -> float | Tensor:
+    """A hyperparameter as torch multiplies it into a float64 tensor."""
+    return value.to("cpu", torch.float64) if isinstance(value, Tensor) else value
+
+
+def _place(p: Tensor) -> tuple[torch.dtype, torch.device]:
+    return p.dtype, p.device
+
+
+def _places(params: list[Tensor], kernels: list[int], index: int) -> list[tuple[torch.dtype, torch.device]]:
+    """The dtypes and devices of the parameters that one kernel updates, each once."""
+    places: list[tuple[torch.dtype, torch.device]] = []
+    for i, p in enumerate(params):
+        if kernels[i] == index and _place(p) not in places:
+            places.append(_place(p))
+    return places

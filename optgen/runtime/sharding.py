@@ -1,0 +1,148 @@
+"""Parameters that are sharded over processes (DTensor, as FSDP2 makes them): their shards, states like them, their places.
+
+What a parameter keeps as codes depends on its global shape, and blocks never straddle two rows, so a shard of leading
+dimensions is the same shard of codes and block scalars. A shard inside a row is one too where each process has whole blocks.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.layout import WHOLE, Codes, Shard, row_shape
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+__all__ = ["check_codes", "check_placements", "fitted", "is_sharded", "local", "place", "wrapped", "zeros"]
+
+
+def is_sharded(tensor: Any) -> TypeGuard[DTensor]:
+    """Whether a tensor is a DTensor; a program that has none never imports their module."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor: the tensor itself, or its shard."""
+    return tensor.to_local().detach() if is_sharded(tensor) else tensor
+
+
+def place(p: Tensor) -> Shard:
+    """Where the elements of this process's shard lie in the whole parameter."""
+    if not is_sharded(p):
+        return WHOLE
+    shape, offsets = _shard(p.shape, p)
+    sizes = list(p.shape)
+    strides = [math.prod(sizes[dim + 1 :]) for dim in range(len(sizes))]
+    start = sum(offset * stride for offset, stride in zip(offsets, strides, strict=True))
+    inner = [dim for dim in range(1, len(sizes)) if shape[dim] != sizes[dim]]
+    if not inner or 0 in shape:
+        return Shard(start)
+    dim = inner[0]
+    return Shard(start, shape[dim] * strides[dim], (sizes[dim] - shape[dim]) * strides[dim])
+
+
+def check_placements(owner: str, p: Tensor, *, grad: Tensor | None = None) -> None:
+    """Refuse placements that no shard of a state can have, and a gradient that is placed unlike its parameter.
+
+    Raises:
+        RuntimeError: with the parameter's owner, the placements and what to do.
+    """
+    if grad is not None and is_sharded(grad) != is_sharded(p):
+        raise RuntimeError(f"{owner}: parameter and gradient must both be DTensors, or neither")
+    if not is_sharded(p):
+        return
+    if grad is not None and is_sharded(grad) and (grad.placements != p.placements or grad.device_mesh != p.device_mesh):
+        help_text = "redistribute the gradient"
+        raise RuntimeError(f"{owner}: placed as {p.placements}, its gradient as {grad.placements}; {help_text}")
+    if any(placement.is_partial() for placement in p.placements):
+        raise RuntimeError(f"{owner}: a parameter cannot be updated while it is a partial sum ({p.placements})")
+    inner = {dim for dim, _ in _sharded_dims(p) if dim > 0}
+    if len(inner) > 1:
+        raise RuntimeError(f"{owner}: sharded along dimensions {sorted(inner)}; beside the first, one can be")
+
+
+def check_codes(owner: str, p: Tensor, codes: Codes) -> None:
+    """Refuse a shard that cuts a block, the same on every process.
+
+    Raises:
+        RuntimeError: with the parameter's owner, the sizes and what to do.
+    """
+    if not is_sharded(p):
+        return
+    first = len(row_shape(p.shape, codes.block)[0])  # of the dimensions that are merged into rows
+    inside = [(dim, ways) for dim, ways in _sharded_dims(p) if dim >= first]
+    if not inside:
+        return
+    (dim, ways), unit = inside[0], math.prod(p.shape[first + 1 :])
+    lengths = [size * unit for size in _chunks(p.shape[dim], ways)]
+    blocks = [size * codes.block for size in _chunks(codes.blocks_per_row(p.shape), ways)]
+    whole = all(length % codes.block == 0 for length in lengths[:-1]) and lengths[-1] >= codes.block
+    if len(inside) == 1 and dim == first and whole and [-(-n // codes.block) * codes.block for n in lengths] == blocks:
+        return
+    raise RuntimeError(
+        f"{owner} has shape {tuple(p.shape)}, sharded as {p.placements}: this cuts blocks of {codes.block} elements; shard a "
+        f"dimension before {first}, or one that leaves each process a multiple of {codes.block} elements of a row"
+    )
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype, p: Tensor) -> Tensor:
+    """Zeros of this global shape beside `p`: placed as `p` is."""
+    if not is_sharded(p):
+        return torch.zeros(tuple(shape), dtype=dtype, device=p.device)
+    from torch.distributed import tensor
+
+    made: Tensor = tensor.zeros(*shape, dtype=dtype, device_mesh=p.device_mesh, placements=p.placements)
+    return made
+
+
+def fitted(value: Tensor, like: Tensor) -> Tensor:
+    """`value`, whole or sharded in any way, as this process's part of `like`, which has the same global shape."""
+    if not is_sharded(like):
+        return value.full_tensor() if is_sharded(value) else value
+    if is_sharded(value):
+        same = value.device_mesh == like.device_mesh and value.placements == like.placements
+        return (value if same else value.redistribute(like.device_mesh, like.placements)).to_local()
+    shape, offsets = _shard(like.shape, like)
+    for dim, (size, offset) in enumerate(zip(shape, offsets, strict=True)):
+        value = value.narrow(dim, min(offset, value.shape[dim]), size)
+    return value
+
+
+def wrapped(part: Tensor, p: Tensor) -> Tensor:
+    """This process's part of a tensor of the shape of `p`, as a tensor that is placed as `p` is."""
+    if not is_sharded(p):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+
+
+def _shard(shape: Sequence[int], like: DTensor) -> tuple[Sequence[int], Sequence[int]]:
+    """Shape and offsets of this process's part of a tensor of this global shape that is placed as `like`."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    found: tuple[Sequence[int], Sequence[int]] = compute_local_shape_and_global_offset(
+        torch.Size(shape), like.device_mesh, like.placements
+    )
+    return found
+
+
+def _sharded_dims(p: DTensor) -> Iterator[tuple[int, int]]:
+    """Each dimension of `p` that is cut, and into how many parts."""
+    for mesh_dim, placement in enumerate(p.placements):
+        dim = getattr(placement, "dim", None)  # of a Shard, and of the strided kind that nested meshes make
+        if dim is not None:
+            yield dim, p.device_mesh.size(mesh_dim)
+
+
+def _chunks(size: int, ways: int) -> list[int]:
+    """The sizes of the parts of a dimension, as torch.chunk cuts it; empty parts are left out."""
+    most = -(-size // ways)
+    return [min(most, size - start) for start in range(0, size, max(most, 1))]

@@ -1,0 +1,152 @@
+"""Run by tests/test_sharding.py as each of two processes: parameters that FSDP2 shards beside whole ones in one process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+from optgen.generated.solo import Solo
+from tests.contract.rows import BY_NAME, Row, gradient
+
+STEPS = 3
+SHAPES = {
+    "even": (64, 128),
+    "uneven": (65, 256),
+    "padded": (33, 300),
+    "wide": (1, 8192),  # the second process has nothing of it
+    "deep": (6, 32, 160),
+    "bias": (3,),
+}
+INNER = {"deep": 1, "wide": 1}  # sharded along these dimensions instead of the first; "wide" inside its row
+
+
+class Model(nn.Module):
+    """Parameters of all kinds, the same on each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        for name, shape in SHAPES.items():
+            setattr(self, name, nn.Parameter(torch.randn(shape, generator=generator)))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    """Steps with the same gradients however the parameters are sharded."""
+    for step in steps:
+        for i, p in enumerate(model.parameters()):
+            full = gradient(torch.empty(p.shape), 100 * step + i).to(p.dtype)
+            p.grad = distribute_tensor(full, p.device_mesh, p.placements) if isinstance(p, DTensor) else full
+        optimizer.step()
+
+
+def tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and state tensor, whole."""
+    for name, p in model.named_parameters():
+        for key, value in [("", p.detach()), *sorted(optimizer.state[p].items())]:
+            yield f"{name}.{key}", value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def compare(ours: nn.Module, optimizer: Any, theirs: nn.Module, reference: Any) -> None:
+    """Every bit, dtypes and shapes included."""
+    for (name, mine), (_, expected) in zip(tensors(ours, optimizer), tensors(theirs, reference), strict=True):
+        assert mine.shape == expected.shape and mine.dtype == expected.dtype, name
+        assert torch.equal(mine, expected), f"{name}: {(mine != expected).sum()} of {mine.numel()} differ"
+
+
+def sharded(row: Row, dtype: torch.dtype, dims: dict[str, int], **options: Any) -> tuple[nn.Module, Any]:
+    """A model that FSDP2 shards along the first dimension, or along those of `dims`."""
+    model = Model().to(dtype)
+    names = {p: name for name, p in model.named_parameters()}
+    fully_shard(model, shard_placement_fn=lambda p: Shard(dims.get(names[p], 0)))
+    return model, row.make(model.named_parameters(), **options)
+
+
+def save(model: nn.Module, optimizer: Any, place: Path) -> None:
+    weights, states = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": states}, checkpoint_id=place)
+
+
+def load(model: nn.Module, optimizer: Any, place: Path) -> None:
+    weights, states = get_state_dict(model, optimizer)
+    dcp.load({"model": weights, "optimizer": states}, checkpoint_id=place)
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states)
+
+
+def steps_and_checkpoints(row: Row, folder: Path) -> None:
+    """Step, save and load: bit for bit what one process has."""
+    for dtype, mode, dims in (
+        (torch.float32, "stochastic", {}),
+        (torch.bfloat16, "stochastic", INNER),
+        (torch.bfloat16, "correction8", {}),
+        (torch.float32, "stochastic", INNER),
+    ):
+        model, optimizer = sharded(row, dtype, dims, low_precision=mode)
+        alone = Model().to(dtype)
+        reference = row.make(alone.named_parameters(), low_precision=mode)
+        train(model, optimizer, range(STEPS))
+        train(alone, reference, range(STEPS))
+        compare(model, optimizer, alone, reference)
+        masters = zip(optimizer.master_parameters(), reference.master_parameters(), strict=True)
+        assert all(torch.equal(a.full_tensor(), b) for a, b in masters)
+        place = folder / f"{row.name}-{dtype}-{mode}-{len(dims)}"
+        save(model, optimizer, place)
+        other = {} if dims else INNER
+        again, fresh = sharded(row, dtype, other, low_precision=mode, lr=0.5)
+        load(again, fresh, place)  # placed in another way than it was saved
+        train(again, fresh, range(STEPS, 2 * STEPS))
+        train(alone, reference, range(STEPS, 2 * STEPS))
+        compare(again, fresh, alone, reference)
+
+
+def refusals() -> None:
+    """What cannot be updated is refused on every process, by the parameter's name."""
+    mesh = init_device_mesh("cpu", (2,))
+
+    def refused(p: Tensor, grad: Tensor, message: str) -> None:
+        p = nn.Parameter(p)
+        try:
+            optimizer = Solo([("here", p)])
+            p.grad = grad
+            optimizer.step()
+        except RuntimeError as error:
+            assert "'here'" in str(error) and message in str(error), error
+        else:
+            raise AssertionError(message)
+
+    def ones(shape: tuple[int, ...], placement: Any) -> Tensor:
+        return DTensor.from_local(torch.ones(shape), mesh, [placement])
+
+    torn = ones((64, 192), Shard(1))  # one and a half blocks
+    refused(torn, torn, "sharded as (Shard(dim=1),): this cuts blocks of 128 elements")
+    inside = ones((64, 2, 64), Shard(2))
+    refused(inside, inside, "cuts blocks of 128 elements")
+    partial = ones((64, 128), Partial())
+    refused(partial, partial, "partial sum")
+    refused(ones((64, 128), Shard(0)), ones((128, 128), Replicate()), "its gradient as (Replicate(),)")
+    refused(ones((64, 128), Shard(0)), torch.ones(128, 128), "must both be DTensors")
+
+
+def main(names: list[str], folder: Path) -> None:
+    refusals()
+    for name in names:
+        steps_and_checkpoints(BY_NAME[name], folder)
+    print(f"equal on process {dist.get_rank()}", flush=True)
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    main(sys.argv[2:], Path(sys.argv[1]))
+    os._exit(0)  # gloo's threads abort now and then when an interpreter ends (torch 2.13)
