@@ -31,6 +31,8 @@ STORAGES = (
     "{codebook: power, bits: 3, block: 64, power: 3, min_size: 0}",
     "{codebook: companded, bits: 8, block: 32, min_size: 0}",
     "{codebook: e4m3, block: 64, rounding: stochastic, min_size: 0}",
+    "{codebook: linear, bits: 8, block: row, min_size: 0}",
+    "{codebook: e5m2, block: tensor, rounding: stochastic, min_size: 0}",
     "bfloat16",
     "{codebook: bfloat16, rounding: stochastic}",
     "{use: int4, min_size: 0}",

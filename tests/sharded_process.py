@@ -18,6 +18,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from optgen.generated.solo import Solo
+from optgen.runtime import sharding
+from optgen.runtime.layout import Codes
 from tests.contract.rows import BY_NAME, Row, gradient
 
 STEPS = 3
@@ -136,6 +138,14 @@ def refusals() -> None:
     refused(partial, partial, "partial sum")
     refused(ones((64, 128), Shard(0)), ones((128, 128), Replicate()), "its gradient as (Replicate(),)")
     refused(ones((64, 128), Shard(0)), torch.ones(128, 128), "must both be DTensors")
+    sharding.check_codes("p", ones((64, 128), Shard(0)), Codes(8, 128, ("scale",), scope="row"))
+    for scope, placement in (("row", Shard(1)), ("tensor", Shard(0))):
+        try:
+            sharding.check_codes("p", ones((64, 256), placement), Codes(8, 128, ("scale",), scope=scope))
+        except RuntimeError as error:
+            assert f"one scale per {scope} cannot be computed" in str(error), error
+        else:
+            raise AssertionError(scope)
 
 
 def main(names: list[str], folder: Path) -> None:

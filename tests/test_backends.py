@@ -53,6 +53,14 @@ MIXES = {
         "{codebook: log, bits: 3, block: 128, rounding: stochastic, published: true}",
     ),
     "one_state_only": ("float32", "{codebook: dynamic_exponent, bits: 2, block: 512, rounding: stochastic, min_ndim: 1}"),
+    "rows_and_tensor": (
+        "{codebook: dynamic_exponent, bits: 4, block: row}",
+        "{codebook: e4m3, block: tensor, rounding: stochastic}",
+    ),
+    "rows_and_blocks": (
+        "{codebook: companded, bits: 8, block: row}",
+        "{codebook: log, bits: 4, block: 512, rounding: stochastic}",
+    ),
     "two_conditions": (
         "{codebook: linear, bits: 8, block: 64, min_size: 100}",
         "{codebook: log, bits: 4, block: 64, min_size: 6000, quantile: 0.3}",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,14 +24,14 @@ BYTES = {"bf16": 2, "fp32": 4}
 
 
 def kernels(name: str) -> list[tuple[Kernel, Any]]:
-    """The planned kernels of a spec beside their Triton entries."""
+    """The planned kernels of a shipped spec beside those of its Triton module."""
     module = importlib.import_module(f"optgen.generated.{name}.triton_backend")
     return list(zip(build(str(ROOT / "specs" / f"{name}.yaml")).plan.kernels, module.KERNELS, strict=True))
 
 
 def share(buffer: Buffer, tile: int, threads: int, param: str, grad: str) -> float:
     """Bytes of a buffer that one thread moves in a full tile."""
-    if buffer.layout == Layout.BLOCK:
+    if buffer.layout in (Layout.BLOCK, Layout.ROW, Layout.TENSOR):
         return 0
     if buffer.layout == Layout.CODE:
         assert buffer.state is not None and buffer.state.storage is not None
@@ -37,9 +40,9 @@ def share(buffer: Buffer, tile: int, threads: int, param: str, grad: str) -> flo
     return tile * sizes[buffer.dtype] / threads
 
 
-def wide_accesses(kernel: Kernel, tile: int, threads: int, param: str, grad: str) -> tuple[int, int]:
+def wide_accesses(buffers: Sequence[Buffer], tile: int, threads: int, param: str, grad: str) -> tuple[int, int]:
     """How many 128-bit loads and stores the bulk of a tile takes, when all flags are off."""
-    present = [b for b in kernel.buffers if b.guard is None or not b.guard.holds]  # not the corrections
+    present = [b for b in buffers if b.guard is None or not b.guard.holds]  # not the corrections
     shares = [(b, share(b, tile, threads, param, grad)) for b in present]
     loads = sum(size // 16 for b, size in shares if b.read and size >= 16)
     stores = sum(size // 16 for b, size in shares if b.written and size >= 16)
@@ -67,7 +70,7 @@ def test_every_kernel_compiles_without_spills_and_with_wide_accesses(name: str, 
             where = f"{name}.{plan.name} for {target}, {param} parameters and {grad} gradients"
             assert code.spill_bytes == 0, where
             loads, stores = facts(code)
-            expected = wide_accesses(plan, entry.tile, entry.threads, param, grad)
+            expected = wide_accesses(plan.buffers, entry.tile, entry.threads, param, grad)
             if target == "gfx942":  # rows of the tensor table may be read 128 bits at a time too
                 assert loads >= expected[0], where
                 assert stores == expected[1], where
@@ -93,9 +96,30 @@ def test_every_low_precision_compiles(mode: str) -> None:
                 flags = dict.fromkeys(plan.flags, False)
                 code = compile_kernel(entry, "sm_90", param=param, grad=param, flags=flags, low_precision=mode)
                 assert code.spill_bytes == 0, f"{name}.{plan.name} with {param} parameters"
-                loads, stores = wide_accesses(plan, entry.tile, entry.threads, "bf16", "bf16")
+                loads, stores = wide_accesses(plan.buffers, entry.tile, entry.threads, "bf16", "bf16")
                 extra = 0 if mode in ("nearest", "correction8") else 2 * entry.tile // entry.threads // 16
                 assert facts(code) == (loads + extra, stores + extra)
+
+
+def test_every_sweep_compiles_without_spills_and_with_wide_accesses(generate: Callable[[str], ModuleType]) -> None:
+    """Scales of rows and of the tensor need a sweep of their own."""
+    text = """
+        name: Wide
+        summary: AdamW with wide scales.
+        extends: adamw
+        state:
+          m: {storage: {codebook: dynamic_exponent, bits: 8, block: row}}
+          v: {storage: {codebook: e4m3, block: tensor}}
+        """
+    module = generate(text)
+    path = Path(module.__path__[0]).parent.parent / f"{module.__name__}.yaml"
+    kernels = importlib.import_module(f"{module.__name__}.triton_backend").KERNELS
+    assert [len(kernel.sweeps) for kernel in kernels] == [1, 2]
+    for plan, kernel in zip(build(str(path)).plan.kernels, kernels, strict=True):
+        for number, sweep in enumerate(plan.sweeps):
+            code = compile_kernel(kernel, "sm_90", flags=dict.fromkeys(plan.flags, False), sweep=number)
+            assert code.spill_bytes == 0
+            assert facts(code) == wide_accesses(sweep.buffers, kernel.tile, kernel.threads, "bf16", "bf16")
 
 
 def test_float64_parameters_compile() -> None:

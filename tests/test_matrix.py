@@ -24,8 +24,8 @@ STORAGES = {
     "3 bits": "{codebook: linear, bits: 3, block: 64, rounding: stochastic}",
     "2 bits": "{codebook: dynamic_exponent, bits: 2, block: 32}",
     "log": "{codebook: log, bits: 3, block: 128, rounding: unbiased}",
-    "companded": "{codebook: companded, bits: 8, block: 32}",
-    "e4m3": "{codebook: e4m3, block: 64, rounding: stochastic}",
+    "companded": "{codebook: companded, bits: 8, block: row}",
+    "e4m3": "{codebook: e4m3, block: tensor, rounding: stochastic}",
 }
 FOR_SIGNED = {"log": STORAGES["4 bits"]}  # log levels have no sign
 PARAMETERS = (

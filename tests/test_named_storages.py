@@ -85,6 +85,12 @@ TABLE = "codebook: table, bits: 2, block: 32"
         ("codebook: power, bits: 4, block: 32, power: 4", "'power' is 2 or 3, got 4; 1 is 'codebook: linear'"),
         ("codebook: linear, bits: 4, block: 32, rounding: unbiased", "'unbiased' rounding is for log levels; write"),
         ("codebook: bfloat16, rounding: unbiased", "'rounding' cannot be 'unbiased'; "),
+        (
+            "codebook: linear, bits: 4, block: rows",
+            "'block' is a whole number, 'row' or 'tensor', got 'rows'; 'block: 128' for",
+        ),
+        ("codebook: linear, bits: 4, block: 16", "'block' is a whole number from 32 to 2048, got 16"),
+        ("codebook: log, bits: 4, block: row", "log levels need a quantile of each block, which a whole row has not; take"),
         (TABLE, "the table codebook needs the key 'levels'; add"),
         (f"{TABLE}, levels: [-1, 0, 0, 1]", "levels ascend by at least 1e-06, but 0 follows 0; list them"),
         (f"{TABLE}, levels: [-1, -0.5, 0, 0.5, 1]", "2-bit codes have 2 to 4 levels, got 5; list fewer"),
@@ -102,8 +108,8 @@ def test_faults_of_options_are_told(storage: str, told: str, tmp_path: Path) -> 
 def test_options_are_read_and_shown(tmp_path: Path) -> None:
     text = "m: {storage: {codebook: table, bits: 2, block: 32, levels: [-1, 0.25, 1]}}, v: {storage: {codebook: power, bits: 4, block: 64, power: 3, zero: true}}, x: {storage: e4m3}"
     found = states(CHILD + f"state: {{{text}}}", tmp_path)
-    assert found["m"].storage == Storage("table", 2, 32, levels=(-1.0, 0.25, 1.0))
-    assert found["v"].storage == Storage("power", 4, 64, power=3, zero=True)
+    assert found["m"].storage == Storage("table", 2, 32, levels=(-1.0, 0.25, 1.0), row=256)
+    assert found["v"].storage == Storage("power", 4, 64, power=3, zero=True, row=256)
     assert found["x"].storage == Storage("e4m3", 8, 256)
     shown = spec_text(load_program(str(tmp_path / "child.yaml"))[0])
     again = states(shown, tmp_path, "again")

@@ -32,6 +32,7 @@ from optgen.generated.signsgd import SignSGD
 from optgen.generated.signum import Signum
 from optgen.generated.solo import Solo
 from optgen.reference import packing
+from optgen.runtime.layout import Codes
 from optgen.runtime.torch_ops import pack, unpack
 from tests import solo_oracle
 
@@ -341,7 +342,7 @@ def check_solo_step(
     assert np.mean(near) < 0.01
 
     words = packing.step_words(int(kept["rounding_key"]) % 2**64, t)
-    u = packing.random_bits(words, old.shape, 128, 1) / 2**16
+    u = packing.random_bits(words, old.shape, Codes(2, 128, ()), 1) / 2**16
     codes, scale, base, near = solo_oracle.encode_v(solo_oracle.blocks_of(v), u, bits[1], published)
     ours = packing.unpack(kept["exp_avg_sq.codes"].numpy(), bits[1], 128)
     assert kept["exp_avg_sq.scale"].numpy().reshape(scale.shape) == pytest.approx(scale, rel=1e-6, abs=1e-30)

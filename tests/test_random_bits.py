@@ -10,7 +10,7 @@ import torch
 
 from optgen.reference import packing
 from optgen.runtime import keys, torch_ops
-from optgen.runtime.layout import Shard
+from optgen.runtime.layout import Codes, Shard
 from tests.conftest import interpreted
 
 LIMIT = 5.0  # standard deviations; by chance about one test in a million exceeds it
@@ -44,7 +44,7 @@ def test_torch_and_the_reference_agree(shape: tuple[int, ...]) -> None:
         expected = packing.step_words(key % 2**64, t)
         assert [int(word) % 2**32 for word in words] == list(expected)
         ours = torch_ops.random_bits(keys.Key(words), shape, 128, salt)
-        assert np.array_equal(ours.numpy(), packing.random_bits(expected, shape, 128, salt))
+        assert np.array_equal(ours.numpy(), packing.random_bits(expected, shape, Codes(2, 128, ()), salt))
 
 
 def test_triton_and_torch_agree() -> None:

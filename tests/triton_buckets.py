@@ -21,6 +21,7 @@ def count_launches() -> list[tuple[str, int]]:
     class Counting:
         def __init__(self, entry: Any) -> None:
             self.entry = entry
+            self.arg_names = entry.arg_names
 
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             def run(*args: Any, **options: Any) -> None:
@@ -30,7 +31,10 @@ def count_launches() -> list[tuple[str, int]]:
             return run
 
     for module in (adamw_triton, solo_triton):
-        module.KERNELS = tuple(kernel._replace(entry=Counting(kernel.entry)) for kernel in module.KERNELS)
+        module.KERNELS = tuple(
+            kernel._replace(sweeps=tuple(sweep._replace(entry=Counting(sweep.entry)) for sweep in kernel.sweeps))
+            for kernel in module.KERNELS
+        )
     return seen
 
 

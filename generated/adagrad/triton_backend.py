@@ -8,7 +8,7 @@ Arithmetic is float32, or float64 for float64 parameters (REAL); each tensor is 
 import triton
 import triton.language as tl
 
-from optgen.runtime.launch import TritonKernel, run
+from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import load_elements, pointer, store_elements
 
@@ -115,7 +115,7 @@ def update(
         )
 
 
-KERNELS = (TritonKernel(update, wide=0, tile=1024, threads=128, registers=168),)
+KERNELS = (TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),)
 
 
 def launch(batches: list) -> None:

@@ -79,7 +79,8 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
 
 def scale_v(x: Tensor) -> Tensor:
     """The largest magnitude of each block."""
-    return torch.clamp(torch.amax(x, dim=-1, keepdim=True), min=0.0)
+    largest = torch.amax(x, dim=-1, keepdim=True)
+    return torch.clamp(largest, min=0.0)
 
 
 def decode_v(code: Tensor, scale: Tensor) -> Tensor:

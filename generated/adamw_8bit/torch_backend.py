@@ -144,7 +144,8 @@ def nearest_v(y: Tensor) -> Tensor:
 
 def scale_v(x: Tensor) -> Tensor:
     """The largest magnitude of each block."""
-    return torch.clamp(torch.amax(x, dim=-1, keepdim=True), min=0.0)
+    largest = torch.amax(x, dim=-1, keepdim=True)
+    return torch.clamp(largest, min=0.0)
 
 
 def decode_v(code: Tensor, scale: Tensor) -> Tensor:

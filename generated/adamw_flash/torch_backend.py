@@ -48,7 +48,8 @@ def nearest_m(y: Tensor) -> Tensor:
 
 def scale_m(x: Tensor) -> Tensor:
     """The largest magnitude of each block."""
-    return torch.clamp(torch.amax(torch.abs(x), dim=-1, keepdim=True), min=0.0)
+    largest = torch.amax(torch.abs(x), dim=-1, keepdim=True)
+    return torch.clamp(largest, min=0.0)
 
 
 def decode_m(code: Tensor, scale: Tensor) -> Tensor:
@@ -101,7 +102,8 @@ def nearest_v(y: Tensor) -> Tensor:
 
 def scale_v(x: Tensor) -> Tensor:
     """The largest magnitude of each block."""
-    return torch.clamp(torch.amax(x, dim=-1, keepdim=True), min=0.0)
+    largest = torch.amax(x, dim=-1, keepdim=True)
+    return torch.clamp(largest, min=0.0)
 
 
 def decode_v(code: Tensor, scale: Tensor) -> Tensor:

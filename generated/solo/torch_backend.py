@@ -115,7 +115,8 @@ def exp2_rough(distance: Tensor) -> Tensor:
 
 def scale_v(x: Tensor) -> Tensor:
     """The largest value of each block."""
-    return torch.clamp(torch.amax(x, dim=-1, keepdim=True), min=0.0)
+    largest = torch.amax(x, dim=-1, keepdim=True)
+    return torch.clamp(largest, min=0.0)
 
 
 def steps_v(x: Tensor, scale: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Arithmetic is float32, or float64 for float64 parameters (REAL); each tensor is 
 import triton
 import triton.language as tl
 
-from optgen.runtime.launch import TritonKernel, run
+from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import (
     block_count,
@@ -121,7 +121,8 @@ def exp2_rough(distance):
 @triton.jit
 def scale_v(x):
     """The largest value of each block."""
-    return maximum(tl.max(x, 1, keep_dims=True), 0.0)
+    largest = tl.max(x, 1, keep_dims=True)
+    return maximum(largest, 0.0)
 
 
 @triton.jit
@@ -413,8 +414,8 @@ def update_coded(
 
 
 KERNELS = (
-    TritonKernel(update, wide=0, tile=1024, threads=128, registers=168),
-    TritonKernel(update_coded, wide=128, tile=2048, threads=128, registers=255),
+    TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),
+    TritonKernel((Sweep(update_coded),), wide=128, row=128, tile=2048, threads=128, registers=255),
 )
 
 

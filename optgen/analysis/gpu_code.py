@@ -42,8 +42,9 @@ def compile_kernel(
     grad: str = "bf16",
     flags: Mapping[str, bool],
     low_precision: str = "stochastic",
+    sweep: int = -1,
 ) -> GpuCode:
-    """Compile a `TritonKernel` for `target` and read the facts of its code.
+    """Compile one sweep of a `TritonKernel`, by default the last, for `target` and read the facts of its code.
 
     Args:
         kernel: an entry of a generated module's KERNELS, imported without TRITON_INTERPRET.
@@ -52,16 +53,18 @@ def compile_kernel(
         grad: that of the gradient.
         flags: values of the kernel's compile-time flags.
         low_precision: how parameters of 16 bits are rounded.
+        sweep: which one, counted from 0.
     """
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    entry = kernel.sweeps[sweep].entry
     dtypes = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32, "fp64": tl.float64}
     real = "fp64" if param == "fp64" else "fp32"
     constants: dict[str, Any] = {
-        **flags,
+        **{flag: value for flag, value in flags.items() if flag in entry.arg_names},
         "PARAM": dtypes[param],
         "GRAD": dtypes[grad],
         "CORRECTION": {"correction8": tl.int8, "correction16": tl.int16}.get(low_precision, dtypes[param]),
@@ -70,12 +73,12 @@ def compile_kernel(
         "ALIGNED": True,
         "TILE": kernel.tile,
     }
-    names = list(kernel.entry.arg_names)
+    names = list(entry.arg_names)
     pointers = {**POINTERS, "scalars": f"*{real}"}
     signature = {name: "constexpr" if name in constants else pointers[name] for name in names}
     values = {(names.index(name),): value for name, value in constants.items()}
     divisible = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
-    source = ASTSource(kernel.entry, signature=signature, constexprs=values, attrs=divisible)
+    source = ASTSource(entry, signature=signature, constexprs=values, attrs=divisible)
     platform, _, warp_size = TARGETS[target]
     compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=kernel.options(platform, warp_size))
     return _nvidia(target, compiled) if target.startswith("sm_") else _amd(target, compiled)

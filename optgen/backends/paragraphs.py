@@ -10,12 +10,21 @@ from optgen.plan.nodes import Buffer, Layout
 __all__ = ["buffer_comment", "paragraphs"]
 
 
+SHAPES = {
+    Layout.ELEMENT: "shape of param",
+    Layout.BLOCK: "blocks",
+    Layout.ROW: "rows",
+    Layout.TENSOR: "1",
+    Layout.CODE: "bytes",
+}
+
+
 def paragraphs(body: Sequence[Statement]) -> list[list[Statement]]:
     """Loads, the update, encoding and stores: what a person would separate by blank lines."""
     chunks: list[list[Statement]] = []
     last = None
     for statement in body:
-        phase = _phase(statement)
+        phase = "store" if last == "store" else _phase(statement)
         if phase != last:
             chunks.append([])
             last = phase
@@ -29,7 +38,7 @@ def _phase(statement: Statement) -> str:
     value = statement.value
     if isinstance(value, Op) and value.op in ("load", "load_codes", "elements"):
         return "load"
-    coding = isinstance(value, Call) or statement.target.endswith("_blocks")
+    coding = isinstance(value, Call) or statement.target.endswith("_blocks")  # all that follows is coding too
     return "store" if coding else "update"
 
 
@@ -38,7 +47,7 @@ def buffer_comment(buffer: Buffer) -> str:
     dtype = {"param": "any float", "grad": "any float", "correction": "int8, int16 or that of param"}.get(
         buffer.dtype, buffer.dtype
     )
-    shape = {Layout.ELEMENT: "shape of param", Layout.BLOCK: "blocks", Layout.CODE: "bytes"}[buffer.layout]
+    shape = SHAPES[buffer.layout]
     way = "in/out" if buffer.read and buffer.written else "out" if buffer.written else "in"
     guard = "" if buffer.guard is None else f" ({'' if buffer.guard.holds else 'not '}{buffer.guard.flag})"
     return f"{dtype}[{shape}]  {way}  {buffer.doc}{guard}"

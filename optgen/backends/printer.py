@@ -100,6 +100,11 @@ class Printer:
             self.helpers.add(form.split("(")[0])
         return form.format(*args)
 
+    def helper(self, name: str, *args: object) -> str:
+        """A call of a function of the runtime."""
+        self.helpers.add(name)
+        return f"{name}({', '.join(map(str, args))})"
+
     def constant(self, number: object) -> str:
         """A literal."""
         return repr(number)

@@ -104,7 +104,8 @@ def _state_line(state: State) -> str:
         how = f"float32 ({size:g} B per element)"
     else:
         s = state.storage
-        how = f"{s.bits}-bit {s.codebook} codes in blocks of {s.block}, {s.rounding} rounding ({size:g} B per element)"
+        where = f"in blocks of {s.block}" if s.scope == "block" else f"with one scale per {s.scope}"
+        how = f"{s.bits}-bit {s.codebook} codes {where}, {s.rounding} rounding ({size:g} B per element)"
     when = "" if state.when is None else f", only if {'' if state.when.holds else 'not '}{state.when.flag}"
     return f"{state.name}: {how}{when}{saved}. {state.doc}".strip()
 
@@ -117,10 +118,10 @@ def state_width(state: State) -> str:
 
 
 def state_bytes(state: State) -> float:
-    """Bytes per element of a state, of a parameter whose rows are whole blocks."""
+    """Bytes per element of a state, of a large parameter whose rows are whole blocks."""
     from optgen.storage.codebooks import saved_scalars
 
     if state.storage is None:
         return 4.0 if state.floats is None else 2.0
-    scalars = saved_scalars(state.storage, state.unsigned)
+    scalars = saved_scalars(state.storage, state.unsigned) if state.storage.scope == "block" else ()
     return state.storage.bits / 8 + 4 * len(scalars) / state.storage.block

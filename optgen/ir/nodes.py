@@ -169,7 +169,11 @@ class Hyper:
 
 @dataclass(frozen=True)
 class Storage:
-    """How a state is kept between steps, if not as one float per element."""
+    """How a state is kept between steps, if not as one float per element.
+
+    `scope` says what shares a scale: each "block" of `block` elements, each "row" or the "tensor". Rows have at least `row`
+    elements, the largest block of the spec's states, and are padded to whole blocks in any case.
+    """
 
     codebook: str
     bits: int
@@ -182,6 +186,8 @@ class Storage:
     zero: bool = False
     power: int | None = None
     levels: tuple[float, ...] = ()
+    scope: str = "block"
+    row: int = 0  # or the block, if that is larger
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from optgen.ir.nodes import Domain, Kind
 
-__all__ = ["BINARY", "COMPARE", "OPS", "WORDS", "OpInfo", "Word"]
+__all__ = ["BINARY", "COMPARE", "OPS", "WIDE_REDUCTIONS", "WORDS", "OpInfo", "Word"]
 
 R, I, B = Kind.REAL, Kind.INT, Kind.BOOL  # noqa: E741 -- one letter each, as in a table
 N = None  # a number: the arguments agree on REAL or INT
@@ -72,18 +72,23 @@ OPS: dict[str, OpInfo] = {
     "block_max": OpInfo((R,), R, "the largest of each block", Domain.BLOCK),
     "block_min": OpInfo((R,), R, "the smallest of each block", Domain.BLOCK),
     "block_count": OpInfo((B,), I, "how many of each block hold", Domain.BLOCK),
+    "row_max": OpInfo((R,), R, "the largest of each row of blocks", Domain.BLOCK),
+    "row_min": OpInfo((R,), R, "the smallest of each row of blocks", Domain.BLOCK),
+    "tensor_max": OpInfo((R,), R, "the largest of all blocks", Domain.BLOCK),
+    "tensor_min": OpInfo((R,), R, "the smallest of all blocks", Domain.BLOCK),
     "block_select": OpInfo((R, I, I), R, "the k-th smallest of each block, from 0; k is at most the third", Domain.BLOCK),
     # buffers
     "load": OpInfo((R,), R, "the elements, or the block scalars, of a buffer"),
     "load_codes": OpInfo((I,), I, "the unpacked codes of a buffer, in blocks"),
-    "blocks": OpInfo((R, I), R, "elements arranged in blocks of this size, as float32"),
-    "elements": OpInfo((R,), R, "blocks arranged as elements again"),
+    "blocks": OpInfo((R, I), R, "elements arranged in the blocks of the state of this number, as float32"),
+    "elements": OpInfo((R, I), R, "blocks of the state of this number arranged as elements again"),
     "random_bits": OpInfo((I,), I, "16 uniform bits per element, in blocks; a function of key, step and index"),
     "random_elements": OpInfo((I,), I, "the same bits, arranged as elements", Domain.ELEMENT),
     "stochastic_bfloat16": OpInfo((R, I), R, "a neighbouring bfloat16, chosen by 16 random bits"),
     "stochastic_float16": OpInfo((R, I), R, "a neighbouring float16, chosen by 16 random bits"),
 }
 
+WIDE_REDUCTIONS = frozenset({"row_max", "row_min", "tensor_max", "tensor_min"})  # of what no tile of a kernel holds
 BINARY = {"Add": "add", "Sub": "sub", "Mult": "mul", "Div": "div", "Pow": "pow"}
 COMPARE = {"Lt": "lt", "LtE": "le", "Gt": "gt", "GtE": "ge", "Eq": "eq", "NotEq": "ne"}
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from optgen.ir.infer import refs, walk
+from optgen.ir.infer import infer, refs, substitute, walk
 from optgen.ir.nodes import (
     Assign,
     Call,
@@ -62,7 +62,7 @@ class _Lowering:
         self.program = program
         self.stored = stored
         self.out = Lowered(symbols=dict(program.symbols))
-        self.codecs: dict[Codec, dict[str, str]] = {}  # codec -> its function names, shared by equal codecs
+        self.codecs: dict[tuple[Codec, str], dict[str, str]] = {}  # codec and scope -> its function names
         self.stores: list[Statement] = []
         self.taken = {*program.symbols, *program.flags}  # names that locals and functions must not have
 
@@ -125,12 +125,12 @@ class _Lowering:
         """A state kept as packed codes and block scalars."""
         assert state.storage is not None
         codec = CODEBOOKS[state.storage.codebook].codec(state.storage, state.unsigned)
-        names = self.function_names(codec, state.name)
+        names = self.function_names(codec, state.storage.scope, state.name)
         read = self.reads(state.name)
         saved = [scalar.name for scalar in codec.scalars if scalar.saved]
         self.buffers(state, saved, read)
         if read:
-            self.decode(state, names, saved)
+            self.decode(state, names, saved, index)
         self.encode(state, codec, names, index)
 
     def buffers(self, state: State, saved: list[str], read: bool) -> None:
@@ -139,11 +139,14 @@ class _Lowering:
         name, key = state.name, state.save_as
         self.out.buffers.append(Buffer(f"{name}_codes", Layout.CODE, "uint8", f"{key}.codes", state, read, True, doc))
         for scalar in saved:
-            doc = f"{scalar} of each block of {state.name}"
-            buffer = Buffer(f"{name}_{scalar}_blocks", Layout.BLOCK, "float32", f"{key}.{scalar}", state, read, True, doc)
+            scope = state.storage.scope
+            doc = f"{scalar} of {'all' if scope == 'tensor' else f'each {scope}'} of {state.name}"
+            layout = {"block": Layout.BLOCK, "row": Layout.ROW, "tensor": Layout.TENSOR}[scope]
+            saved_as, block = f"{key}.{scalar}", state.storage.block
+            buffer = Buffer(f"{name}_{scalar}_blocks", layout, "float32", saved_as, state, read, True, doc, block=block)
             self.out.buffers.append(buffer)
 
-    def decode(self, state: State, names: dict[str, str], saved: list[str]) -> None:
+    def decode(self, state: State, names: dict[str, str], saved: list[str], index: int) -> None:
         guards = _guards(state)
         code = self.local(f"{state.name}_code", Kind.INT, Domain.ELEMENT)
         self.out.body.append(Assign(code, Op("load_codes", (Ref(f"{state.name}_codes"),)), guards))
@@ -152,7 +155,7 @@ class _Lowering:
             name = self.local(f"{state.name}_{scalar}", Kind.REAL, Domain.BLOCK)
             self.out.body.append(Assign(name, Op("load", (Ref(f"{state.name}_{scalar}_blocks"),)), guards))
             args.append(Ref(name))
-        value = Op("elements", (Call(names["decode"], tuple(args)),))
+        value = Op("elements", (Call(names["decode"], tuple(args)), Const(index)))
         self.out.body.append(Assign(state.name, value, guards))
 
     def encode(self, state: State, codec: Codec, names: dict[str, str], index: int) -> None:
@@ -161,13 +164,17 @@ class _Lowering:
         arranged = self.local(f"{state.name}_blocks", Kind.REAL, Domain.ELEMENT)
         finite = Op("where", (Op("is_finite", (Ref(arranged),)), Ref(arranged), Const(0.0)))
         self.stores += [
-            Assign(arranged, Op("blocks", (Ref(state.name), Const(state.storage.block))), guards),
+            Assign(arranged, Op("blocks", (Ref(state.name), Const(index))), guards),
             Assign(arranged, finite, guards),
         ]
         known: dict[str, Expr] = {"x": Ref(arranged)}
         for scalar in codec.scalars:
             name = self.local(f"{state.name}_{scalar.name}", scalar.kind, Domain.BLOCK)
-            self.stores.append(Assign(name, self.call(names[scalar.name], known), guards))
+            call = self.call(names[scalar.name], known)
+            if state.storage.scope == "block":
+                self.stores.append(Assign(name, call, guards))
+            else:
+                self.inline(call, name, state.name, guards)
             known[scalar.name] = Ref(name)
         if codec.random:
             known["u"] = Op("random_bits", (Const(index),))
@@ -178,19 +185,31 @@ class _Lowering:
             if scalar.saved:
                 self.stores.append(Store(f"{state.name}_{scalar.name}_blocks", known[scalar.name], guards))
 
+    def inline(self, call: Call, name: str, state: str, guards: tuple[Guard, ...]) -> None:
+        """Write out a function that reduces more than a block, so that its reductions stand in the body by themselves."""
+        function = next(f for f in self.out.functions if f.name == call.function)
+        known: dict[str, Expr] = {param.name: arg for param, arg in zip(function.params, call.args, strict=True)}
+        for statement in function.body:
+            value = substitute(statement.value, known)
+            is_last = statement is function.body[-1]
+            kind, domain = infer(value, self.out.symbols)
+            target = name if is_last else self.local(f"{state}_{statement.target}", kind, domain)
+            self.stores.append(Assign(target, value, guards))
+            known[statement.target] = Ref(target)
+
     def call(self, name: str, known: dict[str, Expr]) -> Call:
         function = next(f for f in self.out.functions if f.name == name)
         return Call(name, tuple(known[param.name] for param in function.params))
 
-    def function_names(self, codec: Codec, state: str) -> dict[str, str]:
-        if codec not in self.codecs:
+    def function_names(self, codec: Codec, scope: str, state: str) -> dict[str, str]:
+        if (codec, scope) not in self.codecs:
             taken = self.taken | self.values()
             while any(f"{formula.name}_{state}" in taken for formula in codec.formulas):
                 state += "_"
-            functions = build_functions(codec, state)
+            functions = build_functions(codec, state, scope)
             self.out.functions += functions
-            self.codecs[codec] = {f.name: g.name for f, g in zip(codec.formulas, functions, strict=True)}
-        return self.codecs[codec]
+            self.codecs[codec, scope] = {f.name: g.name for f, g in zip(codec.formulas, functions, strict=True)}
+        return self.codecs[codec, scope]
 
     def values(self) -> set[str]:
         """The names that locals of coded states may get; a function of such a name would be hidden."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from optgen.ir.nodes import Assign, Function, Guard, Hyper, Program, State, Statement
+from optgen.ir.nodes import Assign, Function, Guard, Hyper, Program, State, Statement, Storage
 
-__all__ = ["Buffer", "Kernel", "Layout", "Plan", "Variant"]
+__all__ = ["Buffer", "Kernel", "Layout", "Plan", "Reduction", "Sweep", "Variant"]
 
 
 class Layout(Enum):
@@ -15,6 +15,8 @@ class Layout(Enum):
 
     ELEMENT = "element"  # one value per element of the parameter, in the parameter's shape
     BLOCK = "block"  # one float32 per block, shaped (leading dimensions..., blocks per row)
+    ROW = "row"  # one float32 per row, shaped (leading dimensions..., 1)
+    TENSOR = "tensor"  # one float32
     CODE = "code"  # packed codes, bytes shaped (leading dimensions..., bytes per row)
 
 
@@ -36,11 +38,32 @@ class Buffer:
     written: bool
     doc: str
     when: Guard | None = None
+    block: int = 0  # of scalars, the elements that a block of theirs has
 
     @property
     def guard(self) -> Guard | None:
         """The condition under which the buffer exists."""
         return self.when if self.state is None else self.state.when
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a sweep leaves for the next: the `op`, "max" or "min", of a scratch buffer of blocks, in one of rows or the tensor."""
+
+    op: str
+    parts: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One pass over the elements: `buffers` are those it uses, `columns` the host scalars that it reads."""
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    columns: tuple[str, ...]
+    body: tuple[Statement, ...]
+    reductions: tuple[Reduction, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,9 +76,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One sweep over a parameter: each element of each buffer is read at most once and written at most once.
+    """One step of a parameter.
 
-    `body` begins with the loads and ends with the stores. `columns` are the host scalars that it reads.
+    `body` is all of it, the loads first and the stores last: what a backend runs that works on whole tensors. `sweeps` are
+    the passes over memory that others make of it: in each, each element of each buffer is read at most once and written at
+    most once. `scratch` holds the buffers between sweeps, `copies` those whose last value a sweep could not write in place,
+    because others read the old one: pairs of a scratch buffer and of its destination. `columns` are the host scalars.
     """
 
     name: str
@@ -65,6 +91,9 @@ class Kernel:
     columns: tuple[str, ...]
     body: tuple[Statement, ...]
     program: Program  # its symbols cover the body
+    sweeps: tuple[Sweep, ...]
+    scratch: tuple[Buffer, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -73,10 +102,27 @@ class Kernel:
         return tuple(flag for flag in self.program.flags if flag in used)
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        """The block sizes of its stored states, each once."""
-        sizes = [b.state.storage.block for b in self.buffers if b.state is not None and b.state.storage is not None]
-        return tuple(dict.fromkeys(size for size in sizes if self.variant.stored))
+    def wide(self) -> int:
+        """The largest block of its stored states; 0 if there are none."""
+        stored = [state.storage.block for state in self.program.states if state.storage and state.name in self.variant.stored]
+        return max(stored, default=0)
+
+    @property
+    def row(self) -> int:
+        """How many elements a row has at least; 0 if nothing is stored in rows."""
+        stored = [
+            max(state.storage.row, state.storage.block)
+            for state in self.program.states
+            if state.storage and state.name in self.variant.stored
+        ]
+        return max(stored, default=0)
+
+    def stored(self, number: object) -> Storage:
+        """The storage of the program's state of this number."""
+        assert isinstance(number, int)
+        storage = self.program.states[number].storage
+        assert storage is not None
+        return storage
 
 
 @dataclass(frozen=True)

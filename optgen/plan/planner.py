@@ -8,6 +8,7 @@ from optgen.ir.infer import refs
 from optgen.ir.nodes import Domain, Kind, Program, Role, State, Storage, Symbol
 from optgen.plan.lower_storage import lower_storage
 from optgen.plan.nodes import Kernel, Plan, Variant
+from optgen.plan.sweeps import split_sweeps
 from optgen.storage.codebooks import half_gap
 
 __all__ = ["make_plan"]
@@ -89,15 +90,21 @@ def _kernel(program: Program, variant: Variant) -> Kernel:
     lowered = lower_storage(program, variant.stored)
     read = {name for statement in lowered.body for name in refs(statement.value)}
     host = {name for name, symbol in program.symbols.items() if symbol.domain == Domain.HOST}
-    symbols = {**lowered.symbols, **{b.name: _buffer_symbol(b.name) for b in lowered.buffers}}
+    name = "update" if not variant.stored else _kernel_name(program, variant)
+    columns = tuple(name for name in program.symbols if name in read & host)
+    split = split_sweeps(name, lowered.buffers, columns, lowered.body, program)
+    symbols = {**lowered.symbols, **{b.name: _buffer_symbol(b.name) for b in (*lowered.buffers, *split.scratch)}}
     return Kernel(
-        name="update" if not variant.stored else _kernel_name(program, variant),
+        name=name,
         variant=variant,
         buffers=tuple(lowered.buffers),
         functions=tuple(lowered.functions),
-        columns=tuple(name for name in program.symbols if name in read & host),
+        columns=columns,
         body=tuple(lowered.body),
         program=replace(program, symbols=symbols, functions=tuple(lowered.functions)),
+        sweeps=tuple(split.sweeps),
+        scratch=tuple(split.scratch),
+        copies=tuple(split.copies),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optgen.ir.text import function_text, statements
-from optgen.plan.nodes import Kernel, Plan
+from optgen.plan.nodes import Buffer, Kernel, Plan
 from optgen.plan.traffic import buffer_bytes, kernel_bytes
 
 __all__ = ["plan_text"]
@@ -22,13 +22,19 @@ def plan_text(plan: Plan) -> str:
 def _kernel(kernel: Kernel) -> list[str]:
     stored = ", ".join(kernel.variant.stored) or "none"
     total = kernel_bytes(kernel, param=2, grad=2)
-    lines = [f"  kernel {kernel.name}: states stored as codes: {stored}; {total:g} bytes per element and step", "    buffers"]
-    for buffer in kernel.buffers:
-        way = "+".join(word for word, used in (("read", buffer.read), ("write", buffer.written)) if used)
-        size = buffer_bytes(buffer, param=2, grad=2)
-        guard = "" if buffer.guard is None else f" if {'' if buffer.guard.holds else 'not '}{buffer.guard.flag}"
-        lines.append(f"      {buffer.name}: {buffer.dtype} per {buffer.layout.value}, {way}, {size:g} bytes{guard}")
-    lines += ["    sweep", *statements(kernel.body, "      ")]
+    lines = [f"  kernel {kernel.name}: states stored as codes: {stored}; {total:g} bytes per element and step"]
+    for sweep in kernel.sweeps:
+        lines += [f"    sweep {sweep.name}", "      buffers", *(f"        {_buffer(b)}" for b in sweep.buffers)]
+        lines += ["      statements", *statements(sweep.body, "        ")]
+        lines += [f"      then {r.result} = {r.op} of {r.parts}" for r in sweep.reductions]
+    lines += [f"    then {target} = {source}" for source, target in kernel.copies]
     for function in kernel.functions:
         lines += ["    " + line for line in function_text(function).split("\n")]
     return lines
+
+
+def _buffer(buffer: Buffer) -> str:
+    way = "+".join(word for word, used in (("read", buffer.read), ("write", buffer.written)) if used)
+    size = buffer_bytes(buffer, param=2, grad=2)
+    guard = "" if buffer.guard is None else f" if {'' if buffer.guard.holds else 'not '}{buffer.guard.flag}"
+    return f"{buffer.name}: {buffer.dtype} per {buffer.layout.value}, {way}, {size:g} bytes{guard}"

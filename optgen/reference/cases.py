@@ -53,9 +53,13 @@ def hyper_cases(program: Program, steps: int) -> list[Case]:
 
 
 def _matrices(program: Program) -> tuple[tuple[int, ...], ...]:
+    """Shapes with whole blocks, padded ones and, if blocks differ, rows of a length between theirs."""
     blocks = [state.storage.block for state in program.states if state.storage is not None]
     wide = max([128, *blocks])
-    return ((16, 2 * wide), (40, wide + 7)) if blocks else ((16, 2 * wide),)
+    if not blocks:
+        return ((16, 2 * wide),)
+    between = min(blocks) + 8
+    return ((16, 2 * wide), (40, wide + 7), *(((-(-4096 // between), between),) if between < wide else ()))
 
 
 def _without_zeros(program: Program) -> dict[str, Any]:

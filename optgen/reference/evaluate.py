@@ -76,6 +76,10 @@ OPS: dict[str, Callable[..., Array]] = {
     "is_finite": np.isfinite,
     "block_max": lambda x: np.max(x, axis=-1, keepdims=True),
     "block_min": lambda x: np.min(x, axis=-1, keepdims=True),
+    "row_max": lambda x: np.max(x, axis=(-2, -1), keepdims=True),
+    "row_min": lambda x: np.min(x, axis=(-2, -1), keepdims=True),
+    "tensor_max": lambda x: np.max(x, keepdims=True),
+    "tensor_min": lambda x: np.min(x, keepdims=True),
     "block_count": lambda c: np.sum(c, axis=-1, keepdims=True, dtype=np.int32),
     "block_select": _block_select,
 }

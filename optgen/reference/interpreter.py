@@ -93,7 +93,7 @@ class Reference:
         code = packing.unpack(state[f"{s.save_as}.codes"], codes.bits, codes.block)
         scalars = [state[f"{s.save_as}.{name}"] for name in codes.scalars]
         args = [code, *(x.reshape(-1, x.shape[-1], 1) for x in scalars)]
-        return packing.from_blocks(call(formulas["decode"], args, functions), shape)
+        return packing.from_blocks(call(formulas["decode"], args, functions), shape, codes)
 
     def write(
         self, s: State, value: Any, shape: tuple[int, ...], index: int, state: Mapping[str, Array], t: int
@@ -106,14 +106,14 @@ class Reference:
             return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), () if s.scalar else shape)}
         assert s.storage is not None
         functions, formulas = self.functions(s)
-        x = packing.to_blocks(np.broadcast_to(value, shape), codes.block)
+        x = packing.to_blocks(np.broadcast_to(value, shape), codes)
         known: dict[str, Any] = {"x": np.where(np.isfinite(x), x, np.float32(0))}
         codec = CODEBOOKS[s.storage.codebook].codec(s.storage, s.unsigned)
         for scalar in codec.scalars:
             known[scalar.name] = self.apply(formulas[scalar.name], known, functions)
         if codec.random:
             words = packing.step_words(int(state["rounding_key"]) % 2**64, t)
-            known["u"] = packing.random_bits(words, shape, codes.block, index)
+            known["u"] = packing.random_bits(words, shape, codes, index)
         code = self.apply(formulas["encode"], known, functions)
         new = {f"{s.save_as}.codes": packing.pack(np.broadcast_to(code, x.shape), codes.bits).reshape(codes.codes_shape(shape))}
         for name in codes.scalars:
@@ -128,7 +128,7 @@ class Reference:
         """The codec functions of a state, by their names and by the names of their formulas."""
         assert s.storage is not None
         codec = CODEBOOKS[s.storage.codebook].codec(s.storage, s.unsigned)
-        built = build_functions(codec, s.name)
+        built = build_functions(codec, s.name, s.storage.scope)
         by_formula = {formula.name: function for formula, function in zip(codec.formulas, built, strict=True)}
         return {function.name: function for function in built}, by_formula
 

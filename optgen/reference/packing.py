@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optgen.runtime.layout import row_shape
+from optgen.runtime.layout import Codes
 
 __all__ = ["from_blocks", "pack", "random_bits", "random_elements", "step_words", "to_blocks", "unpack"]
 
@@ -29,18 +29,18 @@ def pack(codes: Array, bits: int) -> Array:
     return np.packbits(digits.astype(np.uint8).reshape(codes.shape[0], -1), axis=-1, bitorder="little")
 
 
-def to_blocks(x: Array, block: int) -> Array:
+def to_blocks(x: Array, codes: Codes) -> Array:
     """Elements -> float32 (rows, blocks per row, block), each row padded with zeros."""
-    _, length = row_shape(x.shape, block)
+    block, (_, length) = codes.block, codes.row_shape(x.shape)
     with np.errstate(over="ignore"):
         rows = x.reshape(-1, length).astype(np.float32)
     padded = np.pad(rows, ((0, 0), (0, -length % block)))
     return padded.reshape(rows.shape[0], -1, block)
 
 
-def from_blocks(x: Array, shape: Sequence[int]) -> Array:
+def from_blocks(x: Array, shape: Sequence[int], codes: Codes) -> Array:
     """The inverse, as float64."""
-    _, length = row_shape(shape, x.shape[-1])
+    _, length = codes.row_shape(shape)
     return x.reshape(x.shape[0], -1)[:, :length].reshape(shape).astype(np.float64)
 
 
@@ -54,9 +54,9 @@ def step_words(key: int, t: int) -> tuple[int, int]:
     return x & 0xFFFFFFFF, x >> 32
 
 
-def random_bits(words: tuple[int, int], shape: Sequence[int], block: int, salt: int) -> Array:
+def random_bits(words: tuple[int, int], shape: Sequence[int], codes: Codes, salt: int) -> Array:
     """16 bits for each element of (rows, blocks per row, block), from the element's index in the parameter."""
-    leading, length = row_shape(shape, block)
+    block, (leading, length) = codes.block, codes.row_shape(shape)
     row = np.arange(math.prod(leading), dtype=np.uint64)[:, None]
     column = np.arange(-(-length // block) * block, dtype=np.uint64)
     index: Array = (row * np.uint64(length) + column).reshape(len(row), -1, block)

@@ -18,7 +18,7 @@ from optgen.runtime.layout import Shard, row_shape
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
 
-__all__ = ["TritonKernel", "run"]
+__all__ = ["Reduction", "Scratch", "Sweep", "TritonKernel", "run"]
 
 TRITON_DTYPES = {
     torch.float32: tl.float32,
@@ -30,17 +30,46 @@ TRITON_DTYPES = {
 }
 
 
-class TritonKernel(NamedTuple):
-    """A kernel's entry, its largest block (0: no codes), its tile in elements and the threads of a program.
+class Reduction(NamedTuple):
+    """What is done behind a sweep: the parts in one slot of a parameter's tensors become one number in another."""
 
-    `registers` is the most that a thread may have on an NVIDIA GPU.
-    """
+    op: str  # "max" or "min"
+    parts: int
+    result: int
+
+
+class Scratch(NamedTuple):
+    """A float32 tensor between sweeps: a number for each block, row or the tensor; in the end it may be copied to a slot."""
+
+    layout: str
+    block: int
+    copy_to: int | None
+
+    def size(self, rows: int, length: int) -> int:
+        """Its elements, for a parameter of so many rows."""
+        return {"block": rows * -(-length // self.block), "row": rows, "tensor": 1}[self.layout]
+
+
+class Sweep(NamedTuple):
+    """One pass over the elements."""
 
     entry: Any
+    reductions: tuple[Reduction, ...] = ()
+
+
+class TritonKernel(NamedTuple):
+    """A kernel's sweeps, its largest block (0: no codes), the least elements of a row, its tile, the threads of a program.
+
+    `registers` is the most that a thread may have on an NVIDIA GPU; `scratch` follows the tensors in each parameter's slots.
+    """
+
+    sweeps: tuple[Sweep, ...]
     wide: int
+    row: int
     tile: int
     threads: int
     registers: int
+    scratch: tuple[Scratch, ...] = ()
 
     def options(self, platform: str, warp_size: int) -> dict[str, int]:
         """What the compiler is told for a GPU of this platform, "cuda" or "hip"."""
@@ -115,21 +144,70 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def _launch(kernel: TritonKernel, key: tuple[Any, ...], items: list[_Item]) -> None:
     _, flags, (param, grad, correction, real), device, aligned = key
-    rows, tiles = _tables(kernel, items)
-    kernel.entry[(len(tiles),)](
+    scratch = [_scratch(kernel, item) for item in items]
+    rows, tiles = _tables(kernel, items, scratch)
+    tables = (
         torch.tensor(rows, dtype=torch.int64, device=device),
         torch.stack([item.table for item in items]).contiguous(),
         _keys(items).to(device),
         tiles.to(device),
-        **dict(flags),
-        PARAM=TRITON_DTYPES[param],
-        GRAD=TRITON_DTYPES[grad],
-        CORRECTION=TRITON_DTYPES[correction],
-        REAL=TRITON_DTYPES[real],
-        ALIGNED=aligned,
-        TILE=kernel.tile,
-        **({"num_warps": 1} if interpreting() else kernel.options(*_platform())),
     )
+    constants = {
+        "PARAM": TRITON_DTYPES[param],
+        "GRAD": TRITON_DTYPES[grad],
+        "CORRECTION": TRITON_DTYPES[correction],
+        "REAL": TRITON_DTYPES[real],
+        "ALIGNED": aligned,
+        "TILE": kernel.tile,
+    }
+    options = {"num_warps": 1} if interpreting() else kernel.options(*_platform())
+    for sweep in kernel.sweeps:
+        entry, taken = sweep.entry, {flag: value for flag, value in flags if flag in sweep.entry.arg_names}
+        entry[(len(tiles),)](*tables, **taken, **constants, **options)
+        for reduction in sweep.reductions:
+            _join(kernel, reduction, items, rows)
+    for i, kept in enumerate(kernel.scratch):
+        if kept.copy_to is not None:
+            targets = [item.tensors[kept.copy_to] for item in items]
+            sources = [tensors[i].view_as(target) for tensors, target in zip(scratch, targets, strict=True)]
+            torch._foreach_copy_(targets, sources)
+
+
+def _scratch(kernel: TritonKernel, item: _Item) -> list[Tensor]:
+    """What lies between the sweeps of one parameter."""
+    if not kernel.scratch:
+        return []
+    device = item.tensors[0].device
+    rows, length = _rows(kernel, item)
+    return [torch.empty(kept.size(rows, length), dtype=torch.float32, device=device) for kept in kernel.scratch]
+
+
+def _rows(kernel: TritonKernel, item: _Item) -> tuple[int, int]:
+    """Rows, and elements in a row."""
+    leading, length = row_shape(item.tensors[0].shape, kernel.row)
+    return math.prod(leading), length
+
+
+def _join(kernel: TritonKernel, reduction: Reduction, items: list[_Item], slots: list[list[int]]) -> None:
+    """Reduce the parts of every parameter of a bucket in one launch."""
+    from optgen.runtime.triton_reduce import join_parts
+
+    first = len(items[0].tensors)
+    parts, result = kernel.scratch[reduction.parts - first], kernel.scratch[reduction.result - first]
+    segments = []
+    for item, addresses in zip(items, slots, strict=True):
+        shape = _rows(kernel, item)
+        results = result.size(*shape)
+        count = parts.size(*shape) // results
+        starts = torch.arange(results, dtype=torch.int64, device="cpu") * 4
+        columns = (
+            starts * count + addresses[reduction.parts],
+            torch.full_like(starts, count),
+            starts + addresses[reduction.result],
+        )
+        segments.append(torch.stack(columns, dim=1))
+    table = torch.cat(segments).to(items[0].tensors[0].device)
+    join_parts[(len(table),)](table, OP=reduction.op, CHUNK=1024)
 
 
 def _keys(items: list[_Item]) -> Tensor:
@@ -148,24 +226,24 @@ def _platform() -> tuple[str, int]:
     return target.backend, int(target.warp_size)
 
 
-def _tables(kernel: TritonKernel, items: list[_Item]) -> tuple[list[list[int]], Tensor]:
+def _tables(kernel: TritonKernel, items: list[_Item], scratch: list[list[Tensor]]) -> tuple[list[list[int]], Tensor]:
     """A row of addresses and sizes for each parameter, and the parameter and number of each tile.
 
     The sizes are: how much of it whole tiles may take without masks, and blocks and row length, or elements.
     """
     rows, counts = [], []
-    for item in items:
-        addresses = [tensor.data_ptr() for tensor in item.tensors]
-        shape = item.tensors[0].shape
+    for item, between in zip(items, scratch, strict=True):
+        addresses = [tensor.data_ptr() for tensor in (*item.tensors, *between)]
         if kernel.wide:
-            leading, length = row_shape(shape, kernel.wide)
-            blocks = math.prod(leading) * -(-length // kernel.wide)
+            lines, length = _rows(kernel, item)
+            blocks = lines * -(-length // kernel.wide)
             whole = blocks if length % kernel.wide == 0 and item.shard.is_regular else 0
             rows.append([*addresses, whole, blocks, length])
             counts.append(-(-blocks * kernel.wide // kernel.tile))
         else:
-            rows.append([*addresses, shape.numel() if item.shard.is_regular else 0, shape.numel()])
-            counts.append(-(-shape.numel() // kernel.tile))
+            size = item.tensors[0].numel()
+            rows.append([*addresses, size if item.shard.is_regular else 0, size])
+            counts.append(-(-size // kernel.tile))
     repeats = torch.tensor(counts, device="cpu")
     owner = torch.repeat_interleave(torch.arange(len(items), device="cpu"), repeats)
     start = torch.cumsum(repeats, 0) - repeats

@@ -30,10 +30,10 @@ class Shard(NamedTuple):
 WHOLE = Shard()
 
 
-def row_shape(shape: Sequence[int], block: int) -> tuple[tuple[int, ...], int]:
-    """Leading dimensions and row length of a parameter of this shape, for blocks of `block` elements."""
+def row_shape(shape: Sequence[int], least: int) -> tuple[tuple[int, ...], int]:
+    """Leading dimensions and row length of a parameter of this shape, if a row is to have at least so many elements."""
     split, length = len(shape), 1
-    while split > 0 and length < block:
+    while split > 0 and length < least:
         split -= 1
         length *= shape[split]
     return tuple(shape[:split]), length
@@ -41,9 +41,11 @@ def row_shape(shape: Sequence[int], block: int) -> tuple[tuple[int, ...], int]:
 
 @dataclass(frozen=True)
 class Codes:
-    """How a state is kept as codes: `bits` per element, blocks of `block`, the names of the saved block scalars.
+    """How a state is kept as codes: `bits` per element, blocks of `block`, the names of the saved scalars.
 
-    A parameter is stored so if it has at least `min_ndim` dimensions, `min_size` elements and one whole block.
+    A scalar is one for each "block", "row" or the whole "tensor", as `scope` says. Rows have at least `row` elements, if
+    there are as many: the largest block of an optimizer's states, so that all of them have the same rows. A parameter is
+    stored so if it has at least `min_ndim` dimensions, `min_size` elements and one whole block.
     """
 
     bits: int
@@ -51,6 +53,8 @@ class Codes:
     scalars: tuple[str, ...]
     min_size: int = 4096
     min_ndim: int = 2
+    scope: str = "block"
+    row: int = 0  # or the block, if that is larger
 
     def applies_to(self, shape: Sequence[int]) -> bool:
         """Whether a parameter of this global shape is stored as codes."""
@@ -65,18 +69,24 @@ class Codes:
             return f"{size} elements < {max(self.min_size, self.block)}"
         return f"{len(shape)} dimensions, {size} elements"
 
+    def row_shape(self, shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
+        """Leading dimensions and row length of a parameter of this shape."""
+        return row_shape(shape, max(self.row, self.block))
+
     def blocks_per_row(self, shape: Sequence[int]) -> int:
         """Blocks of one row, the last one padded."""
-        return -(-row_shape(shape, self.block)[1] // self.block)
+        return -(-self.row_shape(shape)[1] // self.block)
 
     def codes_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the uint8 tensor of packed codes: (leading dimensions..., bytes per row)."""
-        return (*row_shape(shape, self.block)[0], self.blocks_per_row(shape) * self.block * self.bits // 8)
+        return (*self.row_shape(shape)[0], self.blocks_per_row(shape) * self.block * self.bits // 8)
 
     def scalars_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of each float32 tensor of block scalars: (leading dimensions..., blocks per row)."""
-        return (*row_shape(shape, self.block)[0], self.blocks_per_row(shape))
+        """Shape of each float32 tensor of scalars: (leading dimensions..., blocks per row), (leading..., 1) or (1,)."""
+        if self.scope == "tensor":
+            return (1,)
+        return (*self.row_shape(shape)[0], self.blocks_per_row(shape) if self.scope == "block" else 1)
 
     def nbytes(self, shape: Sequence[int]) -> int:
-        """Bytes of codes and block scalars."""
+        """Bytes of codes and scalars."""
         return math.prod(self.codes_shape(shape)) + 4 * len(self.scalars) * math.prod(self.scalars_shape(shape))

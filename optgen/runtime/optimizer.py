@@ -306,6 +306,8 @@ def _explain_state(state: State, p: Tensor, kernel: KernelInfo) -> str:
     if state.scalar:
         return f"{state.name} one number"
     if state.name in kernel.stored and state.codes is not None:
-        return f"{state.name} {state.codes.bits} bits in blocks of {state.codes.block} ({state.codes.reason(p.shape)})"
+        codes = state.codes
+        where = f"in blocks of {codes.block}" if codes.scope == "block" else f"with one scale per {codes.scope}"
+        return f"{state.name} {codes.bits} bits {where} ({codes.reason(p.shape)})"
     why = "" if state.codes is None else f" ({state.codes.reason(p.shape)})"
     return f"{state.name} {str(float_dtype(state, p.dtype)).removeprefix('torch.')}{why}"

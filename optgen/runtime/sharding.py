@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
-from optgen.runtime.layout import WHOLE, Codes, Shard, row_shape
+from optgen.runtime.layout import WHOLE, Codes, Shard
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -76,14 +76,19 @@ def check_codes(owner: str, p: Tensor, codes: Codes) -> None:
     """
     if not is_sharded(p):
         return
-    first = len(row_shape(p.shape, codes.block)[0])  # of the dimensions that are merged into rows
-    inside = [(dim, ways) for dim, ways in _sharded_dims(p) if dim >= first]
+    first = len(codes.row_shape(p.shape)[0])  # of the dimensions that are merged into rows
+    cut = list(_sharded_dims(p))
+    inside = [(dim, ways) for dim, ways in cut if dim >= first]
+    if cut if codes.scope == "tensor" else inside and codes.scope == "row":
+        where = "parameters" if codes.scope == "tensor" else "rows"
+        message = f"one scale per {codes.scope} cannot be computed where {where} are sharded; store the state in blocks"
+        raise RuntimeError(f"{owner}: sharded as {p.placements}; {message}")
     if not inside:
         return
     (dim, ways), unit = inside[0], math.prod(p.shape[first + 1 :])
     lengths = [size * unit for size in _chunks(p.shape[dim], ways)]
     blocks = [size * codes.block for size in _chunks(codes.blocks_per_row(p.shape), ways)]
-    whole = all(length % codes.block == 0 for length in lengths[:-1]) and lengths[-1] >= codes.block
+    whole = all(length % codes.block == 0 for length in lengths[:-1]) and lengths[-1] >= max(codes.row, codes.block)
     if len(inside) == 1 and dim == first and whole and [-(-n // codes.block) * codes.block for n in lengths] == blocks:
         return
     raise RuntimeError(
@@ -138,7 +143,7 @@ def _sharded_dims(p: DTensor) -> Iterator[tuple[int, int]]:
     """Each dimension of `p` that is cut, and into how many parts."""
     for mesh_dim, placement in enumerate(p.placements):
         dim = getattr(placement, "dim", None)  # of a Shard, and of the strided kind that nested meshes make
-        if dim is not None:
+        if dim is not None and p.device_mesh.size(mesh_dim) > 1:
             yield dim, p.device_mesh.size(mesh_dim)
 
 

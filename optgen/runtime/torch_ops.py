@@ -30,18 +30,21 @@ __all__ = [
 ]
 
 
-def to_blocks(x: Tensor, block: int) -> Tensor:
-    """Arrange the elements of `x` in blocks as float32, each row padded with zeros: (rows, blocks per row, block)."""
-    _, length = row_shape(x.shape, block)
+def to_blocks(x: Tensor, block: int, row: int = 0) -> Tensor:
+    """Arrange the elements of `x` in blocks as float32, each row padded with zeros: (rows, blocks per row, block).
+
+    A row has at least `row` elements, or one block if that is larger, if there are as many.
+    """
+    _, length = row_shape(x.shape, max(row, block))
     rows = x.float().reshape(-1, length)
     if length % block:
         rows = torch.nn.functional.pad(rows, (0, block - length % block))
     return rows.view(rows.shape[0], -1, block)
 
 
-def from_blocks(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def from_blocks(x: Tensor, shape: Sequence[int], dtype: torch.dtype, row: int = 0) -> Tensor:
     """The inverse of `to_blocks`: the elements of a parameter of this shape, without the padding."""
-    _, length = row_shape(shape, x.shape[-1])
+    _, length = row_shape(shape, max(row, x.shape[-1]))
     if length % x.shape[-1]:
         # as_strided makes Inductor store x first. Reading x's block scalars at element // block in a loop over the
         # elements, its C++ code splits the loop by the block and leaves out the last, partial block (torch 2.13).
@@ -122,14 +125,14 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, torch.sign(x))
 
 
-def random_bits(key: Key, shape: Sequence[int], block: int, salt: int) -> Tensor:
+def random_bits(key: Key, shape: Sequence[int], block: int, salt: int, row: int = 0) -> Tensor:
     """16 random bits per element, in blocks: int32 (rows, blocks per row, block).
 
     A function of the two words of `key` (which hold the parameter's key and the step), of `salt` (which state) and of
     the element's index in the whole parameter. One hash serves four elements: each takes a byte of it, and all four
     share eight further bits.
     """
-    leading, length = row_shape(shape, block)
+    leading, length = row_shape(shape, max(row, block))
     rows = math.prod(leading)
     if length % block == 0 and key.shard.is_regular:
         return _of_fours(key, rows * length // 4, salt).view(rows, -1, block)

@@ -16,7 +16,9 @@ __all__ = [
     "block_select",
     "load_codes",
     "load_elements",
+    "load_rows",
     "load_scalars",
+    "load_whole",
     "maximum",
     "minimum",
     "mul_high",
@@ -26,7 +28,9 @@ __all__ = [
     "sign",
     "store_codes",
     "store_elements",
+    "store_rows",
     "store_scalars",
+    "store_whole",
     "tile_elements",
     "to_blocks",
 ]
@@ -144,6 +148,44 @@ def store_scalars(
         tl.store(start + begin + places, values)
     else:
         tl.store(start + begin + places, values, mask=valid)
+
+
+@triton.jit
+def load_rows(start, first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
+    """Of each block the scalar of its row, float32 (TILE // BLOCK, 1)."""
+    begin, places, valid, _ = _row_places(first, blocks, length, BLOCK, WIDE, TILE)
+    if BULK:
+        values = tl.load(start + begin + places)
+    else:
+        values = tl.load(start + begin + places, mask=valid, other=0.0)
+    return values[:, None]
+
+
+@triton.jit
+def store_rows(start, values, first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr):
+    """Write scalars of rows, each from the first block of its row."""
+    begin, places, valid, column = _row_places(first, blocks, length, BLOCK, WIDE, TILE)
+    tl.store(start + begin + places, tl.reshape(values, (TILE // BLOCK,)), mask=valid & (column == 0))
+
+
+@triton.jit
+def _row_places(first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr):
+    """The row of a tile's first block (int64), that of each block from there (int32), which exist, and their places in it."""
+    row, place = _tile_rows(first, length, BLOCK, WIDE, TILE)
+    exists = first + tl.arange(0, TILE // BLOCK) // (WIDE // BLOCK) < blocks
+    return first // ((length + WIDE - 1) // WIDE), row, exists, place
+
+
+@triton.jit
+def load_whole(start):
+    """The one scalar of a parameter, float32 (1, 1)."""
+    return tl.load(start + tl.zeros((1, 1), tl.int32))
+
+
+@triton.jit
+def store_whole(start, values, first):
+    """Write the one scalar of a parameter, (1, 1), from its first tile."""
+    tl.store(start + tl.zeros((1, 1), tl.int32), values, mask=tl.full((1, 1), 0, tl.int64) + first == 0)
 
 
 @triton.jit

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
 from optgen.ir.nodes import Floats, State, Storage
-from optgen.spec.fields import Fields
+from optgen.spec.fields import Fields, is_number
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import check_name
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar
@@ -19,6 +21,8 @@ __all__ = ["StateReader"]
 KEYS = ("like", "shape", "sign", "init", "save_as", "when", "storage", "doc")
 STORAGE_KEYS = ("codebook", "bits", "block", "rounding", *OPTIONS, "min_size", "min_ndim")
 FLOATS = ("bfloat16", "float16")
+SCOPES = ("row", "tensor")
+PADDING = 128  # elements that rows are padded to where a row or the tensor shares a scale
 ROUNDINGS = ("nearest", "stochastic", "unbiased")
 SAVE_AS = re.compile(r"[a-z][a-z0-9_]{0,59}")
 TAKEN_KEYS = {"step": "the step counter", "rounding_key": "the key of stochastic rounding", "correction": "what rounding took"}
@@ -52,7 +56,7 @@ class StateReader:
                 states.append(self.state(key, value))
             else:
                 self.unread.add(key.text)
-        return tuple(states)
+        return _with_rows(states)
 
     def nothing_to_change(self, key: Scalar, entries: tuple[tuple[Scalar, Node], ...], parent: str) -> None:
         """Report a change to a state that the parent does not have; one may be meant by the name it is saved under."""
@@ -146,14 +150,25 @@ class StateReader:
                 message = f"the storage of '{key.text}' needs the key '{name}'"
                 self.found.add("missing-key", message, node.span, help=f"add '{example}'")
         bits = self.fields.integer(table["bits"], "'bits'", 1, 8) if "bits" in table else only
-        block = self.fields.integer(table["block"], "'block'", 32, 2048) if "block" in table else None
+        block, scope = self.block(table["block"]) if "block" in table else (None, "block")
         storage = self.options(table, codebook, bits, block)
+        storage = replace(storage, scope=scope) if storage is not None else None
         spans = {name: value.span for name, value in table.items()}
         if storage is not None:
             check_storage(storage, unsigned, spans, self.found)
         else:
             check_sizes(bits, block, spans, self.found)
         return storage
+
+    def block(self, node: Node) -> tuple[int | None, str]:
+        """Elements that share a scale; a row or the tensor is padded to blocks of a usual size."""
+        if isinstance(node, Scalar) and node.style is None and node.text in SCOPES:
+            return PADDING, node.text
+        if isinstance(node, Scalar) and not is_number(node):
+            help_text = "'block: 128' for blocks, or 'row' or 'tensor' for one scale each"
+            self.fields.wrong_type(node, "'block'", "a whole number, 'row' or 'tensor'", help_text)
+            return None, "block"
+        return self.fields.integer(node, "'block'", 32, 2048), "block"
 
     def options(self, table: dict[str, Node], codebook: str | None, bits: int | None, block: int | None) -> Storage | None:
         fields = self.fields
@@ -181,6 +196,15 @@ class StateReader:
         numbers = [self.fields.number(item, "a level") for item in self.fields.sequence(node, "'levels'") or ()]
         known = tuple(number for number in numbers if number is not None)
         return known if numbers and len(known) == len(numbers) else None
+
+
+def _with_rows(states: Sequence[State]) -> tuple[State, ...]:
+    """States whose rows are alike: they have at least the elements of the largest block."""
+    row = max((state.storage.block for state in states if state.storage is not None), default=0)
+    return tuple(
+        replace(s, storage=replace(s.storage, row=row)) if s.storage is not None and s.storage.block < row else s
+        for s in states
+    )
 
 
 def _is_change(node: Node) -> bool:

@@ -41,7 +41,12 @@ def _state(spec: Spec, state: State) -> str:
     parts += [f"init: {spec.inits[state.name].text.strip()}"] if state.name in spec.inits else []
     if state.storage is not None:
         s = state.storage
-        options = [f"codebook: {s.codebook}", f"bits: {s.bits}", f"block: {s.block}", f"rounding: {s.rounding}"]
+        options = [
+            f"codebook: {s.codebook}",
+            f"bits: {s.bits}",
+            f"block: {s.block if s.scope == 'block' else s.scope}",
+            f"rounding: {s.rounding}",
+        ]
         options += [f"quantile: {s.quantile:g}"] if s.quantile is not None else []
         options += ["published: true"] if s.published else []
         options += ["zero: true"] if s.zero else []

@@ -91,16 +91,19 @@ PARAMS = {
 }
 
 
-def build_functions(codec: Codec, suffix: str) -> tuple[Function, ...]:
-    """Parse a codec's formulas; every function is named with `suffix`, the name of the state."""
+def build_functions(codec: Codec, suffix: str, scope: str = "block") -> tuple[Function, ...]:
+    """Parse a codec's formulas; every function is named with `suffix`, the name of the state.
+
+    `scope` is what shares a scale: in formulas, `block_max` and `block_min` mean that of a "block", "row" or "tensor".
+    """
     known: dict[str, Function] = {}
     for formula in codec.formulas:
         name = formula.name if formula.shared else f"{formula.name}_{suffix}"
-        known[formula.name] = _build(formula, name, known)
+        known[formula.name] = _build(formula, name, known, scope)
     return tuple(known.values())
 
 
-def _build(formula: Formula, name: str, known: Mapping[str, Function]) -> Function:
+def _build(formula: Formula, name: str, known: Mapping[str, Function], scope: str) -> Function:
     words = {op: Word(op, op, info.meaning) for op, info in OPS.items()}
     source = Source(f"<{formula.name}>", formula.text)
     lines = formula.text.split("\n")
@@ -116,7 +119,7 @@ def _build(formula: Formula, name: str, known: Mapping[str, Function]) -> Functi
     constants: dict[str, Expr] = {}
     for statement in block:
         assert isinstance(statement, Assignment) and statement.value is not None
-        value = fold(substitute(_link(statement.value, known), constants))
+        value = fold(substitute(_link(statement.value, known, scope), constants))
         constants.pop(statement.target, None)
         if isinstance(value, Const):
             constants[statement.target] = value
@@ -154,11 +157,11 @@ class _CallWord(Word):
         return int(getattr(self, "count"))  # noqa: B009
 
 
-def _link(value: Expr, known: Mapping[str, Function]) -> Expr:
-    """Replace operations named `call f` by calls of the function built for `f`."""
+def _link(value: Expr, known: Mapping[str, Function], scope: str) -> Expr:
+    """Replace operations named `call f` by calls of the function built for `f`, reductions by those of the scope."""
     if not isinstance(value, Op):
         return value
-    args = tuple(_link(arg, known) for arg in value.args)
+    args = tuple(_link(arg, known, scope) for arg in value.args)
     if value.op.startswith("call "):
         return Call(known[value.op.removeprefix("call ")].name, args)
-    return Op(value.op, args)
+    return Op(value.op.replace("block", scope) if value.op in ("block_max", "block_min") else value.op, args)

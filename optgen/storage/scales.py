@@ -10,7 +10,7 @@ PUBLISHED_FLOOR = "1e-12"  # the floor of the published low-bit optimizers
 def absmax(unsigned: bool, published: bool) -> str:
     """The largest magnitude; zero for a block of zeros unless the published floor is asked for."""
     largest = "block_max(x)" if unsigned else "block_max(abs(x))"
-    return f"scale = max({largest}, {PUBLISHED_FLOOR if published else '0.0'})"
+    return f"largest = {largest}\nscale = max(largest, {PUBLISHED_FLOOR if published else '0.0'})"
 
 
 def signed_absmax() -> str:

@@ -21,13 +21,15 @@ FORMATS = {
     "is_finite": "torch.isfinite({0})",
     "block_max": "torch.amax({0}, dim=-1, keepdim=True)",
     "block_min": "torch.amin({0}, dim=-1, keepdim=True)",
+    "row_max": "torch.amax({0}, dim=(-2, -1), keepdim=True)",
+    "row_min": "torch.amin({0}, dim=(-2, -1), keepdim=True)",
+    "tensor_max": "torch.amax({0}, dim=(-3, -2, -1), keepdim=True)",
+    "tensor_min": "torch.amin({0}, dim=(-3, -2, -1), keepdim=True)",
     "block_count": "torch.sum({0}, dim=-1, keepdim=True, dtype=torch.int32)",
     "block_select": "@block_select({0}, {1}, {2})",
-    "blocks": "@to_blocks({0}, {1})",
     "spread": "{0}.expand(param.shape)",
     "stochastic_bfloat16": "@stochastic_bfloat16({0}, {1})",
     "stochastic_float16": "@stochastic_float16({0}, {1})",
-    "elements": "@from_blocks({0}, param.shape, real)",
 }
 # Host scalars are float64 tensors of shape (n,): one for each parameter of a batch.
 HOST_FORMATS = {**{name: FORMATS[name] for name in ("abs", "sqrt", "rsqrt", "exp", "log", "sign", "min", "max", "where")}}

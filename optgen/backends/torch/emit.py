@@ -188,7 +188,8 @@ def _state_text(state: State) -> str:
     if state.storage is not None:
         s = state.storage
         scalars = saved_scalars(s, state.unsigned)
-        parts.append(f"codes=Codes({s.bits}, {s.block}, {scalars!r}, min_size={s.min_size}, min_ndim={s.min_ndim})")
+        more = (f", scope={s.scope!r}" if s.scope != "block" else "") + (f", row={s.row}" if s.row > s.block else "")
+        parts.append(f"codes=Codes({s.bits}, {s.block}, {scalars!r}, min_size={s.min_size}, min_ndim={s.min_ndim}{more})")
     return f"State({', '.join(parts)})"
 
 

@@ -36,6 +36,11 @@ class TorchPrinter(Printer):
         return repr(value.value) if self.kind(whole) == Kind.INT else repr(float(value.value))
 
 
+def _row(storage: Storage) -> tuple[int, ...]:
+    """The argument that says how long a row is at least, where that is not the block."""
+    return (storage.row,) if storage.row > storage.block else ()
+
+
 class KernelPrinter(TorchPrinter):
     """Prints the body of one kernel; knows its buffers."""
 
@@ -59,10 +64,13 @@ class KernelPrinter(TorchPrinter):
             case Op(op="spread", args=(Const(value=number),)):
                 return f"scalars.new_full(param.shape, {number!r})"
             case Op(op="random_bits", args=(Const(value=salt),)):
-                self.helpers.add("random_bits")
-                state = self.kernel.program.states[int(salt)]
-                assert state.storage is not None
-                return f"random_bits(key, param.shape, {state.storage.block}, {salt})"
+                storage = self.kernel.stored(salt)
+                return self.helper("random_bits", "key, param.shape", storage.block, salt, *_row(storage))
+            case Op(op="blocks", args=(x, Const(value=number))):
+                storage = self.kernel.stored(number)
+                return self.helper("to_blocks", self.expression(x), storage.block, *_row(storage))
+            case Op(op="elements", args=(x, Const(value=number))):
+                return self.helper("from_blocks", self.expression(x), "param.shape, real", *_row(self.kernel.stored(number)))
             case Op(op="random_elements", args=(Const(value=salt),)):
                 self.helpers.add("random_elements")
                 return f"random_elements(key, param.shape, {salt})"
@@ -70,7 +78,7 @@ class KernelPrinter(TorchPrinter):
                 return super().operation(value)
 
     def load(self, buffer: Buffer) -> str:
-        if buffer.layout == Layout.BLOCK:
+        if buffer.layout != Layout.ELEMENT:
             self.helpers.add("block_scalars")
             return f"block_scalars({buffer.name})"
         if buffer.dtype == "param":

@@ -12,7 +12,7 @@ from optgen.backends.triton.printer import KernelPrinter, TritonPrinter
 from optgen.backends.view import PackageView
 from optgen.ir.infer import walk
 from optgen.ir.nodes import Function, Op
-from optgen.plan.nodes import Buffer, Kernel, Layout, Plan
+from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Sweep
 
 __all__ = ["emit_triton"]
 
@@ -34,19 +34,31 @@ class BufferView:
     name: str
     dtype: str
     comment: str
+    slot: int
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """One sweep of a kernel: an entry, and the function for its tiles."""
+
+    name: str
+    doc: str
+    buffers: tuple[BufferView, ...]
+    lines: tuple[str, ...]
+    reductions: str
 
 
 @dataclass(frozen=True)
 class TritonKernelView:
     """One kernel."""
 
-    name: str
-    doc: str
-    buffers: tuple[BufferView, ...]
+    sweeps: tuple[SweepView, ...]
+    slots: int
+    scratch: str  # between sweeps, as text; empty if there is one
     flags: tuple[str, ...]
     columns: int
-    lines: tuple[str, ...]
     wide: int  # the largest block; 0 without codes
+    row: int  # elements that a row has at least
     tile: int
     threads: int
     registers: int
@@ -62,6 +74,7 @@ def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
             if function.name not in functions:
                 functions[function.name] = _function(function, kernel, helpers)
         kernels.append(_kernel(kernel, plan, helpers))
+    swept = any(len(kernel.sweeps) > 1 for kernel in plan.kernels)
     text = render(
         "triton/templates/backend.py.jinja",
         package=view,
@@ -69,6 +82,7 @@ def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
         narrow_helpers=sorted(helpers & NARROW_HELPERS),
         functions=list(functions.values()),
         kernels=kernels,
+        launch_names="Reduction, Scratch, Sweep, TritonKernel, run" if swept else "Sweep, TritonKernel, run",
     )
     return {"triton_backend.py": text}
 
@@ -81,26 +95,41 @@ def _function(function: Function, kernel: Kernel, helpers: set[str]) -> TritonFu
 
 
 def _kernel(kernel: Kernel, plan: Plan, helpers: set[str]) -> TritonKernelView:
-    printer = KernelPrinter(kernel)
-    lines = [f"{name} = tl.load(scalars + {plan.columns.index(name)})" for name in kernel.columns]
-    for chunk in paragraphs(kernel.body):
-        lines += ["", *printer.block(chunk)]
-    helpers |= printer.helpers
-    wide = max(kernel.blocks, default=0)
+    wide = kernel.wide
     if wide:
         helpers.add("tile_elements")
-    stored = ", ".join(kernel.variant.stored)
+    slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
+    copied = {source: slots.index(target) for source, target in kernel.copies}
+    scratch = [f"Scratch({b.layout.value!r}, {b.block}, copy_to={copied.get(b.name)})" for b in kernel.scratch]
     return TritonKernelView(
-        name=kernel.name,
-        doc=f"One step of a tile, with {stored} stored as codes." if stored else "One step of a tile.",
-        buffers=tuple(BufferView(b.name, _dtype(b), buffer_comment(b)) for b in kernel.buffers),
+        sweeps=tuple(_sweep(sweep, kernel, plan, slots, helpers) for sweep in kernel.sweeps),
+        slots=len(slots),
+        scratch=f"scratch=({', '.join(scratch)},)" if scratch else "",
         flags=kernel.flags,
         columns=len(plan.columns),
-        lines=tuple(lines),
         wide=wide,
+        row=kernel.row,
         tile=max(_tile(kernel), wide),
         threads=THREADS,
         registers=_registers(kernel),
+    )
+
+
+def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], helpers: set[str]) -> SweepView:
+    printer = KernelPrinter(kernel)
+    lines = [f"{name} = tl.load(scalars + {plan.columns.index(name)})" for name in sweep.columns]
+    for chunk in paragraphs(sweep.body):
+        lines += ["", *printer.block(chunk)]
+    helpers |= printer.helpers
+    stored = ", ".join(kernel.variant.stored)
+    what = "One step of a tile" if sweep is kernel.sweeps[-1] else "What later sweeps need of a tile"
+    reductions = [f"Reduction({r.op!r}, {slots.index(r.parts)}, {slots.index(r.result)})" for r in sweep.reductions]
+    return SweepView(
+        name=sweep.name,
+        doc=f"{what}, with {stored} stored as codes." if stored else f"{what}.",
+        buffers=tuple(BufferView(b.name, _dtype(b), buffer_comment(b), slots.index(b.name)) for b in sweep.buffers),
+        lines=tuple(lines),
+        reductions="".join(f"{reduction}, " for reduction in reductions),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from optgen.backends.printer import Printer, plain_parentheses
 from optgen.backends.triton.config import FORMATS
@@ -13,6 +14,10 @@ __all__ = ["KernelPrinter", "TritonPrinter"]
 
 
 FLOAT32_MAX = 3.4028234663852886e38
+SCALARS = {Layout.BLOCK: "scalars", Layout.ROW: "rows", Layout.TENSOR: "whole"}
+PLACES = ("_first, _blocks, _length", "{block}, {wide}, TILE")
+LOADED = {Layout.BLOCK: (*PLACES, "BULK"), Layout.ROW: (*PLACES, "BULK"), Layout.TENSOR: ()}
+STORED = {Layout.BLOCK: (*PLACES, "BULK"), Layout.ROW: PLACES, Layout.TENSOR: ("_first",)}
 
 
 class TritonPrinter(Printer):
@@ -39,8 +44,8 @@ class KernelPrinter(TritonPrinter):
         """Print with the symbols and functions of `kernel`."""
         super().__init__(kernel.program.symbols, kernel.functions)
         self.kernel = kernel
-        self.buffers = {buffer.name: buffer for buffer in kernel.buffers}
-        self.wide = max(kernel.blocks, default=0)
+        self.buffers = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
+        self.wide = kernel.wide
 
     def operation(self, value: Op) -> str:
         """Loads, codes, blocks and random bits."""
@@ -53,12 +58,10 @@ class KernelPrinter(TritonPrinter):
             case Op(op="load_codes", args=(Ref(name=name),)):
                 storage = self.storage(self.buffers[name])
                 return self.helper("load_codes", name, self.place, storage.bits, self.shape(storage))
-            case Op(op="blocks", args=(x, Const(value=block))):
-                return self.helper("to_blocks", self.expression(x), "_valid", block, "TILE, BULK")
+            case Op(op="blocks", args=(x, Const(value=number))):
+                return self.helper("to_blocks", self.expression(x), "_valid", self.kernel.stored(number).block, "TILE, BULK")
             case Op(op="random_bits", args=(Const(value=salt),)):
-                coded = self.kernel.program.states[int(salt)].storage
-                assert coded is not None
-                return self.helper("random_bits", "_key, _first, _length", salt, self.shape(coded))
+                return self.helper("random_bits", "_key, _first, _length", salt, self.shape(self.kernel.stored(salt)))
             case Op(op="random_elements", args=(Const(value=salt),)):
                 return self.helper("random_elements", "_key", "_start", "_offsets", salt, "TILE, BULK")
             case _:
@@ -70,18 +73,17 @@ class KernelPrinter(TritonPrinter):
         """The constants that say how a state's blocks lie in a tile."""
         return f"{storage.block}, {self.wide}, TILE, BULK"
 
-    def helper(self, name: str, *args: object) -> str:
-        """A call of a function of the runtime."""
-        self.helpers.add(name)
-        return f"{name}({', '.join(map(str, args))})"
-
     def load(self, buffer: Buffer) -> str:
         """A read of elements or of block scalars."""
-        if buffer.layout == Layout.BLOCK:
-            return self.helper("load_scalars", buffer.name, self.place, self.shape(self.storage(buffer)))
+        if buffer.layout in SCALARS:
+            return self.helper(f"load_{SCALARS[buffer.layout]}", buffer.name, *self.scalars(buffer, LOADED))
         if buffer.dtype == "param":
             return self.helper("read_parameter", buffer.name, "correction, _start, _offsets, _valid, low_precision, REAL, BULK")
         return self.helper("load_elements", f"{buffer.name} + _start", "_offsets, _valid, REAL, BULK")
+
+    def scalars(self, buffer: Buffer, places: Mapping[Layout, tuple[str, ...]]) -> list[str]:
+        """Where a tile finds its scalars of blocks, of rows or of the tensor."""
+        return [place.format(block=buffer.block, wide=self.wide) for place in places[buffer.layout]]
 
     def storage(self, buffer: Buffer) -> Storage:
         """The storage of a buffer's state."""
@@ -97,7 +99,7 @@ class KernelPrinter(TritonPrinter):
             return [self.helper("write_parameter", buffer, "correction", text, places)]
         if target.layout == Layout.ELEMENT:
             return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]
+        if target.layout in SCALARS:
+            return [self.helper(f"store_{SCALARS[target.layout]}", buffer, text, *self.scalars(target, STORED))]
         storage = self.storage(target)
-        if target.layout == Layout.BLOCK:
-            return [self.helper("store_scalars", buffer, text, self.place, self.shape(storage))]
         return [self.helper("store_codes", buffer, text, self.place, storage.bits, self.shape(storage))]

@@ -1,0 +1,62 @@
+"""The planner's sweeps: where a reduction splits a step, what each pass reads and writes, and what lies between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optgen.build import build
+from optgen.ir.nodes import Op, Store
+from optgen.ir.ops import WIDE_REDUCTIONS
+from optgen.plan.nodes import Kernel, Layout
+from optgen.plan.traffic import kernel_bytes
+from tests.conftest import ROOT
+
+SPECS = sorted((ROOT / "specs").glob("*.yaml"))
+
+
+def planned(m: str, v: str, folder: Path) -> Kernel:
+    """AdamW's kernel for parameters whose states are stored like this."""
+    path = folder / "planned.yaml"
+    lines = ["name: Planned", "summary: x", "extends: adamw", "state:", f"  m: {{storage: {m}}}", f"  v: {{storage: {v}}}"]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return build(str(path)).plan.kernels[-1]
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_an_elementwise_rule_is_one_sweep(path: Path) -> None:
+    for kernel in build(str(path)).plan.kernels:
+        (sweep,) = kernel.sweeps
+        assert (sweep.buffers, sweep.body, sweep.columns) == (kernel.buffers, kernel.body, kernel.columns)
+        assert kernel.scratch == kernel.copies == ()
+
+
+@pytest.mark.parametrize("scope", ["row", "tensor"])
+def test_a_wide_scale_takes_two_sweeps(scope: str, tmp_path: Path) -> None:
+    kernel = planned(f"{{codebook: dynamic_exponent, bits: 8, block: {scope}}}", "{use: int8, block: 128}", tmp_path)
+    first, last = kernel.sweeps
+    assert [buffer.name for buffer in first.buffers if buffer.read] == ["grad", "m_codes", "m_scale_blocks"]
+    assert [buffer.name for buffer in first.buffers if buffer.written] == ["m_largest_parts", "m_smallest_parts"]
+    assert [(r.op, r.parts) for r in first.reductions] == [("max", "m_largest_parts"), ("min", "m_smallest_parts")]
+    assert {r.result for r in first.reductions} <= {buffer.name for buffer in last.buffers if buffer.read}
+    assert first.columns == ("beta1", "one_minus_beta1")
+    assert kernel.copies == (("m_scale_blocks_new", "m_scale_blocks"),)
+    for sweep in kernel.sweeps:
+        assert not any(isinstance(s.value, Op) and s.value.op in WIDE_REDUCTIONS for s in sweep.body)
+    for buffer in last.buffers:  # what one tile writes and another still reads
+        assert not (buffer.layout in (Layout.ROW, Layout.TENSOR) and buffer.read and buffer.written), buffer.name
+    alone = planned("{use: int8, block: 128}", "{use: int8, block: 128}", tmp_path)
+    saved = 2 * 4 / 128  # no scales of m
+    again = 2 + 1 + 2 * (2 * 4 / 128)  # gradient and codes of m once more, two parts written and read
+    assert kernel_bytes(kernel, param=2, grad=2) == kernel_bytes(alone, param=2, grad=2) - saved + again
+
+
+def test_every_store_happens_once(tmp_path: Path) -> None:
+    kernel = planned("{codebook: linear, bits: 4, block: row}", "{codebook: e4m3, block: tensor}", tmp_path)
+    stores = [statement.buffer for sweep in kernel.sweeps for statement in sweep.body if isinstance(statement, Store)]
+    assert len(stores) == len(set(stores))
+    whole = {statement.buffer for statement in kernel.body if isinstance(statement, Store)}
+    parts = {r.parts for sweep in kernel.sweeps for r in sweep.reductions}
+    news = dict(kernel.copies)
+    assert {news.get(buffer, buffer) for buffer in set(stores) - parts} == whole
