@@ -10,6 +10,7 @@ from optgen.cli.console import print_diagnostics, spec_path
 from optgen.diagnostics import SpecError
 from optgen.output import check_package, package_name, write_package
 from optgen.spec.check_rounding import rounding_warnings
+from optgen.spec.places import spec_files
 
 __all__ = ["command"]
 
@@ -37,7 +38,7 @@ def command(specs: tuple[str, ...], every: bool, out: Path, check: bool) -> None
 
 
 def _all_specs() -> list[str]:
-    paths = sorted(Path("specs").glob("*.yaml"))
+    paths = spec_files(Path("specs"))
     if not paths:
         raise click.UsageError("there is no folder specs/ with specs here")
     return [path.as_posix() for path in paths]

@@ -18,10 +18,10 @@ __all__ = ["command"]
 def command(folders: tuple[Path, ...], as_json: bool) -> None:
     """List the specs of FOLDERS, or of the folder specs/ here and those that come with optgen."""
     from optgen.diagnostics import SpecError
-    from optgen.spec.inherit import SHIPPED
+    from optgen.spec.places import SHIPPED, spec_files
 
     rows = []
-    for path in {p.stem: p for folder in folders or (SHIPPED, Path("specs")) for p in sorted(folder.glob("*.yaml"))}.values():
+    for path in {p.stem: p for folder in folders or (SHIPPED, Path("specs")) for p in spec_files(folder)}.values():
         try:
             rows.append(_row(path))
         except SpecError as error:

@@ -12,6 +12,7 @@ from optgen.backends.view import package_view
 from optgen.ir.nodes import Program
 from optgen.passes import run_passes
 from optgen.plan import Plan, make_plan
+from optgen.spec.define import Definition
 from optgen.spec.lower import load_program
 from optgen.spec.model import Spec
 
@@ -28,14 +29,14 @@ class Built:
     files: dict[str, str]
 
 
-def build(path: str) -> Built:
-    """Compile the spec at `path`.
+def build(path: str | Definition) -> Built:
+    """Compile the spec at `path`, or one that was defined in Python.
 
     Raises:
         SpecError: if the spec has errors.
     """
     spec, program = load_program(path)  # text -> Spec -> Program; every user error ends here
-    return build_program(spec, program, _shown(path))
+    return build_program(spec, program, _shown(spec.source.path))
 
 
 def build_program(spec: Spec, program: Program, shown: str) -> Built:

@@ -15,8 +15,10 @@ import pytest
 
 from optgen.build import build
 from optgen.output import package_name, write_package
+from optgen.spec.places import spec_files
 
 ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = {path.stem: path for path in spec_files(ROOT / "specs")}
 
 
 def interpreted(*arguments: str, status: tuple[int, ...] = (0,)) -> str:
@@ -33,9 +35,9 @@ def generate(tmp_path: Path) -> Iterator[Callable[[str], ModuleType]]:
     """Build a spec given as text and import the generated package."""
     made: list[str] = []
 
-    def run(text: str, name: str = "spec") -> ModuleType:
+    def run(text: str, name: str = "spec", suffix: str = ".yaml") -> ModuleType:
         unique = f"{name}_{len(made)}"
-        path = tmp_path / f"{unique}.yaml"
+        path = tmp_path / f"{unique}{suffix}"
         path.write_text(textwrap.dedent(text), encoding="utf-8")
         folder = tmp_path / "generated_here"
         write_package(folder, package_name(str(path)), build(str(path)).files)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, interpreted
+from tests.conftest import SHIPPED, interpreted
 
-SPECS = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+SPECS = sorted(SHIPPED)
 # A compilation takes 10 to 40 seconds; OPTGEN_ALL=1 compiles every spec.
 COMPILED = ("sgd", "adamw", "lion", "nadam", "rmsprop", "agd", "stable_adam16", "adamw_8bit", "adamw_4bit", "solo", "solo_3bit")
 
@@ -31,12 +31,12 @@ def check(rows: list[dict[str, Any]], backends: set[str]) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_torch_and_triton_equal_the_reference(name: str) -> None:
-    check(verify(f"specs/{name}.yaml", "--backend", "torch", "--backend", "triton"), {"torch", "triton"})
+    check(verify(str(SHIPPED[name]), "--backend", "torch", "--backend", "triton"), {"torch", "triton"})
 
 
 @pytest.mark.parametrize("name", SPECS if "OPTGEN_ALL" in os.environ else COMPILED)
 def test_compiled_torch_equals_the_reference(name: str) -> None:
-    check(verify(f"specs/{name}.yaml", "--backend", "compiled", "--quick"), {"compiled"})
+    check(verify(str(SHIPPED[name]), "--backend", "compiled", "--quick"), {"compiled"})
 
 
 MIXES = {

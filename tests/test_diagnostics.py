@@ -19,6 +19,7 @@ from optgen.diagnostics.codes import load_codes
 from optgen.diagnostics.render import render, render_all
 from optgen.spec.check_rounding import rounding_warnings
 from optgen.spec.lower import load_program
+from optgen.spec.places import spec_files
 from tests.conftest import ROOT
 
 BAD = ROOT / "tests" / "bad_specs"
@@ -41,6 +42,11 @@ def faults_of(text: str, folder: Path) -> tuple[Diagnostic, ...]:
     return faults(folder / "rule.yaml")
 
 
+def bad_spec(code: str) -> str:
+    """The file of a code, in the folder of them all."""
+    return next(path.name for path in spec_files(BAD) if path.stem == code)
+
+
 def check(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["check", *arguments])
 
@@ -48,7 +54,7 @@ def check(*arguments: str) -> Result:
 @pytest.mark.parametrize("code", CODES)
 def test_a_bad_spec_is_explained(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(BAD)
-    found = faults(f"{code}.yaml")
+    found = faults(bad_spec(code))
     assert code in {d.code for d in found}
     text = render_all(found) + "\n"
     if "OPTGEN_UPDATE" in os.environ:
@@ -59,7 +65,7 @@ def test_a_bad_spec_is_explained(code: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_code_has_an_entry_and_a_pair_and_is_used() -> None:
     used = {code for path in (ROOT / "optgen").rglob("*.py") for code in codes_in(ast.parse(path.read_text(encoding="utf-8")))}
     assert used == set(CODES)
-    assert {path.stem for path in BAD.glob("*.yaml")} == set(CODES)
+    assert {path.stem for path in spec_files(BAD)} == set(CODES)
     assert {path.stem for path in BAD.glob("*.expected")} == set(CODES)
 
 
@@ -89,25 +95,26 @@ def test_examples_keep_their_word(code: str, tmp_path: Path) -> None:
 def excerpt(text: str, folder: Path) -> Path:
     """Write an example as a whole spec; `# name.yaml` begins a file of its own, of which the last is meant."""
     folder.mkdir()
-    parts = re.split(r"^# (\w+)\.yaml\n", text, flags=re.MULTILINE)
-    files = {"rule": text} if len(parts) == 1 else dict(zip(parts[1::2], parts[2::2], strict=True))
+    parts = re.split(r"^# (\w+\.(?:yaml|py))\n", text, flags=re.MULTILINE)
+    files = {"rule.yaml": text} if len(parts) == 1 else dict(zip(parts[1::2], parts[2::2], strict=True))
     for name, content in files.items():
         missing = [line for key, line in DEFAULTS.items() if not re.search(rf"^{key}:", content, re.MULTILINE)]
         if "extends:" in content:
             missing = [line for line in missing if not line.startswith("update")]
-        (folder / f"{name}.yaml").write_text("\n".join([*missing, content]), encoding="utf-8")
-    return folder / f"{name}.yaml"
+        lines = [content] if name.endswith(".py") else [*missing, content]
+        (folder / name).write_text("\n".join(lines), encoding="utf-8")
+    return folder / name
 
 
 def test_all_faults_come_in_the_order_of_the_file() -> None:
-    for path in sorted(BAD.glob("*.yaml")):
+    for path in spec_files(BAD):
         found = [d for d in faults(path) if d.primary.span.source.path == str(path)]
         assert found == sorted(found, key=lambda d: d.primary.span.start)
 
 
 def test_texts_read_well() -> None:
     """One sentence, no Python, a span on every fault."""
-    for path in sorted(BAD.glob("*.yaml")):
+    for path in spec_files(BAD):
         for d in faults(path):
             assert not d.message.endswith("."), d.message
             assert "\n" not in d.message

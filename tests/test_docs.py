@@ -14,18 +14,18 @@ from optgen.cli.main import main
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(yaml|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPECS = {
-    f"{page.name}-{number}": text
+    f"{page.name}-{number}": (kind, text)
     for page in PAGES
-    for number, text in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")))
-    if re.search(r"^name:", text, re.MULTILINE)
+    for number, (kind, text) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")))
+    if re.search(r"^name:|^define\(", text, re.MULTILINE)
 }
 
 
-@pytest.mark.parametrize("text", SPECS.values(), ids=SPECS)
-def test_every_spec_builds_and_steps(text: str, generate: Callable[..., ModuleType]) -> None:
-    module = generate(text)
+@pytest.mark.parametrize(("kind", "text"), SPECS.values(), ids=SPECS)
+def test_every_spec_builds_and_steps(kind: str, text: str, generate: Callable[..., ModuleType]) -> None:
+    module = generate(text, suffix={"yaml": ".yaml", "python": ".py"}[kind])
     p = torch.nn.Parameter(torch.ones(64, 128))
     p.grad = torch.ones_like(p)
     getattr(module, module.__all__[0])([p]).step()

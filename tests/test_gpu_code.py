@@ -13,12 +13,12 @@ import pytest
 from optgen.analysis.gpu_code import TARGETS, GpuCode, compile_kernel
 from optgen.build import build
 from optgen.plan.nodes import Buffer, Kernel, Layout
-from tests.conftest import ROOT
+from tests.conftest import SHIPPED
 
 pytest.importorskip("triton")
 
 KINDS = ("sgd", "adamw", "lion", "stable_adam16", "adamw_8bit", "solo")  # no state, floats, 16-bit floats, codes, selection
-SPECS = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+SPECS = sorted(SHIPPED)
 DTYPES = (("bf16", "bf16"), ("fp32", "fp32"), ("bf16", "fp32"))
 BYTES = {"bf16": 2, "fp32": 4}
 
@@ -26,7 +26,7 @@ BYTES = {"bf16": 2, "fp32": 4}
 def kernels(name: str) -> list[tuple[Kernel, Any]]:
     """The planned kernels of a shipped spec beside those of its Triton module."""
     module = importlib.import_module(f"optgen.generated.{name}.triton_backend")
-    return list(zip(build(str(ROOT / "specs" / f"{name}.yaml")).plan.kernels, module.KERNELS, strict=True))
+    return list(zip(build(str(SHIPPED[name])).plan.kernels, module.KERNELS, strict=True))
 
 
 def share(buffer: Buffer, tile: int, threads: int, param: str, grad: str) -> float:

@@ -11,9 +11,9 @@ from optgen.ir.nodes import Op, Store
 from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import Kernel, Layout
 from optgen.plan.traffic import kernel_bytes
-from tests.conftest import ROOT
+from tests.conftest import SHIPPED
 
-SPECS = sorted((ROOT / "specs").glob("*.yaml"))
+SPECS = SHIPPED.values()
 
 
 def planned(m: str, v: str, folder: Path) -> Kernel:

@@ -32,6 +32,7 @@ def test_the_wheel_holds_one_name(wheel: Path) -> None:
         "optgen/cli/main.py",
         "optgen/generated/solo/__init__.py",
         "optgen/specs/solo.yaml",
+        "optgen/specs/solo_2bit.py",
         "optgen/backends/torch/templates/backend.py.jinja",
         "optgen/analysis/models/gpt2.json",
         "optgen/diagnostics/codes.yaml",

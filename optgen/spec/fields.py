@@ -130,6 +130,8 @@ class Fields:
         if not isinstance(node, Scalar):
             self.wrong_type(node, what, "a formula")
             return None
+        if node.formula is not None:
+            return self.python_formula(node, node.formula, what, block=block)
         if node.style == "|" and block and node.text.strip():
             return _block_formula(node)
         if node.style == "|" and block:
@@ -148,6 +150,16 @@ class Fields:
             self.found.add("formula-style", f"{what} runs over several lines", node.span, help=help_text)
             return None
         return FormulaText(node.span.source, node.span.text, (node.span.start,))
+
+    def python_formula(self, node: Scalar, formula: FormulaText, what: str, *, block: bool) -> FormulaText | None:
+        """A formula that a Python spec gave as a text."""
+        if not formula.text.strip():
+            self.wrong_type(node, what, "a formula")
+            return None
+        if not block and "\n" in formula.text.strip():
+            self.found.add("formula-style", f"{what} runs over several lines", node.span, help="write it on one line")
+            return None
+        return formula
 
     def wrong_type(self, node: Node, what: str, expected: str, help_text: str | None = None) -> None:
         """Report that `node` is not what was expected."""

@@ -6,28 +6,27 @@ import re
 from pathlib import Path
 
 from optgen.diagnostics.diagnostic import did_you_mean
-from optgen.spec.inherit import SHIPPED
+from optgen.spec.places import SHIPPED, SUFFIXES, spec_names, without_suffix
 
 __all__ = ["find_spec", "missing_help"]
+
+FOLDERS = (Path("specs"), SHIPPED)
 
 
 def find_spec(name: str) -> str:
     """The path of a spec: `name` itself, or for a bare word such as `adamw` the spec of that name.
 
     A bare word is looked up here, in the folder specs/ here and among the specs that come with optgen, in this order;
-    what is nowhere is returned as it is, for the reader to report.
+    what is nowhere is returned as it is, for the reader to report. Programs that lie here are no specs unless they are
+    named with their suffix.
     """
     if not re.fullmatch(r"[\w-]{1,100}", name) or Path(name).exists():
         return name
-    places = (folder / f"{name}.yaml" for folder in _folders())
+    places = [Path(f"{name}.yaml"), *(folder / f"{name}{suffix}" for folder in FOLDERS for suffix in SUFFIXES)]
     return next((str(place) for place in places if place.is_file()), name)
 
 
 def missing_help(name: str) -> str:
     """What to do about a spec that is nowhere."""
-    known = {path.stem for folder in _folders() for path in folder.glob("*.yaml")}
-    return did_you_mean(Path(name).name.removesuffix(".yaml"), known) or "name a file, or a spec that 'optgen list' shows"
-
-
-def _folders() -> tuple[Path, ...]:
-    return Path(), Path("specs"), SHIPPED
+    known = spec_names(*FOLDERS) | {path.stem for path in Path().glob("*.yaml")}
+    return did_you_mean(without_suffix(Path(name).name), known) or "name a file, or a spec that 'optgen list' shows"

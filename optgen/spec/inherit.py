@@ -6,42 +6,51 @@ from pathlib import Path
 
 from optgen.diagnostics import Diagnostics, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
+from optgen.spec.places import SHIPPED, SUFFIXES, spec_names, without_suffix
+from optgen.spec.python_file import read_python
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar, is_empty, read_source, read_yaml
 
-__all__ = ["SHIPPED", "inherit"]
+__all__ = ["inherit", "read_root"]
 
-SHIPPED = Path(__file__).resolve().parent.parent / "specs"
 MAX_PARENTS = 8
 NOT_INHERITED = ("name", "summary", "reference", "extends")
 
 
-def inherit(root: Mapping, found: Diagnostics, seen: tuple[Path, ...]) -> Mapping | None:
+def read_root(path: str, found: Diagnostics, missing: str | None = None) -> Mapping | None:
+    """The top level of the spec at `path`, without what it inherits; `missing` helps if there is no such file."""
+    source = read_source(path, found, missing)
+    if source is None:
+        return None
+    return read_python(source, found) if path.endswith(".py") else read_yaml(source, found)
+
+
+def inherit(root: Mapping, found: Diagnostics, folder: Path, seen: tuple[Path, ...]) -> Mapping | None:
     """Merge `root` into the spec it extends, recursively; None if a parent cannot be read.
 
-    `seen` holds the files on the way here.
+    Parents are looked for in `folder` and among the specs that come with optgen; `seen` holds the files on the way here.
     """
     node = {key.text: value for key, value in root.entries}.get("extends")
     if node is None:
         return root
-    parent = _parent(node, found, seen)
+    parent = _parent(node, found, folder, seen)
     if parent is None:
         return None
     path, nodes = parent
-    base = inherit(nodes, found, (*seen, path))
+    base = inherit(nodes, found, path.parent, (*seen, path))
     if base is None:
         return None
     kept = tuple((key, value) for key, value in base.entries if key.text not in NOT_INHERITED)
     return _merge(Mapping(kept, base.span, base.removed), root)
 
 
-def _parent(node: Node, found: Diagnostics, seen: tuple[Path, ...]) -> tuple[Path, Mapping] | None:
+def _parent(node: Node, found: Diagnostics, folder: Path, seen: tuple[Path, ...]) -> tuple[Path, Mapping] | None:
     if not isinstance(node, Scalar) or not node.text.strip():
         found.add("wrong-type", "'extends' is the name of a spec", node.span, help="for example 'extends: adamw'")
         return None
-    path = _find(node.text, seen[-1].parent)
+    path = _find(node.text, folder)
     if path is None:
-        known = {p.stem for folder in (seen[-1].parent, SHIPPED) for p in folder.glob("*.yaml")} - {seen[-1].stem}
-        help_text = suggest(node.text.removesuffix(".yaml"), known)
+        known = spec_names(folder, SHIPPED) - ({seen[-1].stem} if seen else set())
+        help_text = suggest(without_suffix(node.text), known)
         found.add("unknown-spec", f"there is no spec {quoted(node.text)} to extend", node.span, help=help_text)
         return None
     if path in seen:
@@ -58,8 +67,7 @@ def _parent(node: Node, found: Diagnostics, seen: tuple[Path, ...]) -> tuple[Pat
 def _read_parent(path: Path, place: Span, found: Diagnostics) -> tuple[Path, Mapping] | None:
     shown = path if not path.is_relative_to(Path.cwd()) else path.relative_to(Path.cwd())
     before = len(found)
-    source = read_source(str(shown), found)
-    root = read_yaml(source, found) if source is not None else None
+    root = read_root(str(shown), found)
     if root is None and len(found) > before:
         message = f"the spec to extend, '{shown}', cannot be read"
         found.add("broken-parent", message, place, help=f"mend '{shown}' first")
@@ -67,9 +75,12 @@ def _read_parent(path: Path, place: Span, found: Diagnostics) -> tuple[Path, Map
 
 
 def _find(name: str, folder: Path) -> Path | None:
-    """The file of a spec named without suffix: beside the child first, then among those that come with optgen."""
-    file = name if name.endswith(".yaml") else f"{name}.yaml"
-    for place in (folder, SHIPPED):
+    """The file of a spec: beside the child first, then among those that come with optgen.
+
+    Without a suffix, what lies beside the child is a YAML file: a program is run only if it is named as one.
+    """
+    beside, shipped = ((name,), (name,)) if name.endswith(SUFFIXES) else ((f"{name}.yaml",), tuple(map(name.__add__, SUFFIXES)))
+    for place, file in [*((folder, file) for file in beside), *((SHIPPED, file) for file in shipped)]:
         try:
             path = (place / file).resolve()
             if path.is_file():

@@ -12,6 +12,7 @@ from optgen.ir.names import is_reserved, is_symbol_name, name_for
 from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, State, Symbol
 from optgen.spec.check import check_program
 from optgen.spec.check_used import check_everything_used
+from optgen.spec.define import Definition
 from optgen.spec.model import Spec
 from optgen.spec.read import read
 from optgen.spec.resolve import FACTS, KIND_WORDS, MAXIMIZE, Resolver
@@ -21,8 +22,8 @@ __all__ = ["load_program"]
 STATIC = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "neg", "add", "sub", "mul", "abs", "min", "max"})
 
 
-def load_program(path: str) -> tuple[Spec, Program]:
-    """Read, lower and check the spec at `path`.
+def load_program(path: str | Definition) -> tuple[Spec, Program]:
+    """Read, lower and check the spec at `path`, or one that was defined in Python.
 
     Raises:
         SpecError: with every independent fault.

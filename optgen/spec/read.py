@@ -11,14 +11,15 @@ from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText, parse_block
 from optgen.ir.names import is_class_name, is_reserved_class
+from optgen.spec.define import Definition
 from optgen.spec.fields import Fields
 from optgen.spec.find import missing_help
-from optgen.spec.inherit import inherit
+from optgen.spec.inherit import inherit, read_root
 from optgen.spec.model import Spec
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import declared_names, read_hypers
 from optgen.spec.read_states import StateReader
-from optgen.spec.yaml_nodes import Mapping, Node, Scalar, read_source, read_yaml
+from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
 __all__ = ["read", "read_spec"]
 
@@ -26,8 +27,8 @@ KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "state",
 TABLES = ("hyper", "state")
 
 
-def read_spec(path: str) -> Spec:
-    """Read the spec at `path`.
+def read_spec(path: str | Definition) -> Spec:
+    """Read the spec at `path`, or one that was defined in Python.
 
     Raises:
         SpecError: with every independent fault of the file, each with its place.
@@ -39,13 +40,17 @@ def read_spec(path: str) -> Spec:
     return spec
 
 
-def read(path: str, found: Diagnostics) -> Spec | None:
+def read(path: str | Definition, found: Diagnostics) -> Spec | None:
     """Read what can be read of the spec at `path`; None if nothing can be said about its update rule."""
-    source = read_source(path, found, missing_help(path))
-    root = read_yaml(source, found) if source is not None else None
-    if root is None:
-        return None
-    merged = inherit(root, found, (Path(path).resolve(),))
+    if isinstance(path, Definition):
+        found.extend(path.faults)
+        return _read(path.root, path.folder, (), found)
+    root = read_root(path, found, missing_help(path))
+    return _read(root, Path(path).resolve().parent, (Path(path).resolve(),), found) if root is not None else None
+
+
+def _read(root: Mapping, folder: Path, seen: tuple[Path, ...], found: Diagnostics) -> Spec | None:
+    merged = inherit(root, found, folder, seen)
     return _SpecReader(merged, root, found).read() if merged is not None else None
 
 

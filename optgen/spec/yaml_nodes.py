@@ -9,9 +9,10 @@ import yaml
 
 from optgen.diagnostics import Diagnostics, Label, Source, Span
 from optgen.diagnostics.diagnostic import quoted
+from optgen.ir.formula import FormulaText
 from optgen.spec.yaml_faults import report_yaml_fault
 
-__all__ = ["Mapping", "Node", "Scalar", "Sequence", "is_empty", "read_source", "read_yaml"]
+__all__ = ["MAX_DEPTH", "Mapping", "Node", "Scalar", "Sequence", "is_empty", "read_source", "read_yaml"]
 
 MAX_BYTES = 100_000
 MAX_DEPTH = 12
@@ -20,11 +21,15 @@ VISIBLE = "\t\n\r\u200c\u200d"  # line breaks, and the joiners that some scripts
 
 @dataclass(frozen=True)
 class Scalar:
-    """A piece of text. `style` is None for plain text, else one of ' " | >."""
+    """A piece of text. `style` is None for plain text, else one of ' " | >.
+
+    `formula` is the text as a formula where it does not stand in YAML.
+    """
 
     text: str
     style: str | None
     span: Span
+    formula: FormulaText | None = None
 
 
 @dataclass(frozen=True)

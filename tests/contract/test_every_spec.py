@@ -10,18 +10,18 @@ import torch
 
 from optgen.reference.cases import hyper_cases
 from optgen.spec.lower import load_program
-from tests.conftest import ROOT
+from tests.conftest import SHIPPED
 from tests.contract.rows import make_params, run, same, snapshot
 from tests.contract.test_state_dict import copies, file
 
-SPECS = sorted(path.stem for path in (ROOT / "specs").glob("*.yaml"))
+SPECS = sorted(SHIPPED)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", SPECS)
 def test_training_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     """With the defaults, and with arguments that take each branch of the rule and make each of its states."""
-    spec, program = load_program(str(ROOT / "specs" / f"{name}.yaml"))
+    spec, program = load_program(str(SHIPPED[name]))
     make = getattr(importlib.import_module(f"optgen.generated.{name}"), spec.name)
     chosen: list[dict[str, Any]] = [{}, *(dict(case.hypers) for case in hyper_cases(program, 1))]
     for options in chosen:
