@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from optgen.build import Built, build, build_program
+from optgen.in_memory import load_package, unload_package
 from optgen.ir.nodes import Program
 from optgen.output import write_package
 from optgen.reference.cases import dtype_cases, hyper_cases, shape_cases
@@ -80,14 +80,10 @@ def imported(built: Built) -> Iterator[Any]:
     folder = Path(tempfile.mkdtemp(prefix="optgen-"))
     name = f"optgen_verified_{id(built)}"
     write_package(folder, name, built.files)
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
     try:
-        yield getattr(importlib.import_module(name), built.spec.name)
+        yield getattr(load_package(folder, name), built.spec.name)
     finally:
-        sys.path.remove(str(folder))
-        for module in [module for module in sys.modules if module.split(".")[0] == name]:
-            del sys.modules[module]
+        unload_package(name)
         shutil.rmtree(folder, ignore_errors=True)
 
 

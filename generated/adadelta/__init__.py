@@ -44,6 +44,8 @@ class Adadelta(GeneratedOptimizer):
         low_precision: how bfloat16 and float16 parameters keep small changes: "stochastic" rounding; "kahan",
             "correction8" or "correction16" (a second tensor of 16, 8 or 16 bits per element holds what rounding took);
             or "nearest", which loses them.
+        storage: "spec" for that of the states above; "float32" keeps all of them so, {"m": "float32"} one of them. It may
+            differ from group to group.
         backend: "auto" (triton on a GPU, else torch), "torch" or "triton".
         compile: compile the torch backend with torch.compile.
         seed: of stochastic rounding; the same seed gives the same bits on every device.
@@ -90,6 +92,7 @@ class Adadelta(GeneratedOptimizer):
         *,
         maximize: bool = False,
         low_precision: LowPrecision = "stochastic",
+        storage: str | Mapping[str, str] = "spec",
         backend: Literal["auto", "torch", "triton"] = "auto",
         compile: bool = False,
         seed: int = 0,
@@ -102,6 +105,7 @@ class Adadelta(GeneratedOptimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
             "low_precision": low_precision,
+            "storage": storage,
         }
         super().__init__(params, defaults, backend=backend, compile=compile, seed=seed)
 

@@ -53,6 +53,8 @@ class RMSprop(GeneratedOptimizer):
         low_precision: how bfloat16 and float16 parameters keep small changes: "stochastic" rounding; "kahan",
             "correction8" or "correction16" (a second tensor of 16, 8 or 16 bits per element holds what rounding took);
             or "nearest", which loses them.
+        storage: "spec" for that of the states above; "float32" keeps all of them so, {"m": "float32"} one of them. It may
+            differ from group to group.
         backend: "auto" (triton on a GPU, else torch), "torch" or "triton".
         compile: compile the torch backend with torch.compile.
         seed: of stochastic rounding; the same seed gives the same bits on every device.
@@ -109,6 +111,7 @@ class RMSprop(GeneratedOptimizer):
         centered: bool = False,
         maximize: bool = False,
         low_precision: LowPrecision = "stochastic",
+        storage: str | Mapping[str, str] = "spec",
         backend: Literal["auto", "torch", "triton"] = "auto",
         compile: bool = False,
         seed: int = 0,
@@ -123,6 +126,7 @@ class RMSprop(GeneratedOptimizer):
             "centered": centered,
             "maximize": maximize,
             "low_precision": low_precision,
+            "storage": storage,
         }
         super().__init__(params, defaults, backend=backend, compile=compile, seed=seed)
 

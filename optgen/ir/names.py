@@ -30,6 +30,7 @@ GENERATED = frozenset(
         "exp2_rough",
         "false",
         "float",
+        "float32",
         "from_blocks",
         "grad",
         "hash_bits",
@@ -59,6 +60,7 @@ GENERATED = frozenset(
         "seed",
         "self",
         "signed_salt",
+        "spec",
         "state",
         "step",
         "stochastic_bfloat16",
@@ -114,7 +116,7 @@ CLASSES = frozenset(
         *("CORRECTION", "LowPrecision"),
     ]
 )
-CONSTRUCTOR = frozenset({"backend", "compile", "low_precision", "maximize", "params", "seed"})
+CONSTRUCTOR = frozenset({"backend", "compile", "low_precision", "maximize", "params", "seed", "storage"})
 MAX_LENGTH = 40
 
 

@@ -40,13 +40,13 @@ def load(optimizer: Optimizer, description: Description, state_dict: dict[str, A
     groups = _merge_groups(optimizer, description, deepcopy(state_dict["param_groups"]))
     saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     params = dict(zip(saved_ids, chain.from_iterable(g["params"] for g in optimizer.param_groups), strict=True))
-    modes = {p: group["low_precision"] for group in groups for p in group["params"]}
+    owners = {p: group for group in groups for p in group["params"]}
     ours = all("optgen" in group for group in state_dict["param_groups"])
     state: defaultdict[Any, Any] = defaultdict(dict)
     for key, value in state_dict["state"].items():
         if key in params:
             p = params[key]
-            state[p] = _load_param(description, p, key, value, modes[p], ours)
+            state[p] = _load_param(description, p, key, value, owners[p], ours)
         else:
             state[key] = value
     optimizer.__setstate__({"state": state, "param_groups": groups})
@@ -86,6 +86,7 @@ def _merge_groups(optimizer: Optimizer, description: Description, saved: list[di
             kept.setdefault("param_names", group["param_names"])
         complete = {**optimizer.defaults, **kept, "optgen": optimizer.defaults["optgen"], "params": group["params"]}
         description.check(complete)
+        complete["storage"] = description.storage(complete["storage"])
         merged.append(complete)
     return merged
 
@@ -101,15 +102,15 @@ def _check_origin(owner: str, origin: Any) -> None:
         raise ValueError(f"{owner}: this state dict has format {version}, this version of optgen reads up to {FORMAT}")
 
 
-def _load_param(description: Description, p: Tensor, key: Any, saved: Any, mode: str, ours: bool) -> dict[str, Any]:
+def _load_param(description: Description, p: Tensor, key: Any, saved: Any, group: dict[str, Any], ours: bool) -> dict[str, Any]:
     """The state of one parameter, each tensor with its declared dtype and shape, on the parameter's device."""
     owner = f"{description.name}: parameter {key}"
     if not isinstance(saved, dict):
         raise ValueError(f"{owner}: its state is a {type(saved).__name__}, expected a mapping")
     present = {name: value for name, value in saved.items() if value is not None}
-    if correction_dtype(p.dtype, mode) is None:
+    if correction_dtype(p.dtype, group["low_precision"]) is None:
         present.pop(CORRECTION, None)  # of a model that had 16 bits; this one's parameters are exact
-    expected = _expected(description, p, present, mode)
+    expected = _expected(description, p, present, group)
     unknown = [name for name in present if name not in expected]
     if unknown:
         raise ValueError(f"{owner} has a state '{unknown[0]}' here unknown (known: {', '.join(expected)})")
@@ -131,18 +132,21 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: Any, mode:
     return loaded
 
 
-def _expected(description: Description, p: Tensor, present: dict[str, Any], mode: str) -> dict[str, tuple[Kept, bool]]:
+def _expected(
+    description: Description, p: Tensor, present: dict[str, Any], group: dict[str, Any]
+) -> dict[str, tuple[Kept, bool]]:
     """Each tensor of a parameter's state, and whether it must be there.
 
     A state that hangs on a flag may be missing (a step makes it), but not a part of it.
     """
+    mode = group["low_precision"]
     expected = {"step": (Kept((), torch.float32, "host"), True)}
     if description.random or is_random(p.dtype, mode) or KEY in present:
         expected[KEY] = (Kept((), torch.int64, "host"), description.random)
     kind = correction_dtype(p.dtype, mode)
     if kind is not None:
         expected[CORRECTION] = (Kept(tuple(p.shape), kind, "like"), False)
-    kernel = description.kernels[description.kernel_index(p.shape)]
+    kernel = description.kernels[description.kernel_index(p.shape, group["storage"])]
     for state in description.states:
         tensors = state_tensors(state, state.name in kernel.stored, p.shape, p.dtype)
         needed = state.flag is None or any(name in present for name in tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,17 +74,49 @@ class Description:
     outputs: tuple[str, ...] = ()  # scalar states that a step changes, in the order `scalars` returns them
     random: bool = False  # whether a state is rounded stochastically
 
-    def kernel_index(self, shape: Sequence[int]) -> int:
-        """Which kernel updates a parameter of this global shape."""
-        stored = {state.name for state in self.states if state.codes is not None and state.codes.applies_to(shape)}
+    def kernel_index(self, shape: Sequence[int], storage: Any) -> int:
+        """Which kernel updates a parameter of this global shape, in a group with this `storage`."""
+        plain = set() if storage == "spec" else set(self.storage(storage).split(","))
+        stored = {s.name for s in self.states if s.codes is not None and s.codes.applies_to(shape)} - plain
         return next(i for i, kernel in enumerate(self.kernels) if set(kernel.stored) == stored)
+
+    def storage(self, asked: Any) -> str:
+        """The states of a group that are kept in float32 although the spec stores them as codes: "m,v", or "spec" for none.
+
+        Args:
+            asked: "spec", "float32" for all states, a mapping of states to "float32", or what this method returned.
+
+        Raises:
+            ValueError: for another storage, or a mix of states that no kernel was built for; says what to do.
+        """
+        coded = [state.name for state in self.states if state.codes is not None]
+        if asked == "spec" or (asked == "float32" and not coded):
+            return "spec"
+        if asked == "float32":
+            return ",".join(coded)
+        wanted = dict.fromkeys(asked.split(","), "float32") if isinstance(asked, str) else asked
+        if not isinstance(wanted, Mapping) or not set(wanted) <= {state.name for state in self.states}:
+            names = ", ".join(repr(state.name) for state in self.states if not state.scalar)
+            raise ValueError(f"{self.name}: storage is 'float32' or a mapping of states ({names}) to 'float32', got {asked!r}")
+        other = {name: how for name, how in wanted.items() if how != "float32" or self.state(name).dtype is not None}
+        if other:
+            raise ValueError(
+                f"{self.name} was built without {_storages(other)}: a group can keep states in float32; for another storage build "
+                f"a class, optgen.optimizer_class(spec, storage={dict(wanted)!r}), or a spec that extends this one"
+            )
+        plain = [name for name in coded if name in wanted]
+        possible = [set(coded) - set(kernel.stored) for kernel in self.kernels]
+        if set(plain) not in possible:
+            mixes = " or ".join(", ".join(name for name in coded if name in mix) for mix in possible if mix)
+            raise ValueError(f"{self.name} was built to keep {mixes} in float32, not {', '.join(plain)} alone")
+        return ",".join(plain) or "spec"
 
     def state(self, name: str) -> State:
         """The state of this name."""
         return next(state for state in self.states if state.name == name)
 
     def check(self, group: dict[str, Any]) -> None:
-        """Refuse hyperparameters outside their ranges.
+        """Refuse hyperparameters outside their ranges, and options that do not exist.
 
         Raises:
             ValueError: with the name, the value and what is allowed.
@@ -93,6 +125,11 @@ class Description:
         for hyper in self.hypers:
             _check(self.name, hyper, group[hyper.name])
         check_low_precision(self.name, group["low_precision"])
+        self.storage(group["storage"])
+
+
+def _storages(wanted: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} in {how!r}" for name, how in wanted.items())
 
 
 def _check(owner: str, hyper: Hyper, value: Any) -> None:

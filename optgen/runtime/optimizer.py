@@ -67,6 +67,7 @@ class GeneratedOptimizer(Optimizer):
         if isinstance(param_group, dict):
             known = {**self.defaults, **param_group}
             self.description.check(known)
+            param_group["storage"] = self.description.storage(known["storage"])
         super().add_param_group(param_group)
         try:
             for p in self.param_groups[-1]["params"]:
@@ -91,7 +92,7 @@ class GeneratedOptimizer(Optimizer):
             ValueError: if there are more or fewer tensors than parameters, or a shape differs; nothing is changed then.
         """
         for p, group, correction in masters.load(self, self.description.name, tensors):
-            kernel = self.description.kernels[self.description.kernel_index(p.shape)]
+            kernel = self.description.kernels[self.description.kernel_index(p.shape, group["storage"])]
             self._init_state(p, self.state[p], kernel, type(self).flags(group), group["low_precision"])
             sharding.local(self.state[p][CORRECTION]).copy_(correction)
 
@@ -180,14 +181,14 @@ class GeneratedOptimizer(Optimizer):
         torch.compile runs this method, by its name, while it traces: state creation never enters the graph. A parameter
         that is listed twice, of which torch warns, is updated once: kernels of one launch must not share a parameter.
         """
-        flags, mode = type(self).flags(group), group["low_precision"]
+        flags, mode, storage = type(self).flags(group), group["low_precision"], group["storage"]
         random = any(self._is_random(p, mode) for p in group["params"])
         seen: set[Tensor] = set()
         for p in group["params"]:
             if p.grad is None or p in seen:
                 continue
             seen.add(p)
-            index = self.description.kernel_index(p.shape)
+            index = self.description.kernel_index(p.shape, storage)
             kernel = self.description.kernels[index]
             state = self.state[p]
             if state:
@@ -296,7 +297,7 @@ class GeneratedOptimizer(Optimizer):
         for group in self.param_groups:
             names = group.get("param_names") or [""] * len(group["params"])
             for name, p in zip(names, group["params"], strict=True):
-                kernel = self.description.kernels[self.description.kernel_index(p.shape)]
+                kernel = self.description.kernels[self.description.kernel_index(p.shape, group["storage"])]
                 states = [_explain_state(s, p, kernel) for s in self.description.states if s.exists(type(self).flags(group))]
                 lines.append(f"{name or self._name_of(p)} {tuple(p.shape)} {kernel.name}: " + "; ".join(states))
         return "\n".join(lines)
@@ -309,5 +310,5 @@ def _explain_state(state: State, p: Tensor, kernel: KernelInfo) -> str:
         codes = state.codes
         where = f"in blocks of {codes.block}" if codes.scope == "block" else f"with one scale per {codes.scope}"
         return f"{state.name} {codes.bits} bits {where} ({codes.reason(p.shape)})"
-    why = "" if state.codes is None else f" ({state.codes.reason(p.shape)})"
+    why = "" if state.codes is None else f" ({'as asked' if state.codes.applies_to(p.shape) else state.codes.reason(p.shape)})"
     return f"{state.name} {str(float_dtype(state, p.dtype)).removeprefix('torch.')}{why}"

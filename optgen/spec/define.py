@@ -13,9 +13,9 @@ from typing import Any
 
 from optgen.diagnostics import Diagnostics, Source, Span
 from optgen.spec.python_nodes import PythonNodes
-from optgen.spec.yaml_nodes import Mapping
+from optgen.spec.yaml_nodes import Mapping, Node
 
-__all__ = ["Definition", "Recorder", "define", "recording"]
+__all__ = ["Definition", "Recorder", "define", "in_file", "nodes_at", "recording"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,15 @@ class Definition:
 
     root: Mapping
     folder: Path  # where specs that it extends are looked for
+    seen: tuple[Path, ...] = ()  # the file that it comes from
+    storage: Node | None = None  # what `optimizer_class` was asked for in place of the spec's
     faults: Diagnostics = field(default_factory=Diagnostics, compare=False, repr=False)
+
+
+def in_file(root: Mapping, path: str) -> Definition:
+    """What the spec file at `path` says."""
+    place = Path(path).resolve()
+    return Definition(root, place.parent, (place,))
 
 
 @dataclass
@@ -49,21 +57,26 @@ def define(**keys: Any) -> Definition:
         The definition, which is checked when it is built.
     """
     recorder = recording.get()
-    frame = _frame(sys._getframe(1), recorder)
+    nodes, call = nodes_at(_frame(sys._getframe(1), recorder), recorder)
+    folder = Path(nodes.source.path).resolve().parent if nodes.source.text else Path.cwd()
+    definition = Definition(nodes.call(keys, call), folder, faults=nodes.found)
+    if recorder is not None:
+        recorder.found.append(definition)
+    return definition
+
+
+def nodes_at(frame: FrameType, recorder: Recorder | None) -> tuple[PythonNodes, ast.Call | None]:
+    """What makes nodes of the arguments of the call that a frame is just making, and its expression if it is known."""
     path = recorder.source.path if recorder is not None else frame.f_code.co_filename
     source = recorder.source if recorder is not None else Source(path, "".join(linecache.getlines(path)))
     call = _call(source.text, frame)
-    faults = Diagnostics()
-    nodes = PythonNodes(source, faults, Span(source, 0, 0))
+    nodes = PythonNodes(source, Diagnostics(), Span(source, 0, 0))
     if call is not None:
         nodes.place = nodes.span(call.func)
     elif source.text:
         start = nodes.offset(frame.f_lineno, 0)
         nodes.place = Span(source, start, start + len(source.line_text(source.line_index(start))))
-    definition = Definition(nodes.call(keys, call), Path(path).resolve().parent if source.text else Path.cwd(), faults)
-    if recorder is not None:
-        recorder.found.append(definition)
-    return definition
+    return nodes, call
 
 
 def _frame(caller: FrameType, recorder: Recorder | None) -> FrameType:

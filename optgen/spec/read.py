@@ -11,7 +11,7 @@ from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText, parse_block
 from optgen.ir.names import is_class_name, is_reserved_class
-from optgen.spec.define import Definition
+from optgen.spec.define import Definition, in_file
 from optgen.spec.fields import Fields
 from optgen.spec.find import missing_help
 from optgen.spec.inherit import inherit, read_root
@@ -19,6 +19,7 @@ from optgen.spec.model import Spec
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import declared_names, read_hypers
 from optgen.spec.read_states import StateReader
+from optgen.spec.with_storage import replace_storage
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
 __all__ = ["read", "read_spec"]
@@ -44,14 +45,16 @@ def read(path: str | Definition, found: Diagnostics) -> Spec | None:
     """Read what can be read of the spec at `path`; None if nothing can be said about its update rule."""
     if isinstance(path, Definition):
         found.extend(path.faults)
-        return _read(path.root, path.folder, (), found)
+        return _read(path, found)
     root = read_root(path, found, missing_help(path))
-    return _read(root, Path(path).resolve().parent, (Path(path).resolve(),), found) if root is not None else None
+    return _read(in_file(root, path), found) if root is not None else None
 
 
-def _read(root: Mapping, folder: Path, seen: tuple[Path, ...], found: Diagnostics) -> Spec | None:
-    merged = inherit(root, found, folder, seen)
-    return _SpecReader(merged, root, found).read() if merged is not None else None
+def _read(definition: Definition, found: Diagnostics) -> Spec | None:
+    merged = inherit(definition.root, found, definition.folder, definition.seen)
+    if merged is not None and definition.storage is not None:
+        merged = replace_storage(merged, definition.storage, found)
+    return _SpecReader(merged, definition.root, found).read() if merged is not None else None
 
 
 class _SpecReader:

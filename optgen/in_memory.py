@@ -1,0 +1,83 @@
+"""A spec -> a class, without files of the user's: for notebooks, and to try another storage."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import importlib
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optgen.build import Built, build
+from optgen.output import write_package
+from optgen.spec.define import Definition
+from optgen.spec.find import find_spec
+from optgen.spec.with_storage import with_storage
+
+if TYPE_CHECKING:
+    from optgen.runtime.optimizer import GeneratedOptimizer
+
+__all__ = ["load_package", "optimizer_class", "unload_package"]
+
+
+def optimizer_class(spec: str | Path | Definition, *, storage: Mapping[str, Any] | None = None) -> type[GeneratedOptimizer]:
+    """Build a spec in memory and return its class; the same text gives the same class.
+
+    The class can be used like one that `optgen build` wrote. It cannot be unpickled in another process, because its module
+    is only in this one.
+
+    Args:
+        spec: a path, the bare name of a spec that `optgen list` shows, or what `optgen.define` returned.
+        storage: for some states another storage than the spec's: a name such as "int4", or a dict as in a spec, in
+            place of all that the spec says of it.
+
+    Raises:
+        SpecError: if the spec, or the storage, has errors; its text names each place.
+    """
+    found = spec if isinstance(spec, Definition) else find_spec(str(spec))
+    return _loaded(build(with_storage(found, storage, sys._getframe(1)) if storage else found))
+
+
+def _loaded(built: Built) -> type[GeneratedOptimizer]:
+    digest = hashlib.sha256("\0".join(part for file in built.files.items() for part in file).encode()).hexdigest()[:16]
+    name = f"optgen_in_memory_{digest}"
+    if name not in sys.modules:
+        write_package(_folder(), name, built.files)
+        load_package(_folder(), name)
+    made: type[GeneratedOptimizer] = getattr(sys.modules[name], built.spec.name)
+    return made
+
+
+@functools.cache
+def _folder() -> Path:
+    """Where packages lie while this process runs: Triton reads the source of its kernels from files."""
+    folder = Path(tempfile.mkdtemp(prefix="optgen-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def load_package(folder: Path, name: str) -> Any:
+    """Import the package `name` below `folder`, which need not be on the import path."""
+    place = folder / name
+    spec = importlib.util.spec_from_file_location(name, place / "__init__.py", submodule_search_locations=[str(place)])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        unload_package(name)
+        raise
+    return module
+
+
+def unload_package(name: str) -> None:
+    """Forget a package and its modules."""
+    for module in [module for module in sys.modules if module.split(".")[0] == name]:
+        del sys.modules[module]
