@@ -53,7 +53,7 @@ def test_the_study_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert "seed 0" in run(*command, "--seeds", "1", "--lr", "0.1"), "with other settings it runs again"
 
 
-def test_families_takes_the_best_learning_rate_for_a_rule_and_its_storages(tmp_path: Path) -> None:
+def test_families_searches_a_learning_rate_for_a_rule_and_its_storages(tmp_path: Path) -> None:
     printed = run("examples/families.py", "--steps", "1", "--seeds", "1", "--eager", "--only", "lion", "--out", str(tmp_path))
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| Lion")]
     assert [row[0] for row in rows] in (["| Lion", "| Lion8bit"], ["| Lion8bit", "| Lion"])
@@ -61,8 +61,9 @@ def test_families_takes_the_best_learning_rate_for_a_rule_and_its_storages(tmp_p
     for path in tmp_path.glob("Lion-*-0.json"):
         saved = json.loads(path.read_text(encoding="utf-8"))
         losses[saved["settings"]["lr"]] = saved["run"]["validation"]["1"]
-    assert len(losses) == 3
-    assert {float(row[1]) for row in rows} == {min(losses, key=losses.__getitem__)}
+    best = min(losses, key=losses.__getitem__)
+    assert {float(row[1]) for row in rows} == {best}
+    assert {best / 2, best * 2} <= losses.keys() or len(losses) == 8, "a minimum, or the end of the search"
     assert (tmp_path / "families.png").read_bytes()[:4] == PNG
 
 
