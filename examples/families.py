@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,18 @@ def main(out: Path, steps: int, seeds: int, names: tuple[str, ...], *, compiled:
 
     rows: list[tuple[float, list[Run]]] = []
     for rule in names or RULES:
-        lr = best_rate(RULES[rule], lambda each: run(rule, each, 0).final_loss)
+        lr = best_rate(RULES[rule], partial(run, rule, seed=0))
         same = (rule, *STORAGES.get(rule, ()))
         rows += [(lr, [run(name, lr, seed) for seed in range(seeds)]) for name in same]
     scatter([runs for _, runs in rows], out / "families.png", f"{seeds} seeds, {steps} steps")
     click.echo(table(rows))
 
 
-def best_rate(start: float, loss: Callable[[float], float]) -> float:
+def best_rate(start: float, run: Callable[[float], Run]) -> float:
     """A learning rate with a lower loss than its half and its double; the search goes up to 64 times either way."""
     power = 0
     for _ in range(6):
-        best = min((power, power - 1, power + 1), key=lambda each: loss(start * 2.0**each))
+        best = min((power, power - 1, power + 1), key=lambda each: run(start * 2.0**each).final_loss)
         if best == power:
             break
         power = best
