@@ -12,8 +12,8 @@ import pytest
 from tests.conftest import ROOT
 
 # Each layer may import itself and those before it. `runtime` is what generated files import; the compiler uses its layout.
-LAYERS = ("diagnostics", "runtime", "ir", "storage", "spec", "passes", "plan", "backends", "reference", "analysis")
-TOP = {"build": "backends", "output": "diagnostics", "verify": "reference"}
+LAYERS = ("diagnostics", "runtime", "ir", "storage", "spec", "passes", "plan", "backends", "vendor", "reference", "analysis")
+TOP = {"build": "backends", "output": "diagnostics", "in_memory": "backends", "verify": "reference"}
 MAX_FILE, MAX_FUNCTION = 400, 60
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -55,7 +56,6 @@ class Adagrad(GeneratedOptimizer):
     Reference: https://jmlr.org/papers/v12/duchi11a.html
     """
 
-    package = __name__
     torch_updates = (torch_backend.update,)
     description = Description(
         name="Adagrad",
@@ -117,6 +117,13 @@ class Adagrad(GeneratedOptimizer):
         return {
             "maximize": bool(group["maximize"]),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

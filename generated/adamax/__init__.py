@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -55,7 +56,6 @@ class Adamax(GeneratedOptimizer):
     Reference: https://arxiv.org/abs/1412.6980
     """
 
-    package = __name__
     torch_updates = (torch_backend.update,)
     description = Description(
         name="Adamax",
@@ -114,6 +114,13 @@ class Adamax(GeneratedOptimizer):
         return {
             "maximize": bool(group["maximize"]),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

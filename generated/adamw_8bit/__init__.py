@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.layout import Codes
 from optgen.runtime.low_precision import LowPrecision
@@ -62,7 +63,6 @@ class AdamW8bit(GeneratedOptimizer):
     Reference: https://arxiv.org/abs/2110.02861
     """
 
-    package = __name__
     torch_updates = (
         torch_backend.update,
         torch_backend.update_coded,
@@ -162,6 +162,13 @@ class AdamW8bit(GeneratedOptimizer):
             "amsgrad": bool(group["amsgrad"]),
             "maximize": bool(group["maximize"]),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -71,7 +72,6 @@ class AGD(GeneratedOptimizer):
     Reference: https://arxiv.org/abs/2312.01658
     """
 
-    package = __name__
     torch_updates = (torch_backend.update,)
     description = Description(
         name="AGD",
@@ -157,6 +157,13 @@ class AGD(GeneratedOptimizer):
             "maximize": bool(group["maximize"]),
             "clip_above_0": bool(group["clip"] > 0),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

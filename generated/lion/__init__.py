@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -53,7 +54,6 @@ class Lion(GeneratedOptimizer):
     Reference: https://arxiv.org/abs/2302.06675
     """
 
-    package = __name__
     torch_updates = (torch_backend.update,)
     description = Description(
         name="Lion",
@@ -106,6 +106,13 @@ class Lion(GeneratedOptimizer):
         return {
             "maximize": bool(group["maximize"]),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

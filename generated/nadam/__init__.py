@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -67,7 +68,6 @@ class NAdam(GeneratedOptimizer):
     Reference: https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
     """
 
-    package = __name__
     torch_updates = (torch_backend.update,)
     description = Description(
         name="NAdam",
@@ -147,6 +147,13 @@ class NAdam(GeneratedOptimizer):
             "maximize": bool(group["maximize"]),
             "decoupled_weight_decay": bool(group["decoupled_weight_decay"]),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

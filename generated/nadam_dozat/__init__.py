@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -62,7 +63,6 @@ class NAdamDozat(GeneratedOptimizer):
     Reference: https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
     """
 
-    package = __name__
     torch_updates = (torch_backend.update,)
     description = Description(
         name="NAdamDozat",
@@ -137,6 +137,13 @@ class NAdamDozat(GeneratedOptimizer):
         return {
             "maximize": bool(group["maximize"]),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -63,7 +64,6 @@ class SGD(GeneratedOptimizer):
     Reference: https://pytorch.org/docs/stable/generated/torch.optim.SGD.html
     """
 
-    package = __name__
     torch_updates = (torch_backend.update,)
     description = Description(
         name="SGD",
@@ -124,6 +124,13 @@ class SGD(GeneratedOptimizer):
             "maximize": bool(group["maximize"]),
             "nesterov": bool(group["nesterov"]),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

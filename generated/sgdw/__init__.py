@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -64,7 +65,6 @@ class SGDW(GeneratedOptimizer):
     Reference: https://arxiv.org/abs/1711.05101
     """
 
-    package = __name__
     torch_updates = (torch_backend.update,)
     description = Description(
         name="SGDW",
@@ -125,6 +125,13 @@ class SGDW(GeneratedOptimizer):
             "maximize": bool(group["maximize"]),
             "nesterov": bool(group["nesterov"]),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

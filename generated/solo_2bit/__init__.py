@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.layout import Codes
 from optgen.runtime.low_precision import LowPrecision
@@ -64,7 +65,6 @@ class Solo2bit(GeneratedOptimizer):
     Reference: https://arxiv.org/abs/2505.00347
     """
 
-    package = __name__
     torch_updates = (
         torch_backend.update,
         torch_backend.update_coded,
@@ -156,6 +156,13 @@ class Solo2bit(GeneratedOptimizer):
             "couple_beta1_is_not_none": bool(group["couple_beta1"] != "none"),
             "couple_beta1_is_from_8_bits": bool(group["couple_beta1"] == "from_8_bits"),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

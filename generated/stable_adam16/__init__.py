@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -55,7 +56,6 @@ class StableAdam16(GeneratedOptimizer):
     Reference: https://arxiv.org/abs/2307.16189
     """
 
-    package = __name__
     torch_updates = (torch_backend.update,)
     description = Description(
         name="StableAdam16",
@@ -124,6 +124,13 @@ class StableAdam16(GeneratedOptimizer):
         return {
             "maximize": bool(group["maximize"]),
         }
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels, which are imported when they are needed."""
+        from .triton_backend import launch
+
+        launch(batches)
 
     @staticmethod
     def scalars(

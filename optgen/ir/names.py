@@ -85,6 +85,7 @@ CLASSES = frozenset(
     [
         *(
             "Any",
+            "Batch",
             "Codes",
             "Description",
             "False",

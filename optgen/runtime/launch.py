@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Sequence
@@ -89,9 +90,10 @@ class _Item(NamedTuple):
 def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
     """Launch every bucket of `batches`."""
     if interpreting():
-        from optgen.runtime.interpreter import repair
+        with contextlib.suppress(ImportError):  # a vendored copy does without
+            from optgen.runtime.interpreter import repair
 
-        repair()
+            repair()
     buckets: dict[tuple[Any, ...], list[_Item]] = {}
     finish: list[tuple[Tensor, Tensor]] = []
     for batch in batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -29,15 +28,19 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class GeneratedOptimizer(Optimizer):
-    """What all generated optimizers share. Subclasses add `description`, `flags` and `scalars`."""
+    """What all generated optimizers share. Subclasses add `description`, `flags`, `scalars` and the backends."""
 
     description: ClassVar[Description]
-    package: ClassVar[str]  # the generated package, which holds the backends' modules
     torch_updates: ClassVar[tuple[Callable[..., None], ...]]  # of the torch backend, one for each kernel
 
     @staticmethod
     def flags(group: Mapping[str, Any]) -> dict[str, bool]:
         """The compile-time flags of a parameter group."""
+        raise NotImplementedError
+
+    @staticmethod
+    def launch_triton(batches: list[Batch]) -> None:
+        """Update batches by Triton's kernels."""
         raise NotImplementedError
 
     scalars: ClassVar[Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]]
@@ -252,7 +255,7 @@ class GeneratedOptimizer(Optimizer):
             else:
                 self._run_torch(batch)
         if launches:
-            importlib.import_module(f"{self.package}.triton_backend").launch(launches)
+            self.launch_triton(launches)
 
     def _run_torch(self, batch: Batch) -> None:
         update = self.torch_updates[batch.kernel]
