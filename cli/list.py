@@ -45,12 +45,12 @@ def _short(row: dict[str, Any]) -> str:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    from optgen.analysis.memory import exists_by_default
+    from optgen.analysis.memory import kept_states
     from optgen.backends.view import state_bytes, state_width
     from optgen.spec.lower import load_program
 
     spec, program = load_program(str(path))
-    kept = [state for state in program.states if not state.scalar and exists_by_default(program, state)]
+    kept = kept_states(program)
     return {
         "spec": path.stem,
         "class": spec.name,

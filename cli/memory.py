@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from optgen.analysis.memory import ADAM_BYTES, MODELS, Model, ModelError, ParameterMemory, load_model, memory
+from optgen.analysis.memory import ADAM_BYTES, MODELS, PARTS, Model, ModelError, ParameterMemory, load_model, memory
 from optgen.cli.console import print_json, spec_path, table_console
+from optgen.output import write_bytes
 from optgen.spec.lower import load_program
 
 __all__ = ["command"]
@@ -19,15 +22,22 @@ __all__ = ["command"]
     show_default=True,
     help=f'One of {", ".join(MODELS)}, or a JSON file of shapes: {{"weight": [4096, 4096], ...}}.',
 )
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it, into a PNG.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def command(spec: str, model: str, as_json: bool) -> None:
-    """Say how many bytes of state SPEC keeps for the parameters of a model, beside float32 AdamW."""
+def command(spec: str, model: str, picture: Path | None, as_json: bool) -> None:
+    """Say how many bytes of state SPEC keeps for the parameters of a model, beside float32 AdamW.
+
+    What others leave out is counted: scales, the padding of rows, tensors too small for codes, which stay float32, and
+    counters.
+    """
     program = load_program(spec)[1]
     try:
         shapes = load_model(model)
     except ModelError as error:
         raise click.UsageError(str(error)) from None
     rows = memory(program, shapes)
+    if picture is not None:
+        _draw(program.name, shapes, rows, picture)
     if as_json:
         print_json(_data(program.name, shapes, rows))
     else:
@@ -41,12 +51,14 @@ def _data(name: str, model: Model, rows: list[ParameterMemory]) -> dict[str, obj
         "parameters": model.elements,
         "state_bytes": sum(row.nbytes for row in rows),
         "adamw_bytes": ADAM_BYTES * model.elements,
+        "parts": _parts(rows),
         "shapes": [
             {
                 "name": row.shape.name,
                 "shape": row.shape.shape,
                 "count": row.shape.count,
                 "state_bytes": row.nbytes,
+                "parts": dict(row.parts),
                 "coded": row.coded,
                 "float32_fallback": row.fallback,
             }
@@ -71,8 +83,25 @@ def _print(name: str, model: Model, rows: list[ParameterMemory]) -> None:
     total, adamw = sum(row.nbytes for row in rows), ADAM_BYTES * model.elements
     per_param = total / max(model.elements, 1)
     console.print(f"{name}: {_size(total)} for {model.elements:,} parameters, {per_param:.3f} bytes each", highlight=False)
+    parts = ", ".join(f"{part} {_size(nbytes)}" for part, nbytes in _parts(rows).items() if nbytes)
+    console.print(f"of it {parts}", highlight=False)
     saved = f", so {_size(adamw - total)} saved" if adamw - total > 0.001 * adamw else ""
     console.print(f"float32 AdamW: {_size(adamw)}{saved}", highlight=False)
+
+
+def _parts(rows: list[ParameterMemory]) -> dict[str, int]:
+    """What the bytes of the whole model are spent on."""
+    return {part: sum(row.parts[part] for row in rows) for part in PARTS}
+
+
+def _draw(name: str, model: Model, rows: list[ParameterMemory], path: Path) -> None:
+    """The picture; a clear error where it cannot be drawn or written."""
+    try:
+        from optgen.analysis.memory_picture import draw
+    except ImportError:
+        raise click.UsageError("--picture needs the package matplotlib: pip install matplotlib") from None
+    write_bytes(path, draw(name, model, rows))
+    click.echo(f"wrote {path}", err=True)
 
 
 def _size(nbytes: int) -> str:

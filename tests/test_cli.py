@@ -28,7 +28,7 @@ def run(*arguments: str) -> Result:
 
 def test_every_command_has_help() -> None:
     listed = run("--help").output
-    for command in ("build", "check", "explain", "list", "memory", "show", "verify"):
+    for command in ("build", "check", "diff", "explain", "list", "memory", "new", "show", "verify"):
         assert command in listed
         assert "Usage" in run(command, "--help").output
 
@@ -147,6 +147,49 @@ def test_memory_of_llama(tmp_path: Path) -> None:
     assert data["shapes"][1]["float32_fallback"] == ["m", "v"]
     blocks = 256 * 3
     assert data["shapes"][0]["state_bytes"] == 256 * 384 * 6 // 8 + 12 * blocks + 4 + 8
+    assert data["shapes"][0]["parts"] == {
+        "codes": 256 * 384 * 6 // 8,
+        "scales": 12 * blocks,
+        "padding": 0,
+        "floats": 0,
+        "float32 fallback": 0,
+        "counters": 12,
+    }
+
+
+def test_memory_shows_padding_and_fallback(tmp_path: Path) -> None:
+    shapes = tmp_path / "shapes.json"
+    shapes.write_text('{"odd": [100, 130], "bias": [130]}', encoding="utf-8")
+    picture = tmp_path / "made" / "here" / "memory.png"
+    data = json.loads(run("memory", SOLO, "--model", str(shapes), "--picture", str(picture), "--json").stdout)
+    assert data["parts"]["padding"] == 100 * (256 - 130) * 6 // 8
+    assert data["parts"]["float32 fallback"] == 2 * 4 * 130
+    assert sum(data["parts"].values()) == data["state_bytes"]
+    printed = run("memory", SOLO, "--model", str(shapes)).output
+    assert "of it codes 9.5 KiB, scales 2.3 KiB, padding 9.2 KiB, float32 fallback 1.0 KiB, counters 24 B" in printed
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    refused = run("memory", SOLO, "--picture", str(tmp_path / "file" / "x.png"))
+    assert refused.exit_code == 1
+    assert "cannot write" in refused.output
+
+
+def test_diff_says_what_changes() -> None:
+    printed = run("diff", "adamw", "solo").output
+    assert "amsgrad" in printed
+    assert "2-bit log codes in blocks of 128, stochastic rounding" in printed
+    assert re.search(r"moved in a step, matrices │ +22 │ +7.6875 │ 0.349", printed)
+    assert "+m = ema(m, g, b1)" in printed
+    assert "--code shows them" in printed
+    assert "+def encode_v(" not in printed
+    assert "+def encode_v(" in run("diff", "adamw", "solo", "--code").output
+    data = json.loads(run("diff", "lion_8bit", "lion", "--json").output)
+    assert data["hypers"] == data["equations"] == []
+    assert data["state_bytes"] == [1.015625, 4.0]
+    assert [(state["key"], state["after"]) for state in data["states"]] == [("exp_avg", "float32")]
+    assert data["kernels"] == [2, 1]
+    assert "same rule with the same storage" in run("diff", "adamw", "adamw").output
+    assert run("diff", "adamw", "nothing").exit_code == 1
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", '{"a": 3}', '{"a": [1.5]}', '{"parameters": [{"name": "a"}]}', '{"a": [-1]}', ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,23 @@ from typing import Any
 from optgen.ir.nodes import Program, State
 from optgen.storage.codebooks import state_codes
 
-__all__ = ["MODELS", "Model", "ModelError", "ParameterMemory", "Shape", "exists_by_default", "load_model", "memory"]
+__all__ = [
+    "MODELS",
+    "PARTS",
+    "Model",
+    "ModelError",
+    "ParameterMemory",
+    "Shape",
+    "exists_by_default",
+    "kept_states",
+    "load_model",
+    "memory",
+]
 
 FOLDER = Path(__file__).parent / "models"
 MODELS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 ADAM_BYTES = 8  # of float32 Adam, per parameter
+PARTS = ("codes", "scales", "padding", "floats", "float32 fallback", "counters")  # what bytes of state are spent on
 
 
 class ModelError(ValueError):
@@ -52,12 +65,22 @@ class Model:
 
 @dataclass(frozen=True)
 class ParameterMemory:
-    """State of the parameters of one shape: bytes in all, and which states are kept as codes."""
+    """State of the parameters of one shape: bytes by what they are spent on, and which states are kept as codes.
+
+    `fallback` names the states that are float32 because the parameter is too small for their codes. The parts are bytes of
+    "codes", of their "scales" and "padding", of "floats" as the spec has them, of "float32 fallback" and of "counters":
+    step numbers, keys of stochastic rounding and host scalars.
+    """
 
     shape: Shape
-    nbytes: int
+    parts: Mapping[str, int]
     coded: tuple[str, ...]
     fallback: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """All of them."""
+        return sum(self.parts.values())
 
 
 def load_model(name: str) -> Model:
@@ -108,22 +131,31 @@ def memory(program: Program, model: Model) -> list[ParameterMemory]:
 
 
 def _parameter(program: Program, shape: Shape) -> ParameterMemory:
-    nbytes, coded, fallback = 4, [], []
-    if any(how is not None and how.rounding != "nearest" for s in program.states for how in (s.storage, s.floats)):
-        nbytes += 8
-    for state in program.states:
-        if not exists_by_default(program, state):
-            continue
+    parts, coded, fallback = dict.fromkeys(PARTS, 0), [], []
+    size = math.prod(shape.shape)
+    is_random = any(how is not None and how.rounding != "nearest" for s in program.states for how in (s.storage, s.floats))
+    scalars = sum(state.scalar and exists_by_default(program, state) for state in program.states)
+    parts["counters"] = 4 + 8 * is_random + 8 * scalars
+    for state in kept_states(program):
         codes = state_codes(state)
-        if state.scalar:
-            nbytes += 8
-        elif codes is not None and codes.applies_to(shape.shape):
-            nbytes += codes.nbytes(shape.shape)
+        if codes is None:
+            parts["floats"] += (4 if state.floats is None else 2) * size
+        elif codes.applies_to(shape.shape):
+            exact = -(-size * codes.bits // 8)
+            parts["codes"] += exact
+            parts["padding"] += math.prod(codes.codes_shape(shape.shape)) - exact
+            parts["scales"] += codes.nbytes(shape.shape) - math.prod(codes.codes_shape(shape.shape))
             coded.append(state.name)
         else:
-            nbytes += (4 if state.floats is None else 2) * math.prod(shape.shape)
-            fallback += [state.name] if codes is not None else []
-    return ParameterMemory(shape, nbytes * shape.count, tuple(coded), tuple(fallback))
+            parts["float32 fallback"] += 4 * size
+            fallback.append(state.name)
+    counted = {name: nbytes * shape.count for name, nbytes in parts.items()}
+    return ParameterMemory(shape, counted, tuple(coded), tuple(fallback))
+
+
+def kept_states(program: Program) -> list[State]:
+    """The states that a parameter has when every hyperparameter has its default, without single numbers."""
+    return [state for state in program.states if not state.scalar and exists_by_default(program, state)]
 
 
 def exists_by_default(program: Program, state: State) -> bool:

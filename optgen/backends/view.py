@@ -10,7 +10,7 @@ from optgen.ir.nodes import Hyper, State
 from optgen.plan.nodes import Plan
 from optgen.spec.model import Spec
 
-__all__ = ["Argument", "PackageView", "package_view", "state_bytes", "state_width"]
+__all__ = ["Argument", "PackageView", "package_view", "state_bytes", "state_place", "state_width"]
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,20 @@ def _state_line(state: State) -> str:
     saved = f"; saved as {state.save_as}" if state.save_as != state.name else ""
     if state.scalar:
         return f"{state.name}: one float64 number{saved}. {state.doc}".strip()
-    size = state_bytes(state)
-    if state.floats is not None:
-        how = f"{state.floats.dtype}, {state.floats.rounding} rounding ({size:g} B per element)"
-    elif state.storage is None:
-        how = f"float32 ({size:g} B per element)"
-    else:
-        s = state.storage
-        where = f"in blocks of {s.block}" if s.scope == "block" else f"with one scale per {s.scope}"
-        how = f"{s.bits}-bit {s.codebook} codes {where}, {s.rounding} rounding ({size:g} B per element)"
+    how = f"{state_place(state)} ({state_bytes(state):g} B per element)"
     when = "" if state.when is None else f", only if {'' if state.when.holds else 'not '}{state.when.flag}"
     return f"{state.name}: {how}{when}{saved}. {state.doc}".strip()
+
+
+def state_place(state: State) -> str:
+    """How a state is stored, in full."""
+    if state.floats is not None:
+        return f"{state.floats.dtype}, {state.floats.rounding} rounding"
+    if state.storage is None:
+        return "float32"
+    s = state.storage
+    where = f"in blocks of {s.block}" if s.scope == "block" else f"with one scale per {s.scope}"
+    return f"{s.bits}-bit {s.codebook} codes {where}, {s.rounding} rounding"
 
 
 def state_width(state: State) -> str:

@@ -7,19 +7,20 @@ import json
 from optgen.ir.nodes import Hyper, State
 from optgen.spec.model import Spec
 
-__all__ = ["spec_text"]
+__all__ = ["hyper_text", "spec_text"]
 
 
 def spec_text(spec: Spec) -> str:
     """The merged spec as YAML."""
     lines = [f"name: {spec.name}", f"summary: {spec.summary}"]
     lines += [f"reference: {spec.reference}"] if spec.reference else []
-    lines += ["hyper:", *(f"  {hyper.name}: {_hyper(hyper)}" for hyper in spec.hypers)] if spec.hypers else []
+    lines += ["hyper:", *(f"  {hyper.name}: {hyper_text(hyper)}" for hyper in spec.hypers)] if spec.hypers else []
     lines += ["state:", *(f"  {state.name}: {_state(spec, state)}" for state in spec.states)] if spec.states else []
     return "\n".join([*lines, "update: |", *(f"  {line}".rstrip() for line in spec.update_text.split("\n"))])
 
 
-def _hyper(hyper: Hyper) -> str:
+def hyper_text(hyper: Hyper) -> str:
+    """A hyperparameter in the notation of a spec."""
     default = hyper.text.replace("(", "[").replace(",)", "]").replace(")", "]") if hyper.names else hyper.text
     default = default.lower() if isinstance(hyper.default, bool) else default.strip("'")
     parts = [f"default: {default}"]

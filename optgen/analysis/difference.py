@@ -1,0 +1,118 @@
+"""Two built specs -> what changes from the one to the other: arguments, states, bytes, formulas and code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from optgen.analysis.memory import kept_states
+from optgen.backends.view import state_bytes, state_place
+from optgen.build import Built
+from optgen.ir.nodes import State
+from optgen.plan.traffic import kernel_bytes
+from optgen.spec.show import hyper_text
+
+__all__ = ["Change", "Difference", "StateChange", "compare_specs"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that is called `name`, before and after; None where it does not exist."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
+class StateChange:
+    """A state by its key in a state dict: how it is stored, its bytes per element, and whether its tensors are the same."""
+
+    key: str
+    before: str | None
+    after: str | None
+    bytes_before: float
+    bytes_after: float
+
+    @property
+    def is_same(self) -> bool:
+        """Whether a checkpoint holds the same tensors of it."""
+        return self.before == self.after
+
+
+@dataclass(frozen=True)
+class Difference:
+    """All that changes. Bytes are per element: of state, and moved in a step with bfloat16 parameters and gradients.
+
+    Moved bytes are those of the largest matrices and of vectors. `equations` and `code` are unified diffs.
+    """
+
+    names: tuple[str, str]
+    hypers: tuple[Change, ...]
+    states: tuple[StateChange, ...]
+    state_bytes: tuple[float, float]
+    moved_by_matrices: tuple[float, float]
+    moved_by_vectors: tuple[float, float]
+    kernels: tuple[int, int]
+    equations: tuple[str, ...]
+    code: Mapping[str, tuple[str, ...]]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether both specs are the same rule with the same storage."""
+        return not (self.hypers or self.equations or any(not state.is_same for state in self.states))
+
+
+def compare_specs(before: Built, after: Built) -> Difference:
+    """What changes from `before` to `after`, with every flag at its default."""
+    built = (before, after)
+    hypers = [{h.name: hyper_text(h) for h in b.spec.hypers} for b in built]
+    return Difference(
+        names=(before.spec.name, after.spec.name),
+        hypers=tuple(Change(name, a, b) for name, a, b in _paired(*hypers) if a != b),
+        states=_states(before, after),
+        state_bytes=_both(built, lambda b: sum(map(state_bytes, kept_states(b.program)))),
+        moved_by_matrices=_both(built, lambda b: kernel_bytes(b.plan.kernels[-1], param=2, grad=2)),
+        moved_by_vectors=_both(built, lambda b: kernel_bytes(b.plan.kernels[0], param=2, grad=2)),
+        kernels=(len(before.plan.kernels), len(after.plan.kernels)),
+        equations=_unified(before.spec.update_text, after.spec.update_text, before.spec.name, after.spec.name),
+        code={
+            name: _unified(old, after.files[name], f"{before.spec.name}/{name}", f"{after.spec.name}/{name}")
+            for name, old in before.files.items()
+            if name in after.files
+        },
+    )
+
+
+def _both(built: tuple[Built, Built], count: Callable[[Built], float]) -> tuple[float, float]:
+    return count(built[0]), count(built[1])
+
+
+def _states(before: Built, after: Built) -> tuple[StateChange, ...]:
+    tables = [{state.save_as: state for state in b.program.states} for b in (before, after)]
+    return tuple(StateChange(key, _place(a), _place(b), _bytes(a), _bytes(b)) for key, a, b in _paired(*tables))
+
+
+def _place(state: State | None) -> str | None:
+    if state is None:
+        return None
+    when = "" if state.when is None else f", if {'' if state.when.holds else 'not '}{state.when.flag}"
+    return f"{'one number' if state.scalar else state_place(state)}{when}"
+
+
+def _bytes(state: State | None) -> float:
+    return 0.0 if state is None or state.scalar else state_bytes(state)
+
+
+def _paired(before: Mapping[str, T], after: Mapping[str, T]) -> Iterator[tuple[str, T | None, T | None]]:
+    """Each name of either table with both values, in the order of the first."""
+    for name in dict.fromkeys((*before, *after)):
+        yield name, before.get(name), after.get(name)
+
+
+def _unified(before: str, after: str, name: str, other: str) -> tuple[str, ...]:
+    return tuple(difflib.unified_diff(before.split("\n"), after.split("\n"), name, other, lineterm="", n=3))
