@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from language_model.training import Run
 
 __all__ = ["draw", "scatter"]
 
+COLUMN = 1.0  # bytes per parameter that are drawn as one column
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
 
 
@@ -42,18 +44,38 @@ def draw(runs: Sequence[Run], path: Path, title: str) -> None:
 
 
 def scatter(groups: Sequence[Sequence[Run]], path: Path, title: str) -> None:
-    """Draw the final loss of each optimizer, mean and range of its runs, against its bytes of state, into a PNG."""
-    figure = Figure(figsize=(10, 6), dpi=130, layout="constrained")
+    """Draw the final loss of each optimizer, mean and range of its runs, against its bytes of state, into a PNG.
+
+    Optimizers with nearly equal bytes stand beside each other in a column, their names one above the other.
+    """
+    figure = Figure(figsize=(11, 7), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for runs in groups:
-        losses = [run.final_loss for run in runs]
-        mean, state = statistics.mean(losses), runs[0].state_bytes
-        axes.errorbar(state, mean, [[mean - min(losses)], [max(losses) - mean]], fmt="o", markersize=4, capsize=2)
-        axes.annotate(runs[0].optimizer, (state, mean), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    ordered = sorted(groups, key=_mean_loss)
+    losses = [run.final_loss for runs in groups for run in runs]
+    line = (max(losses) - min(losses)) / 42  # the height of a name
+    columns: dict[int, list[Sequence[Run]]] = {}
+    for runs in ordered:
+        columns.setdefault(round(runs[0].state_bytes / COLUMN), []).append(runs)
+    for column in columns.values():
+        height = -math.inf
+        right = max(runs[0].state_bytes for runs in column) + 0.04 * len(column) + 0.08
+        for place, runs in enumerate(column):
+            mean, color = _mean_loss(runs), COLORS[place % len(COLORS)]
+            x = runs[0].state_bytes + 0.04 * place
+            span = [run.final_loss for run in runs]
+            axes.errorbar(x, mean, [[mean - min(span)], [max(span) - mean]], fmt="o", markersize=4, capsize=2, color=color)
+            height = max(height + line, mean)
+            axes.plot([x, right], [mean, height], color=color, linewidth=0.5)
+            axes.text(right, height, f" {runs[0].optimizer}", color=color, fontsize=8, va="center")
     axes.set(xlabel="optimizer state, bytes per parameter", ylabel="final loss on held-out text, nats per byte", title=title)
+    axes.set_xlim(right=max(runs[0].state_bytes for runs in groups) + 1.5)
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def _mean_loss(runs: Sequence[Run]) -> float:
+    return statistics.mean(run.final_loss for run in runs)
 
 
 def _smooth(losses: Sequence[float], keep: float = 0.9) -> list[float]:
