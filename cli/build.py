@@ -73,7 +73,7 @@ def _build_one(path: str, out: Path, check: bool) -> bool:
         return False
     name = package_name(path)
     if check:
-        return _report(out / name, check_package(out, name, built.files), f"optgen build {path}")
+        return _report(out / name, check_package(out, name, built.files), f"optgen build {path} --out {out}")
     changed = write_package(out, name, built.files)
     click.echo(f"{path} -> {out / name}{'' if changed else ' (unchanged)'}")
     return True
@@ -90,7 +90,7 @@ def _vendor_one(path: str, out: Path, check: bool) -> bool:
     if file.resolve() == Path(path).resolve():
         raise click.UsageError(f"{file} is the spec itself: name another folder with --out")
     if check:
-        return _report(file, check_module(file, text), f"optgen build {path} --vendor")
+        return _report(file, check_module(file, text), f"optgen build {path} --vendor --out {out}")
     changed = write_module(file, text)
     click.echo(f"{path} -> {file}{'' if changed else ' (unchanged)'}")
     return True

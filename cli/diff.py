@@ -68,14 +68,13 @@ def _print_hypers(console: Console, found: Difference) -> None:
 
 def _print_states(console: Console, found: Difference) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     if found.states:
         table = Table("saved as", *found.names, "in a checkpoint", title="states", title_justify="left")
         for state in found.states:
-            kept = (
-                "the same" if state.is_same else "new" if state.before is None else "gone" if state.after is None else "other"
-            )
-            table.add_row(state.key, state.before or "-", state.after or "-", kept)
+            after = "as before" if state.is_same else state.after or "-"
+            table.add_row(state.name, Text(state.before or "-"), Text(after), "the same" if state.is_kept else "not the same")
         console.print(table)
 
 

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from optgen.analysis.memory import ADAM_BYTES, MODELS, PARTS, Model, ModelError, ParameterMemory, load_model, memory
+from optgen.analysis.memory import (
+    ADAM_BYTES,
+    MODELS,
+    PARTS,
+    Model,
+    ModelError,
+    ParameterMemory,
+    binary_unit,
+    load_model,
+    memory,
+)
 from optgen.cli.console import print_json, spec_path, table_console
 from optgen.output import write_bytes
 from optgen.spec.lower import load_program
@@ -84,7 +94,8 @@ def _print(name: str, model: Model, rows: list[ParameterMemory]) -> None:
     per_param = total / max(model.elements, 1)
     console.print(f"{name}: {_size(total)} for {model.elements:,} parameters, {per_param:.3f} bytes each", highlight=False)
     parts = ", ".join(f"{part} {_size(nbytes)}" for part, nbytes in _parts(rows).items() if nbytes)
-    console.print(f"of it {parts}", highlight=False)
+    if parts:
+        console.print(f"of it {parts}", highlight=False)
     saved = f", so {_size(adamw - total)} saved" if adamw - total > 0.001 * adamw else ""
     console.print(f"float32 AdamW: {_size(adamw)}{saved}", highlight=False)
 
@@ -106,5 +117,5 @@ def _draw(name: str, model: Model, rows: list[ParameterMemory], path: Path) -> N
 
 def _size(nbytes: int) -> str:
     """Bytes in the largest binary unit of which there is one."""
-    power = min(3, max(0, nbytes.bit_length() - 1) // 10)
-    return f"{nbytes / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+    unit, word = binary_unit(nbytes)
+    return f"{nbytes / unit:.{1 if unit > 1 else 0}f} {word}"

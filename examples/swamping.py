@@ -27,7 +27,7 @@ def main(out: Path, steps: int) -> None:
     """Follow the average of squared gradients in each storage and draw it."""
     scales = torch.ones(steps)
     scales[steps // 3 : 2 * steps // 3] = 0.1
-    means = {label: follow(f"{SPECS / name}.yaml", scales, out) for label, name in KINDS.items()}
+    means = {label: follow(f"{SPECS / name}.yaml", scales) for label, name in KINDS.items()}
     exact = means["32 bits"]
     for label, mean in means.items():
         away = (mean / exact).log2().abs()
@@ -36,12 +36,12 @@ def main(out: Path, steps: int) -> None:
     click.echo(f"picture: {out / 'swamping.png'}")
 
 
-def follow(spec: str, scales: Tensor, out: Path) -> Tensor:
+def follow(spec: str, scales: Tensor) -> Tensor:
     """The mean of the average over the elements that change, after each step, float32 (steps,).
 
     In each block of 128, every second gradient is normal with the scale of its step; the others keep scale 1.
     """
-    _, make = find_optimizer(spec, out)
+    _, make = find_optimizer(spec)
     generator = torch.Generator().manual_seed(0)
     p = torch.nn.Parameter(torch.zeros(64, 128))
     optimizer = make([p])

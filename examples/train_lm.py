@@ -34,7 +34,7 @@ def main(optimizers: tuple[str, ...], out: Path, steps: int, lr: float, seed: in
 
     Writes curves.png to the folder OUT and prints a table.
     """
-    found = [find_optimizer(name, out, compiled=compiled) for name in dict.fromkeys(optimizers)]
+    found = [find_optimizer(name, compiled=compiled) for name in dict.fromkeys(optimizers)]
     corpus = read_corpus()
     settings = Settings(steps=steps, lr=lr)
     console = Console()

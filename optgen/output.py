@@ -7,7 +7,8 @@ import keyword
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
@@ -46,7 +47,7 @@ def write_package(folder: Path, name: str, files: Mapping[str, str]) -> list[Pat
     package = folder / name
     _refuse_foreign(package, files)
     changed = []
-    try:
+    with _writing(package):
         package.mkdir(parents=True, exist_ok=True)
         if not (folder / "__init__.py").exists():
             _replace(folder / "__init__.py", ROOT_TEXT)
@@ -57,8 +58,6 @@ def write_package(folder: Path, name: str, files: Mapping[str, str]) -> list[Pat
         for stale in _orphans(package, files):
             stale.unlink()
             changed.append(stale)
-    except OSError as error:
-        raise OutputError(f"cannot write {error.filename or package}: {error.strerror or error}") from error
     return changed
 
 
@@ -70,11 +69,7 @@ def write_new(path: Path, text: str) -> None:
     """
     if path.exists():
         raise OutputError(f"{path} exists: choose another name with --out")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, text)
-    except OSError as error:
-        raise OutputError(f"cannot write {error.filename or path}: {error.strerror or error}") from error
+    _write(path, text)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -83,11 +78,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, data)
-    except OSError as error:
-        raise OutputError(f"cannot write {error.filename or path}: {error.strerror or error}") from error
+    _write(path, data)
 
 
 def check_package(folder: Path, name: str, files: Mapping[str, str]) -> list[str]:
@@ -106,11 +97,7 @@ def write_module(path: Path, text: str) -> bool:
     _refuse_foreign(path.parent, (path.name,))
     if _read(path) == text:
         return False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, text)
-    except OSError as error:
-        raise OutputError(f"cannot write {error.filename or path}: {error.strerror or error}") from error
+    _write(path, text)
     return True
 
 
@@ -120,6 +107,22 @@ def check_module(path: Path, text: str) -> list[str]:
     before, after = old.splitlines(keepends=True), text.splitlines(keepends=True)
     diff = "".join(difflib.unified_diff(before, after, str(path), f"{path} (fresh)", n=1))
     return [diff] if diff else []
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Tell in words what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {error.filename or place}: {error.strerror or error}") from error
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Write a file, and the folders above it."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
 
 
 def _refuse_foreign(package: Path, files: Iterable[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,13 @@ INNER = {"deep": 1, "wide": 1}  # sharded along these dimensions instead of the 
 
 
 class Model(nn.Module):
-    """Parameters of all kinds, the same on each call."""
+    """Parameters of all kinds, or of these names, the same on each call."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = tuple(SHAPES)) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        for name, shape in SHAPES.items():
-            setattr(self, name, nn.Parameter(torch.randn(shape, generator=generator)))
+        for name in names:
+            setattr(self, name, nn.Parameter(torch.randn(SHAPES[name], generator=generator)))
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -112,6 +113,55 @@ def steps_and_checkpoints(row: Row, folder: Path) -> None:
         compare(again, fresh, alone, reference)
 
 
+def whole_tensors(row: Row) -> None:
+    """A state dict and masters of one process go into shards, and a step tells autograd that parameters have changed."""
+    alone = Model().to(torch.bfloat16)
+    reference = row.make(alone.named_parameters(), low_precision="correction8")
+    train(alone, reference, range(STEPS))
+    model, optimizer = sharded(row, torch.bfloat16, {}, low_precision="correction8")
+    optimizer.load_state_dict(reference.state_dict())
+    masters = reference.master_parameters()
+    for each in (optimizer, reference):  # the split of a master into parameter and correction may be another one
+        each.load_master_parameters(masters)
+    compare(model, optimizer, alone, reference)
+    before = [p._version for p in model.parameters()]
+    train(model, optimizer, range(STEPS, STEPS + 1))
+    train(alone, reference, range(STEPS, STEPS + 1))
+    compare(model, optimizer, alone, reference)
+    assert all(p._version > version for p, version in zip(model.parameters(), before, strict=True))
+
+
+def in_triton() -> None:
+    """Triton's kernels find the places of shards too: regular ones, inner ones, and shards that are not contiguous."""
+    names = ("even", "padded", "deep")
+    mesh = init_device_mesh("cpu", (2,))
+    params = [p.detach().to(torch.bfloat16) for p in Model(names).parameters()]
+    dims = (0, 0, 1)
+    shards = [nn.Parameter(distribute_tensor(p, mesh, [Shard(dim)])) for p, dim in zip(params, dims, strict=True)]
+    transposed = params[0].t().contiguous().t()
+    half = transposed.chunk(2)[dist.get_rank()]
+    shards.append(nn.Parameter(DTensor.from_local(half, mesh, [Shard(0)])))
+    whole = [nn.Parameter(p.clone()) for p in (*params, params[0])]
+    sharded = Solo(enumerated(shards), lr=1e-2, backend="triton")
+    alone = Solo(enumerated(whole), lr=1e-2, backend="triton")
+    for step in range(2):
+        for i, (p, q) in enumerate(zip(shards, whole, strict=True)):
+            q.grad = gradient(q, 10 * step + i)
+            p.grad = distribute_tensor(q.grad, mesh, p.placements)
+        sharded.step()
+        alone.step()
+    for p, q in zip(shards, whole, strict=True):
+        assert not torch.equal(q, params[0]) or q.shape != params[0].shape
+        assert torch.equal(p.full_tensor(), q), tuple(q.shape)
+        for key, value in sharded.state[p].items():
+            mine = value.full_tensor() if isinstance(value, DTensor) else value
+            assert torch.equal(mine, alone.state[q][key]), f"{tuple(q.shape)} {key}"
+
+
+def enumerated(params: list[nn.Parameter]) -> list[tuple[str, nn.Parameter]]:
+    return [(str(i), p) for i, p in enumerate(params)]
+
+
 def refusals() -> None:
     """What cannot be updated is refused on every process, by the parameter's name."""
     mesh = init_device_mesh("cpu", (2,))
@@ -138,20 +188,32 @@ def refusals() -> None:
     refused(partial, partial, "partial sum")
     refused(ones((64, 128), Shard(0)), ones((128, 128), Replicate()), "its gradient as (Replicate(),)")
     refused(ones((64, 128), Shard(0)), torch.ones(128, 128), "must both be DTensors")
-    sharding.check_codes("p", ones((64, 128), Shard(0)), Codes(8, 128, ("scale",), scope="row"))
+    odd = ones((64, 3, 64), Shard(1))  # bytes of codes would be cut in another place than blocks
+    refused(odd, odd, "cuts blocks of 128 elements")
+    optimizer = Solo([{"params": [nn.Parameter(torn)], "storage": "float32"}])  # the way out that the error names
+    optimizer.param_groups[0]["params"][0].grad = torn
+    optimizer.step()
+    scales = Codes(8, 128, ("scale",), scope="row")
+    sharding.check_parameter(str, ones((64, 128), Shard(0)), [scales])
     for scope, placement in (("row", Shard(1)), ("tensor", Shard(0))):
         try:
-            sharding.check_codes("p", ones((64, 256), placement), Codes(8, 128, ("scale",), scope=scope))
+            sharding.check_parameter(str, ones((64, 256), placement), [replace(scales, scope=scope)])
         except RuntimeError as error:
             assert f"one scale per {scope} cannot be computed" in str(error), error
         else:
             raise AssertionError(scope)
+    alone = init_device_mesh("cpu", (2, 1), mesh_dim_names=("data", "model"))  # a dimension of one process cuts nothing
+    p = nn.Parameter(DTensor.from_local(torch.ones(32, 3, 64), alone, [Shard(0), Shard(2)]))
+    p.grad = DTensor.from_local(torch.ones(32, 3, 64), alone, [Shard(0), Shard(2)])
+    Solo([p]).step()
 
 
 def main(names: list[str], folder: Path) -> None:
     refusals()
+    in_triton()
     for name in names:
         steps_and_checkpoints(BY_NAME[name], folder)
+        whole_tensors(BY_NAME[name])
     print(f"equal on process {dist.get_rank()}", flush=True)
     dist.barrier()
 

@@ -41,3 +41,7 @@ def test_unaligned_tensors_make_a_bucket_of_their_own(seen: dict[str, Any]) -> N
 def test_any_strides(seen: dict[str, Any]) -> None:
     assert seen["strided difference"] < 1e-6
     assert seen["strided coded difference"] < 1e-6
+
+
+def test_parts_of_reductions_are_joined(seen: dict[str, Any]) -> None:
+    assert seen["joined"]

@@ -165,6 +165,8 @@ def test_memory_shows_padding_and_fallback(tmp_path: Path) -> None:
     assert data["parts"]["padding"] == 100 * (256 - 130) * 6 // 8
     assert data["parts"]["float32 fallback"] == 2 * 4 * 130
     assert sum(data["parts"].values()) == data["state_bytes"]
+    data = json.loads(run("memory", "adamw_bf16", "--model", str(shapes), "--json").stdout)
+    assert data["parts"]["floats"] == 2 * 2 * 130 * 101
     printed = run("memory", SOLO, "--model", str(shapes)).output
     assert "of it codes 9.5 KiB, scales 2.3 KiB, padding 9.2 KiB, float32 fallback 1.0 KiB, counters 24 B" in printed
     assert picture.read_bytes()[:4] == b"\x89PNG"
@@ -177,7 +179,7 @@ def test_memory_shows_padding_and_fallback(tmp_path: Path) -> None:
 def test_diff_says_what_changes() -> None:
     printed = run("diff", "adamw", "solo").output
     assert "amsgrad" in printed
-    assert "2-bit log codes in blocks of 128, stochastic rounding" in printed
+    assert "rounding: stochastic, quantile: 0.1" in printed
     assert re.search(r"moved in a step, matrices │ +22 │ +7.6875 │ 0.349", printed)
     assert "+m = ema(m, g, b1)" in printed
     assert "--code shows them" in printed
@@ -186,10 +188,32 @@ def test_diff_says_what_changes() -> None:
     data = json.loads(run("diff", "lion_8bit", "lion", "--json").output)
     assert data["hypers"] == data["equations"] == []
     assert data["state_bytes"] == [1.015625, 4.0]
-    assert [(state["key"], state["after"]) for state in data["states"]] == [("exp_avg", "float32")]
+    assert [(state["name"], state["after"]) for state in data["states"]] == [("exp_avg", "{like: p, save_as: exp_avg}")]
     assert data["kernels"] == [2, 1]
+    assert data["moved_by_matrices"] == [8.03125, 14.0]
+    assert data["moved_by_vectors"] == [14.0, 14.0]
     assert "same rule with the same storage" in run("diff", "adamw", "adamw").output
     assert run("diff", "adamw", "nothing").exit_code == 1
+
+
+def test_diff_sees_every_option(tmp_path: Path) -> None:
+    storage = "{codebook: linear, bits: 4, block: 64}"
+    (tmp_path / "a.yaml").write_text(
+        f"name: A\nsummary: x\nextends: lion\nstate: {{m: {{storage: {storage}}}}}\n", encoding="utf-8"
+    )
+    for name, change in (
+        ("zero", "storage: {zero: true}"),
+        ("size", "storage: {min_size: 9}"),
+        ("init", "init: g"),
+        ("sign", "sign: unsigned"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"name: B\nsummary: x\nextends: a\nstate: {{m: {{{change}}}}}\n", encoding="utf-8"
+        )
+        data = json.loads(run("diff", str(tmp_path / "a.yaml"), str(tmp_path / f"{name}.yaml"), "--json").output)
+        (state,) = data["states"]
+        assert state["before"] != state["after"]
+        assert state["is_kept"] == (name == "init")
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", '{"a": 3}', '{"a": [1.5]}', '{"parameters": [{"name": "a"}]}', '{"a": [-1]}', ""])

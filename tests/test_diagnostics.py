@@ -19,10 +19,10 @@ from optgen.diagnostics.codes import load_codes
 from optgen.diagnostics.render import render, render_all
 from optgen.spec.check_rounding import rounding_warnings
 from optgen.spec.lower import load_program
-from optgen.spec.places import spec_files
 from tests.conftest import ROOT
 
 BAD = ROOT / "tests" / "bad_specs"
+BAD_SPECS = sorted(path for path in BAD.iterdir() if path.suffix in (".yaml", ".py"))
 CODES = load_codes()
 NOT_EXCERPTS = {"unreadable-file", "formula-too-long"}  # their examples are no excerpts of a spec
 DEFAULTS = {"name": "name: Rule", "summary": "summary: A rule.", "update": "update: p = p - g"}
@@ -44,7 +44,7 @@ def faults_of(text: str, folder: Path) -> tuple[Diagnostic, ...]:
 
 def bad_spec(code: str) -> str:
     """The file of a code, in the folder of them all."""
-    return next(path.name for path in spec_files(BAD) if path.stem == code)
+    return next(path.name for path in BAD_SPECS if path.stem == code)
 
 
 def check(*arguments: str) -> Result:
@@ -65,7 +65,7 @@ def test_a_bad_spec_is_explained(code: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_code_has_an_entry_and_a_pair_and_is_used() -> None:
     used = {code for path in (ROOT / "optgen").rglob("*.py") for code in codes_in(ast.parse(path.read_text(encoding="utf-8")))}
     assert used == set(CODES)
-    assert {path.stem for path in spec_files(BAD)} == set(CODES)
+    assert {path.stem for path in BAD_SPECS} == set(CODES)
     assert {path.stem for path in BAD.glob("*.expected")} == set(CODES)
 
 
@@ -107,14 +107,14 @@ def excerpt(text: str, folder: Path) -> Path:
 
 
 def test_all_faults_come_in_the_order_of_the_file() -> None:
-    for path in spec_files(BAD):
+    for path in BAD_SPECS:
         found = [d for d in faults(path) if d.primary.span.source.path == str(path)]
         assert found == sorted(found, key=lambda d: d.primary.span.start)
 
 
 def test_texts_read_well() -> None:
     """One sentence, no Python, a span on every fault."""
-    for path in spec_files(BAD):
+    for path in BAD_SPECS:
         for d in faults(path):
             assert not d.message.endswith("."), d.message
             assert "\n" not in d.message

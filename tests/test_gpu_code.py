@@ -122,6 +122,21 @@ def test_every_sweep_compiles_without_spills_and_with_wide_accesses(generate: Ca
             assert facts(code) == wide_accesses(sweep.buffers, kernel.tile, kernel.threads, "bf16", "bf16")
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_joins_the_parts_of_reductions_compiles(target: str) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from optgen.runtime.triton_reduce import join_parts
+
+    constants = {(1,): "max", (2,): 1024}
+    source = ASTSource(
+        join_parts, signature={"parameters": "*i64", "OP": "constexpr", "CHUNK": "constexpr"}, constexprs=constants
+    )
+    assert triton.compile(source, target=GPUTarget(*TARGETS[target])).asm
+
+
 def test_float64_parameters_compile() -> None:
     for plan, entry in kernels("adamw"):
         code = compile_kernel(entry, "sm_90", param="fp64", grad="fp64", flags=dict.fromkeys(plan.flags, False))

@@ -23,7 +23,7 @@ from optgen.spec.fields import is_boolean, is_number
 from optgen.spec.inherit import read_root
 from optgen.spec.lower import load_program
 from optgen.spec.yaml_nodes import Mapping, Node, Sequence, is_empty
-from tests.conftest import ROOT, SHIPPED
+from tests.conftest import SHIPPED
 from tests.fuzzing import try_spec
 from tests.random_specs import damaged
 
@@ -144,7 +144,35 @@ def test_what_a_program_raises_is_told_at_its_line(tmp_path: Path) -> None:
     assert found("def f(): f()\nf()\n", tmp_path) == ["rule.py:1:1 python-failed def f(): f()"]
     assert found("(" * 300, tmp_path)[0].startswith("rule.py:1:")
     assert found("x = 1\n", tmp_path) == ["rule.py:1:1 python-definition x"]
-    del sys.modules["_deep"]
+
+
+def test_modules_beside_a_spec_are_its_own(tmp_path: Path) -> None:
+    for name, rate in (("one", 0.1), ("two", 0.2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "_common.py").write_text(f"RATE = {rate}\n", encoding="utf-8")
+        text = f"{HEAD}from _common import RATE\ndefine(name='Rule', summary='x', extends='sgd', hyper={{'lr': {{'default': RATE}}}})\n"
+        (folder / "rule.py").write_text(text, encoding="utf-8")
+        program = load_program(str(folder / "rule.py"))[1]
+        assert program.hypers[0].default == rate
+    assert "_common" not in sys.modules
+
+
+def test_arrays_are_lists(tmp_path: Path) -> None:
+    path = tmp_path / "rule.py"
+    text = (
+        "import numpy as np\n"
+        + HEAD
+        + (
+            "define(name='Rule', summary='x', extends='lion', hyper={'lr': {'default': np.float32(0.5)}},\n"
+            "  state={'m': {'storage': {'codebook': 'table', 'bits': 2, 'block': 64, 'levels': np.linspace(-1, 1, 4)}}})\n"
+        )
+    )
+    path.write_text(text, encoding="utf-8")
+    program = load_program(str(path))[1]
+    assert program.hypers[0].default == 0.5
+    assert program.states[0].storage is not None
+    assert program.states[0].storage.levels[0] == -1
 
 
 def test_what_it_prints_is_not_the_commands_output(tmp_path: Path) -> None:
@@ -171,6 +199,7 @@ def test_programs_that_lie_about_are_not_run(tmp_path: Path, monkeypatch: pytest
     assert "unreadable-file" in run(main, ["check", "train"]).output
     assert "there is no spec 'train' to extend" in run(main, ["check", "child.yaml"]).output
     assert run(main, ["check", "adamw"]).exit_code == 0
+    assert "train" not in run(main, ["list", "."]).output
     assert "this raised SystemExit: run" in run(main, ["check", "train.py"]).output
 
 
@@ -201,4 +230,3 @@ def test_damaged_programs(seed: int, name: str, tmp_path: Path) -> None:
     path = tmp_path / "rule.py"
     path.write_bytes(damaged(f"{HEAD}define({arguments})\n", seed))
     try_spec(path)
-    assert ROOT.is_dir()

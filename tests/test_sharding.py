@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.sharded_process")
     command = [sys.executable, "-m", *launch, str(folder), *NAMES]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout.count("equal on process") == 2, done.stdout + done.stderr
     return folder

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from optgen.build import build
-from optgen.ir.nodes import Op, Store
+from optgen.ir.nodes import Assign, Const, Op, Program, Ref, State, Storage, Store
 from optgen.ir.ops import WIDE_REDUCTIONS
-from optgen.plan.nodes import Kernel, Layout
+from optgen.plan.nodes import Buffer, Kernel, Layout
+from optgen.plan.sweeps import split_sweeps
 from optgen.plan.traffic import kernel_bytes
 from tests.conftest import SHIPPED
 
@@ -50,6 +51,54 @@ def test_a_wide_scale_takes_two_sweeps(scope: str, tmp_path: Path) -> None:
     saved = 2 * 4 / 128  # no scales of m
     again = 2 + 1 + 2 * (2 * 4 / 128)  # gradient and codes of m once more, two parts written and read
     assert kernel_bytes(kernel, param=2, grad=2) == kernel_bytes(alone, param=2, grad=2) - saved + again
+
+
+def test_names_of_scratch_buffers_are_free(tmp_path: Path) -> None:
+    path = tmp_path / "named.yaml"
+    path.write_text(
+        "name: Named\nsummary: x\nhyper: {lr: {default: 0.1}, m_largest_parts: {default: 0.5}}\n"
+        "state: {m: {like: p, storage: {codebook: e4m3, block: tensor}}, m_scale_new: {like: p}}\n"
+        "update: |\n  m = ema(m, g, m_largest_parts)\n  m_scale_new = m\n  p = p - lr*m_scale_new\n",
+        encoding="utf-8",
+    )
+    kernel = build(str(path)).plan.kernels[-1]
+    names = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
+    assert len(names) == len(set(names))
+    assert not set(names) & {"m_largest_parts", "m_scale_new"}
+
+
+def test_reductions_one_after_the_other() -> None:
+    """What no codebook needs yet: the mean deviation from the largest takes a sweep more."""
+
+    def ref(op: str, *names: str) -> Op:
+        return Op(op, tuple(Ref(name) for name in names))
+
+    state = State("m", "m", storage=Storage("linear", 8, 128, scope="tensor"))
+    program = Program("Two", {}, {}, (), (state,), ())
+    buffers = [Buffer(name, Layout.ELEMENT, "param", None, None, True, name == "param", "") for name in ("param", "grad")]
+    body = [
+        Assign("p", ref("load", "param")),
+        Assign("g", ref("load", "grad")),
+        Assign("x", Op("blocks", (Ref("g"), Const(0)))),
+        Assign("top", ref("tensor_max", "x")),
+        Assign("away", ref("sub", "top", "x")),
+        Assign("far", ref("row_max", "away")),
+        Store("param", ref("sub", "p", "far")),
+    ]
+    split = split_sweeps("k", buffers, (), body, program)
+    assert [sweep.name for sweep in split.sweeps] == ["k_1", "k_2", "k"]
+    reads = [[buffer.name for buffer in sweep.buffers if buffer.read] for sweep in split.sweeps]
+    assert reads == [["grad"], ["grad", "top_whole"], ["param", "far_rows"]]
+    assert [[r.result for r in sweep.reductions] for sweep in split.sweeps] == [["top_whole"], ["far_rows"], []]
+
+
+def test_a_reduction_inside_a_formula_gets_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optgen.storage.linear.absmax", lambda *_: "scale = max(block_max(abs(x)), -block_min(x))")
+    kernel = planned("{codebook: linear, bits: 4, block: tensor}", "float32", tmp_path)
+    assert [(r.op, r.parts) for r in kernel.sweeps[0].reductions] == [
+        ("max", "m_tensor_max_parts"),
+        ("min", "m_tensor_min_parts"),
+    ]
 
 
 def test_every_store_happens_once(tmp_path: Path) -> None:

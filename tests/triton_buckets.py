@@ -12,6 +12,7 @@ from optgen.generated.adamw import triton_backend as adamw_triton
 from optgen.generated.solo import Solo
 from optgen.generated.solo import triton_backend as solo_triton
 from optgen.runtime import launch
+from optgen.runtime.triton_reduce import join_parts
 
 
 def count_launches() -> list[tuple[str, int]]:
@@ -98,7 +99,22 @@ def main() -> None:
     found["strided difference"] = same_as_torch(AdamW, [{"params": strided()}])
     found["strided coded difference"] = same_as_torch(Solo, [{"params": strided()}])
     found["buckets module"] = launch.__name__
+    found["joined"] = joined()
     print(json.dumps(found))
+
+
+def joined() -> bool:
+    """Parts become one number for each result, however many there are."""
+    generator = torch.Generator().manual_seed(0)
+    for op, reduce in (("max", torch.amax), ("min", torch.amin)):
+        sizes = ((1, 1), (3, 1024), (2, 1025), (1, 3000), (5, 7))  # results, and parts of each
+        parts = [torch.randn(size, generator=generator) for size in sizes]
+        results = [torch.zeros(len(part)) for part in parts]
+        rows = [[p.data_ptr(), p.shape[1], r.data_ptr(), len(r)] for p, r in zip(parts, results, strict=True)]
+        join_parts[(5, len(rows))](torch.tensor(rows), OP=op, CHUNK=1024)
+        if not all(torch.equal(r, reduce(p, dim=1)) for p, r in zip(parts, results, strict=True)):
+            return False
+    return True
 
 
 def strided() -> list[torch.nn.Parameter]:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optgen.build import build
+from optgen import optimizer_class
 from optgen.diagnostics import SpecError
 from optgen.diagnostics.render import render_all
-from optgen.output import package_name, write_package
 from optgen.runtime.optimizer import GeneratedOptimizer
 
 __all__ = ["Factory", "find_optimizer", "state_bytes"]
@@ -24,35 +21,30 @@ __all__ = ["Factory", "find_optimizer", "state_bytes"]
 Factory = Callable[..., Optimizer]
 
 
-def find_optimizer(name: str, folder: Path, *, compiled: bool = False, **options: Any) -> tuple[str, Factory]:
+def find_optimizer(name: str, *, compiled: bool = False, **options: Any) -> tuple[str, Factory]:
     """The label and the constructor of an optimizer.
 
     Args:
         name: `solo` for a spec that comes with optgen, `my/spec.yaml` for a file, `torch.optim.AdamW` for a class.
-        folder: where a spec file is built.
         compiled: compile the update of a generated optimizer with torch.compile.
         options: further arguments of the constructor.
 
     Raises:
         click.UsageError: if there is no such optimizer.
     """
-    found = _from_spec(Path(name), folder) if name.endswith((".yaml", ".yml")) else _from_package(name)
+    found = _from_spec(name) if name.endswith((".yaml", ".py")) else _from_package(name)
     if issubclass(found, GeneratedOptimizer):
         return found.__name__, partial(found, compile=compiled, **options)
     label = f"torch {found.__name__}" if found.__module__.startswith("torch.") else found.__name__
     return label, partial(found, **options)
 
 
-def _from_spec(path: Path, folder: Path) -> type[Optimizer]:
-    """Build a spec file below `folder` and import its class."""
+def _from_spec(path: str) -> type[Optimizer]:
+    """The class of a spec file."""
     try:
-        built = build(str(path))
+        return optimizer_class(path)
     except SpecError as error:
         raise click.UsageError("\n" + render_all(error.diagnostics, color=False)) from error
-    package = package_name(str(path))
-    write_package(folder / "generated", package, built.files)
-    sys.path.insert(0, str(folder.resolve()))
-    return _class(f"generated.{package}", built.spec.name)
 
 
 def _from_package(name: str) -> type[Optimizer]:

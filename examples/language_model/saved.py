@@ -28,7 +28,7 @@ def saved_run(
     options: dict[str, Any] | None = None,
 ) -> Run:
     """One run of the optimizer `name` with these further arguments, from its file in `out` if it has been made so."""
-    label, make = find_optimizer(name, out, compiled=compiled, **(options or {}))
+    label, make = find_optimizer(name, compiled=compiled, **(options or {}))
     path = out / f"{label.replace(' ', '_')}-{settings.lr:g}-{seed}.json"
     made_with = {**dataclasses.asdict(settings), "options": repr(options)}
     if path.exists():

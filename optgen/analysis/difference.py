@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from optgen.analysis.memory import kept_states
-from optgen.backends.view import state_bytes, state_place
+from optgen.backends.view import state_bytes
 from optgen.build import Built
 from optgen.ir.nodes import State
 from optgen.plan.traffic import kernel_bytes
-from optgen.spec.show import hyper_text
+from optgen.spec.show import hyper_text, state_text
 
 __all__ = ["Change", "Difference", "StateChange", "compare_specs"]
 
@@ -29,18 +29,14 @@ class Change:
 
 
 @dataclass(frozen=True)
-class StateChange:
-    """A state by its key in a state dict: how it is stored, its bytes per element, and whether its tensors are the same."""
+class StateChange(Change):
+    """A state by its key in a state dict, as a spec has it. `is_kept` says that a checkpoint holds the same tensors of it."""
 
-    key: str
-    before: str | None
-    after: str | None
-    bytes_before: float
-    bytes_after: float
+    is_kept: bool
 
     @property
     def is_same(self) -> bool:
-        """Whether a checkpoint holds the same tensors of it."""
+        """Whether nothing of it changes."""
         return self.before == self.after
 
 
@@ -68,9 +64,9 @@ class Difference:
 
 
 def compare_specs(before: Built, after: Built) -> Difference:
-    """What changes from `before` to `after`, with every flag at its default."""
+    """What changes from `before` to `after`, with every flag at its default. Documentation is no change."""
     built = (before, after)
-    hypers = [{h.name: hyper_text(h) for h in b.spec.hypers} for b in built]
+    hypers = [{h.name: hyper_text(replace(h, doc="")) for h in b.spec.hypers} for b in built]
     return Difference(
         names=(before.spec.name, after.spec.name),
         hypers=tuple(Change(name, a, b) for name, a, b in _paired(*hypers) if a != b),
@@ -93,19 +89,16 @@ def _both(built: tuple[Built, Built], count: Callable[[Built], float]) -> tuple[
 
 
 def _states(before: Built, after: Built) -> tuple[StateChange, ...]:
-    tables = [{state.save_as: state for state in b.program.states} for b in (before, after)]
-    return tuple(StateChange(key, _place(a), _place(b), _bytes(a), _bytes(b)) for key, a, b in _paired(*tables))
+    tables = [{s.save_as: (state_text(b.spec, replace(s, doc="")), s) for s in b.program.states} for b in (before, after)]
+    return tuple(
+        StateChange(key, a and a[0], b and b[0], a is not None and b is not None and _tensors(a[1]) == _tensors(b[1]))
+        for key, a, b in _paired(*tables)
+    )
 
 
-def _place(state: State | None) -> str | None:
-    if state is None:
-        return None
-    when = "" if state.when is None else f", if {'' if state.when.holds else 'not '}{state.when.flag}"
-    return f"{'one number' if state.scalar else state_place(state)}{when}"
-
-
-def _bytes(state: State | None) -> float:
-    return 0.0 if state is None or state.scalar else state_bytes(state)
+def _tensors(state: State) -> tuple[object, ...]:
+    """What decides the tensors of a state in a state dict and what their bits mean."""
+    return state.scalar, state.floats, state.storage, state.unsigned if state.storage is not None else None
 
 
 def _paired(before: Mapping[str, T], after: Mapping[str, T]) -> Iterator[tuple[str, T | None, T | None]]:

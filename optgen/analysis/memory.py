@@ -19,6 +19,7 @@ __all__ = [
     "ModelError",
     "ParameterMemory",
     "Shape",
+    "binary_unit",
     "exists_by_default",
     "kept_states",
     "load_model",
@@ -156,6 +157,12 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
 def kept_states(program: Program) -> list[State]:
     """The states that a parameter has when every hyperparameter has its default, without single numbers."""
     return [state for state in program.states if not state.scalar and exists_by_default(program, state)]
+
+
+def binary_unit(nbytes: int) -> tuple[int, str]:
+    """The largest binary unit of which there is one: its bytes and its name."""
+    power = min(3, max(0, nbytes.bit_length() - 1) // 10)
+    return 1024**power, ("B", "KiB", "MiB", "GiB")[power]
 
 
 def exists_by_default(program: Program, state: State) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from optgen.analysis.memory import ADAM_BYTES, PARTS, Model, ParameterMemory
+from optgen.analysis.memory import ADAM_BYTES, PARTS, Model, ParameterMemory, binary_unit
 
 __all__ = ["draw"]
 
@@ -31,7 +31,7 @@ def draw(name: str, model: Model, rows: Sequence[ParameterMemory]) -> bytes:
 def _draw_whole(axes: Axes, name: str, model: Model, rows: Sequence[ParameterMemory]) -> None:
     """Two bars: float32 AdamW, and this optimizer by parts."""
     adam, total = ADAM_BYTES * model.elements, sum(row.nbytes for row in rows)
-    unit, word = _unit(max(adam, total))
+    unit, word = binary_unit(max(adam, total))
     axes.bar(["AdamW, float32"], [adam / unit], color="#cccccc")
     bottom = 0.0
     for part, color in COLORS.items():
@@ -58,9 +58,3 @@ def _draw_kinds(axes: Axes, rows: Sequence[ParameterMemory]) -> None:
     for part, color in COLORS.items():
         if any(row.parts[part] for row in rows):
             axes.bar(0, 0, color=color, label=part)
-
-
-def _unit(nbytes: int) -> tuple[int, str]:
-    """The largest binary unit of which there is one."""
-    power = min(3, max(0, nbytes.bit_length() - 1) // 10)
-    return 1024**power, ("B", "KiB", "MiB", "GiB")[power]

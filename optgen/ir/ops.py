@@ -88,7 +88,12 @@ OPS: dict[str, OpInfo] = {
     "stochastic_float16": OpInfo((R, I), R, "a neighbouring float16, chosen by 16 random bits"),
 }
 
-WIDE_REDUCTIONS = frozenset({"row_max", "row_min", "tensor_max", "tensor_min"})  # of what no tile of a kernel holds
+WIDE_REDUCTIONS = {  # of what no tile of a kernel holds: over what, and what is taken
+    "row_max": ("row", "max"),
+    "row_min": ("row", "min"),
+    "tensor_max": ("tensor", "max"),
+    "tensor_min": ("tensor", "min"),
+}
 BINARY = {"Add": "add", "Sub": "sub", "Mult": "mul", "Div": "div", "Pow": "pow"}
 COMPARE = {"Lt": "lt", "LtE": "le", "Gt": "gt", "GtE": "ge", "Eq": "eq", "NotEq": "ne"}
 

@@ -35,6 +35,7 @@ from optgen.ir.nodes import (
     Store,
     Symbol,
 )
+from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import Buffer, Layout
 from optgen.storage.codebooks import CODEBOOKS, saved_scalars
 from optgen.storage.codec import Codec, build_functions
@@ -141,9 +142,8 @@ class _Lowering:
         for scalar in saved:
             scope = state.storage.scope
             doc = f"{scalar} of {'all' if scope == 'tensor' else f'each {scope}'} of {state.name}"
-            layout = {"block": Layout.BLOCK, "row": Layout.ROW, "tensor": Layout.TENSOR}[scope]
             saved_as, block = f"{key}.{scalar}", state.storage.block
-            buffer = Buffer(f"{name}_{scalar}_blocks", layout, "float32", saved_as, state, read, True, doc, block=block)
+            buffer = Buffer(f"{name}_{scalar}_blocks", Layout(scope), "float32", saved_as, state, read, True, doc, block=block)
             self.out.buffers.append(buffer)
 
     def decode(self, state: State, names: dict[str, str], saved: list[str], index: int) -> None:
@@ -190,12 +190,23 @@ class _Lowering:
         function = next(f for f in self.out.functions if f.name == call.function)
         known: dict[str, Expr] = {param.name: arg for param, arg in zip(function.params, call.args, strict=True)}
         for statement in function.body:
-            value = substitute(statement.value, known)
+            value = self.lifted(substitute(statement.value, known), state, guards)
             is_last = statement is function.body[-1]
             kind, domain = infer(value, self.out.symbols)
             target = name if is_last else self.local(f"{state}_{statement.target}", kind, domain)
             self.stores.append(Assign(target, value, guards))
             known[statement.target] = Ref(target)
+
+    def lifted(self, value: Expr, state: str, guards: tuple[Guard, ...], *, is_whole: bool = True) -> Expr:
+        """A value whose wide reductions, where they are parts of it, have got names of their own."""
+        if not isinstance(value, Op):
+            return value
+        value = Op(value.op, tuple(self.lifted(arg, state, guards, is_whole=False) for arg in value.args))
+        if is_whole or value.op not in WIDE_REDUCTIONS:
+            return value
+        target = self.local(f"{state}_{value.op}", *infer(value, self.out.symbols))
+        self.stores.append(Assign(target, value, guards))
+        return Ref(target)
 
     def call(self, name: str, known: dict[str, Expr]) -> Call:
         function = next(f for f in self.out.functions if f.name == name)

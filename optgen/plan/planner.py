@@ -92,7 +92,8 @@ def _kernel(program: Program, variant: Variant) -> Kernel:
     host = {name for name, symbol in program.symbols.items() if symbol.domain == Domain.HOST}
     name = "update" if not variant.stored else _kernel_name(program, variant)
     columns = tuple(name for name in program.symbols if name in read & host)
-    split = split_sweeps(name, lowered.buffers, columns, lowered.body, program)
+    known = replace(program, symbols={**program.symbols, **lowered.symbols})
+    split = split_sweeps(name, lowered.buffers, columns, lowered.body, known)
     symbols = {**lowered.symbols, **{b.name: _buffer_symbol(b.name) for b in (*lowered.buffers, *split.scratch)}}
     return Kernel(
         name=name,

@@ -22,23 +22,31 @@ from optgen.plan.nodes import Buffer, Layout, Reduction, Sweep
 
 __all__ = ["Sweeps", "split_sweeps"]
 
-LAYOUTS = {"row": Layout.ROW, "tensor": Layout.TENSOR}
+WIDE = (Layout.ROW, Layout.TENSOR)
 
 
 @dataclass
 class Sweeps:
-    """The sweeps of a kernel, and what they need beside its buffers."""
+    """The sweeps of a kernel, and what they need beside its buffers. `taken` holds the names of all that is there."""
 
+    taken: set[str]
     sweeps: list[Sweep] = field(default_factory=list)
     scratch: list[Buffer] = field(default_factory=list)
     copies: list[tuple[str, str]] = field(default_factory=list)
+
+    def free(self, name: str) -> str:
+        """This name, or a longer one where something has it already."""
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
 
 
 def split_sweeps(
     name: str, buffers: Sequence[Buffer], columns: Sequence[str], body: Sequence[Statement], program: Program
 ) -> Sweeps:
-    """Split `body` at its wide reductions; without any it is one sweep."""
-    out = Sweeps()
+    """Split `body` at its wide reductions; without any it is one sweep. `program` has the symbols of the body."""
+    out = Sweeps({*program.symbols, *program.flags, *(buffer.name for buffer in buffers)})
     if not any(map(_reduction, body)):
         out.sweeps.append(Sweep(name, tuple(buffers), tuple(columns), tuple(body)))
         return out
@@ -118,12 +126,23 @@ def _resolved(place: int, statement: Statement, results: dict[int, Buffer]) -> S
 def _partial(statement: Statement, block: int, out: Sweeps, results: dict[int, Buffer], place: int) -> tuple[Store, Reduction]:
     """What each tile writes of a reduction over blocks of this size, and how the parts become one."""
     assert isinstance(statement, Assign) and isinstance(statement.value, Op)
-    scope, op = statement.value.op.split("_")
+    scope, op = WIDE_REDUCTIONS[statement.value.op]
     when = statement.guards[0] if statement.guards else None
     word = {"row": "rows", "tensor": "whole"}[scope]
     parts, result = (
-        Buffer(f"{statement.target}_{suffix}", layout, "float32", None, None, False, False, f"{op} of each {what}", when, block)
-        for suffix, layout, what in (("parts", Layout.BLOCK, "block"), (word, LAYOUTS[scope], scope))
+        Buffer(
+            out.free(f"{statement.target}_{suffix}"),
+            layout,
+            "float32",
+            None,
+            None,
+            False,
+            False,
+            f"{op} of each {what}",
+            when,
+            block,
+        )
+        for suffix, layout, what in (("parts", Layout.BLOCK, "block"), (word, Layout(scope), scope))
     )
     out.scratch += [parts, result]
     results[place] = result
@@ -136,10 +155,15 @@ def _deferred(statement: Statement, buffers: Sequence[Buffer], out: Sweeps) -> S
     if not isinstance(statement, Store):
         return statement
     target = next(b for b in buffers if b.name == statement.buffer)
-    if target.layout not in LAYOUTS.values() or not target.read:
+    if target.layout not in WIDE or not target.read:
         return statement
     new = replace(
-        target, name=f"{target.name}_new", key=None, read=False, doc=f"{target.doc}, its next value", when=target.guard
+        target,
+        name=out.free(f"{target.name}_new"),
+        key=None,
+        read=False,
+        doc=f"{target.doc}, its next value",
+        when=target.guard,
     )
     new = replace(new, state=None)
     out.scratch.append(new)

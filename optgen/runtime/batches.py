@@ -23,7 +23,7 @@ Scalars = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 class Collected(NamedTuple):
     """What is collected of a group's parameters that have gradients, in their order; shards of those that are sharded.
 
-    `places` holds three numbers of each (see `Shard`), `scalar_states` the scalar states and `tensors` the tensors that
+    `shards` holds three numbers of each (see `Shard`), `scalar_states` the scalar states and `tensors` the tensors that
     its kernel takes, one after the other.
     """
 
@@ -34,7 +34,7 @@ class Collected(NamedTuple):
     scalar_states: list[Tensor]
     tensors: list[Tensor]
     kernels: list[int]
-    places: list[int]
+    shards: list[int]
 
 
 class Batch(NamedTuple):
@@ -80,7 +80,7 @@ def make_batches(
                     params=[params[i] for i in at],
                     grads=[found.grads[i] for i in at],
                     tensors=[found.tensors[starts[i] : starts[i + 1]] for i in at],
-                    shards=[_shard(found.places[3 * i : 3 * i + 3]) for i in at],
+                    shards=[_shard(found.shards[3 * i : 3 * i + 3]) for i in at],
                     table=columns.to(dtype=real_dtype(dtype), device=device),
                     words=None if words is None else words[at],
                 )

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optgen.runtime import sharding
 from optgen.runtime.description import FORMAT, Description
 from optgen.runtime.low_precision import CORRECTION, correction_dtype, is_random
-from optgen.runtime.sharding import fitted, local
 from optgen.runtime.states import Kept, state_tensors
 
 __all__ = ["load"]
 
 TORCH_OPTIONS = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
 
+OPTIONS = ("low_precision", "storage")
 KEY = "rounding_key"
 
 
@@ -84,9 +85,13 @@ def _merge_groups(optimizer: Optimizer, description: Description, saved: list[di
         kept = {key: value for key, value in loaded.items() if key in ours or key not in TORCH_OPTIONS}
         if "param_names" in group:
             kept.setdefault("param_names", group["param_names"])
-        complete = {**optimizer.defaults, **kept, "optgen": optimizer.defaults["optgen"], "params": group["params"]}
+        own = {option: group[option] for option in OPTIONS}  # what a dict of torch.optim does not say
+        complete = {**optimizer.defaults, **own, **kept, "optgen": optimizer.defaults["optgen"], "params": group["params"]}
         description.check(complete)
         complete["storage"] = description.storage(complete["storage"])
+        for p in group["params"]:
+            stored = description.stored_codes(p.shape, complete["storage"])
+            sharding.check_parameter(lambda: f"{owner}: a parameter of the state dict", p, stored)
         merged.append(complete)
     return merged
 
@@ -173,5 +178,5 @@ def _load_tensor(owner: str, value: Any, expected: Kept, p: Tensor) -> Tensor:
     if value.dtype != expected.dtype and not floats and not (expected.dtype.is_floating_point and not expected.shape):
         raise ValueError(f"{owner} has dtype {value.dtype}, expected {expected.dtype}")
     loaded = expected.zeros(p)
-    local(loaded).copy_(fitted(value.detach(), loaded))
+    sharding.local(loaded).copy_(sharding.fitted(value.detach(), loaded))
     return loaded

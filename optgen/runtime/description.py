@@ -80,6 +80,11 @@ class Description:
         stored = {s.name for s in self.states if s.codes is not None and s.codes.applies_to(shape)} - plain
         return next(i for i, kernel in enumerate(self.kernels) if set(kernel.stored) == stored)
 
+    def stored_codes(self, shape: Sequence[int], storage: Any) -> list[Codes]:
+        """How those states of a parameter of this global shape are kept that are kept as codes."""
+        stored = self.kernels[self.kernel_index(shape, storage)].stored
+        return [state.codes for state in self.states if state.name in stored and state.codes is not None]
+
     def storage(self, asked: Any) -> str:
         """The states of a group that are kept in float32 although the spec stores them as codes: "m,v", or "spec" for none.
 

@@ -86,6 +86,11 @@ class _Item(NamedTuple):
     words: Tensor | None
     shard: Shard
 
+    @property
+    def is_regular(self) -> bool:
+        """Whether a whole tile finds its random bits by fours of elements, or needs none."""
+        return self.words is None or self.shard.is_regular
+
 
 def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
     """Launch every bucket of `batches`."""
@@ -162,17 +167,23 @@ def _launch(kernel: TritonKernel, key: tuple[Any, ...], items: list[_Item]) -> N
         "ALIGNED": aligned,
         "TILE": kernel.tile,
     }
-    options = {"num_warps": 1} if interpreting() else kernel.options(*_platform())
-    for sweep in kernel.sweeps:
-        entry, taken = sweep.entry, {flag: value for flag, value in flags if flag in sweep.entry.arg_names}
-        entry[(len(tiles),)](*tables, **taken, **constants, **options)
-        for reduction in sweep.reductions:
-            _join(kernel, reduction, items, rows)
+    options = {"num_warps": 1} if interpreting() else kernel.options(*_platform(device))
+    with _on(device):
+        for sweep in kernel.sweeps:
+            entry, taken = sweep.entry, {flag: value for flag, value in flags if flag in sweep.entry.arg_names}
+            entry[(len(tiles),)](*tables, **taken, **constants, **options)
+            for reduction in sweep.reductions:
+                _join(kernel, reduction, items, rows)
     for i, kept in enumerate(kernel.scratch):
         if kept.copy_to is not None:
             targets = [item.tensors[kept.copy_to] for item in items]
             sources = [tensors[i].view_as(target) for tensors, target in zip(scratch, targets, strict=True)]
             torch._foreach_copy_(targets, sources)
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Make a GPU the current one, on which Triton launches: it sees addresses in a table, and no tensor of it."""
+    return contextlib.nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)
 
 
 def _scratch(kernel: TritonKernel, item: _Item) -> list[Tensor]:
@@ -196,20 +207,13 @@ def _join(kernel: TritonKernel, reduction: Reduction, items: list[_Item], slots:
 
     first = len(items[0].tensors)
     parts, result = kernel.scratch[reduction.parts - first], kernel.scratch[reduction.result - first]
-    segments = []
+    rows = []
     for item, addresses in zip(items, slots, strict=True):
         shape = _rows(kernel, item)
-        results = result.size(*shape)
-        count = parts.size(*shape) // results
-        starts = torch.arange(results, dtype=torch.int64, device="cpu") * 4
-        columns = (
-            starts * count + addresses[reduction.parts],
-            torch.full_like(starts, count),
-            starts + addresses[reduction.result],
-        )
-        segments.append(torch.stack(columns, dim=1))
-    table = torch.cat(segments).to(items[0].tensors[0].device)
-    join_parts[(len(table),)](table, OP=reduction.op, CHUNK=1024)
+        count = result.size(*shape)
+        rows.append([addresses[reduction.parts], parts.size(*shape) // count, addresses[reduction.result], count])
+    table = torch.tensor(rows, dtype=torch.int64, device=items[0].tensors[0].device)
+    join_parts[(max(row[3] for row in rows), len(rows))](table, OP=reduction.op, CHUNK=1024)
 
 
 def _keys(items: list[_Item]) -> Tensor:
@@ -220,11 +224,12 @@ def _keys(items: list[_Item]) -> Tensor:
 
 
 @functools.cache
-def _platform() -> tuple[str, int]:
+def _platform(device: torch.device) -> tuple[str, int]:
     """The platform, "cuda" or "hip", and the threads of a warp: 32, or 64 on AMD's CDNA."""
     import triton
 
-    target = triton.runtime.driver.active.get_current_target()
+    with _on(device):
+        target = triton.runtime.driver.active.get_current_target()
     return target.backend, int(target.warp_size)
 
 
@@ -239,12 +244,12 @@ def _tables(kernel: TritonKernel, items: list[_Item], scratch: list[list[Tensor]
         if kernel.wide:
             lines, length = _rows(kernel, item)
             blocks = lines * -(-length // kernel.wide)
-            whole = blocks if length % kernel.wide == 0 and item.shard.is_regular else 0
+            whole = blocks if length % kernel.wide == 0 and item.is_regular else 0
             rows.append([*addresses, whole, blocks, length])
             counts.append(-(-blocks * kernel.wide // kernel.tile))
         else:
             size = item.tensors[0].numel()
-            rows.append([*addresses, size if item.shard.is_regular else 0, size])
+            rows.append([*addresses, size if item.is_regular else 0, size])
             counts.append(-(-size // kernel.tile))
     repeats = torch.tensor(counts, device="cpu")
     owner = torch.repeat_interleave(torch.arange(len(items), device="cpu"), repeats)

@@ -69,9 +69,14 @@ class Codes:
             return f"{size} elements < {max(self.min_size, self.block)}"
         return f"{len(shape)} dimensions, {size} elements"
 
+    @property
+    def least_row(self) -> int:
+        """How many elements a row has at least, if there are as many."""
+        return max(self.row, self.block)
+
     def row_shape(self, shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
         """Leading dimensions and row length of a parameter of this shape."""
-        return row_shape(shape, max(self.row, self.block))
+        return row_shape(shape, self.least_row)
 
     def blocks_per_row(self, shape: Sequence[int]) -> int:
         """Blocks of one row, the last one padded."""

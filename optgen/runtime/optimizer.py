@@ -74,7 +74,7 @@ class GeneratedOptimizer(Optimizer):
         super().add_param_group(param_group)
         try:
             for p in self.param_groups[-1]["params"]:
-                self._check_param(p)
+                self._check_param(p, self.param_groups[-1]["storage"])
         except (TypeError, RuntimeError):
             self.param_groups.pop()
             raise
@@ -99,7 +99,7 @@ class GeneratedOptimizer(Optimizer):
             self._init_state(p, self.state[p], kernel, type(self).flags(group), group["low_precision"])
             sharding.local(self.state[p][CORRECTION]).copy_(correction)
 
-    def _check_param(self, p: Tensor) -> None:
+    def _check_param(self, p: Tensor, storage: str) -> None:
         name = self.description.name
         if p.dtype not in DTYPES:
             raise TypeError(f"{name} updates float32, bfloat16, float16 and float64 parameters, got {p.dtype}")
@@ -110,12 +110,7 @@ class GeneratedOptimizer(Optimizer):
                 f"{name} cannot update a parameter of shape {tuple(p.shape)} and strides {p.stride()}: "
                 "several of its elements share memory; pass a contiguous copy"
             )
-        if sharding.is_sharded(p):
-            owner = f"{name}: parameter '{self._name_of(p)}'"
-            sharding.check_placements(owner, p)
-            for codes in [state.codes for state in self.description.states if state.codes is not None]:
-                if codes.applies_to(p.shape):
-                    sharding.check_codes(owner, p, codes)
+        sharding.check_parameter(lambda: self._owner(p), p, self.description.stored_codes(p.shape, storage))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -150,6 +145,9 @@ class GeneratedOptimizer(Optimizer):
                 if p.grad is not None:
                     self._check_grad(p, p.grad)
                     devices.add(p.device)
+                    if state := self.state.get(p):
+                        kernel = self.description.kernels[self.description.kernel_index(p.shape, group["storage"])]
+                        self._fit_state(p, state, kernel)
         for device in devices:
             pick_backend(self._options["backend"], device)
 
@@ -164,8 +162,7 @@ class GeneratedOptimizer(Optimizer):
             raise RuntimeError(f"{self.description.name} takes dense gradients, got layout {grad.layout}")
         if grad.is_complex() or p.is_complex():
             raise RuntimeError(f"{self.description.name} takes real parameters and gradients, got {grad.dtype}")
-        if sharding.is_sharded(p) or sharding.is_sharded(grad):
-            sharding.check_placements(f"{self.description.name}: parameter '{self._name_of(p)}'", p, grad=grad)
+        sharding.check_gradient(lambda: self._owner(p), p, grad)
 
     def _init_group(
         self,
@@ -177,7 +174,7 @@ class GeneratedOptimizer(Optimizer):
         scalar_states: list[Tensor],
         tensors: list[Tensor],
         kernels: list[int],
-        places: list[int],
+        shards: list[int],
     ) -> None:
         """Collect the parameters that have gradients, and create states that are missing.
 
@@ -197,16 +194,17 @@ class GeneratedOptimizer(Optimizer):
             if state:
                 self._fit_state(p, state, kernel)
             self._init_state(p, state, kernel, flags, mode)
-            params.append(sharding.local(p))
+            part = sharding.local(p)
+            params.append(part)
             grads.append(sharding.local(p.grad))
             steps.append(state["step"])
             kernels.append(index)
             if random:
                 rounding_keys.append(state.get("rounding_key", NO_KEY))
             scalar_states += [state[s.key] for s in self.description.states if s.scalar]
-            # p stands in for states that do not exist
-            tensors += [sharding.local(state.get(key, p)) for _, key in kernel.keys]
-            places += sharding.place(p)
+            # the parameter stands in for states that do not exist
+            tensors += [sharding.local(state[key]) if key in state else part for _, key in kernel.keys]
+            shards += sharding.place(p)
 
     def _is_random(self, p: Tensor, mode: str) -> bool:
         """Whether a parameter or one of its states is rounded stochastically."""
@@ -231,9 +229,13 @@ class GeneratedOptimizer(Optimizer):
         """Let states follow a parameter to another dtype or device; refuse a parameter of another shape than theirs."""
         if not fit_states(self.description.states, kernel.stored, p, state):
             raise RuntimeError(
-                f"{self.description.name}: parameter '{self._name_of(p)}' has shape {tuple(p.shape)}, but its state was made "
-                "for another one; after a change of shape, clear the state: optimizer.state.pop(parameter)"
+                f"{self._owner(p)} has shape {tuple(p.shape)}, but its state was made for another shape or storage; after such "
+                "a change, clear the state: optimizer.state.pop(parameter)"
             )
+
+    def _owner(self, p: Tensor) -> str:
+        """A parameter as errors name it."""
+        return f"{self.description.name}: parameter '{self._name_of(p)}'"
 
     def _name_of(self, p: Tensor) -> str:
         """The parameter's name where names were given, else its place among all parameters."""

@@ -6,9 +6,10 @@ dimensions is the same shard of codes and block scalars. A shard inside a row is
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor
 from optgen.runtime.layout import WHOLE, Codes, Shard
 
 if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor, Placement
 
-__all__ = ["check_codes", "check_placements", "fitted", "is_sharded", "local", "place", "wrapped", "zeros"]
+__all__ = ["check_gradient", "check_parameter", "fitted", "is_sharded", "local", "place", "wrapped", "zeros"]
 
 
 def is_sharded(tensor: Any) -> TypeGuard[DTensor]:
@@ -37,8 +39,12 @@ def place(p: Tensor) -> Shard:
     """Where the elements of this process's shard lie in the whole parameter."""
     if not is_sharded(p):
         return WHOLE
-    shape, offsets = _shard(p.shape, p)
-    sizes = list(p.shape)
+    return _place(p.shape, p.device_mesh, p.placements)
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(sizes: torch.Size, mesh: DeviceMesh, placements: tuple[Placement, ...]) -> Shard:
+    shape, offsets = _shard(sizes, mesh, placements)
     strides = [math.prod(sizes[dim + 1 :]) for dim in range(len(sizes))]
     start = sum(offset * stride for offset, stride in zip(offsets, strides, strict=True))
     inner = [dim for dim in range(1, len(sizes)) if shape[dim] != sizes[dim]]
@@ -48,52 +54,63 @@ def place(p: Tensor) -> Shard:
     return Shard(start, shape[dim] * strides[dim], (sizes[dim] - shape[dim]) * strides[dim])
 
 
-def check_placements(owner: str, p: Tensor, *, grad: Tensor | None = None) -> None:
-    """Refuse placements that no shard of a state can have, and a gradient that is placed unlike its parameter.
+def check_parameter(owner: Callable[[], str], p: Tensor, stored: Iterable[Codes]) -> None:
+    """Refuse a sharded parameter that cannot be updated, the same on every process.
+
+    Args:
+        owner: names the parameter in the error.
+        p: the parameter.
+        stored: how those of its states are kept that are kept as codes.
 
     Raises:
-        RuntimeError: with the parameter's owner, the placements and what to do.
+        RuntimeError: for placements that no shard of a state can have, and for shards that cut a block.
     """
-    if grad is not None and is_sharded(grad) != is_sharded(p):
-        raise RuntimeError(f"{owner}: parameter and gradient must both be DTensors, or neither")
     if not is_sharded(p):
         return
-    if grad is not None and is_sharded(grad) and (grad.placements != p.placements or grad.device_mesh != p.device_mesh):
-        help_text = "redistribute the gradient"
-        raise RuntimeError(f"{owner}: placed as {p.placements}, its gradient as {grad.placements}; {help_text}")
     if any(placement.is_partial() for placement in p.placements):
-        raise RuntimeError(f"{owner}: a parameter cannot be updated while it is a partial sum ({p.placements})")
-    inner = {dim for dim, _ in _sharded_dims(p) if dim > 0}
+        raise RuntimeError(f"{owner()}: a parameter cannot be updated while it is a partial sum ({p.placements})")
+    cut = list(_sharded_dims(p))
+    inner = {dim for dim, _ in cut if dim > 0}
     if len(inner) > 1:
-        raise RuntimeError(f"{owner}: sharded along dimensions {sorted(inner)}; beside the first, one can be")
+        raise RuntimeError(f"{owner()}: sharded along dimensions {sorted(inner)}; beside the first, one can be")
+    for codes in stored:
+        _check_codes(owner, p, codes, cut)
 
 
-def check_codes(owner: str, p: Tensor, codes: Codes) -> None:
-    """Refuse a shard that cuts a block, the same on every process.
+def check_gradient(owner: Callable[[], str], p: Tensor, grad: Tensor) -> None:
+    """Refuse a gradient that is placed unlike its parameter.
 
     Raises:
-        RuntimeError: with the parameter's owner, the sizes and what to do.
+        RuntimeError: with both placements.
     """
-    if not is_sharded(p):
-        return
+    if is_sharded(grad) != is_sharded(p):
+        raise RuntimeError(f"{owner()}: parameter and gradient must both be DTensors, or neither")
+    if is_sharded(p) and is_sharded(grad) and (grad.placements != p.placements or grad.device_mesh != p.device_mesh):
+        placed = f"placed as {p.placements}, its gradient as {grad.placements}"
+        raise RuntimeError(f"{owner()}: {placed}; redistribute the gradient")
+
+
+def _check_codes(owner: Callable[[], str], p: DTensor, codes: Codes, cut: Sequence[tuple[int, int]]) -> None:
+    """Refuse shards for which codes and scalars cannot be cut alike."""
     first = len(codes.row_shape(p.shape)[0])  # of the dimensions that are merged into rows
-    cut = list(_sharded_dims(p))
     inside = [(dim, ways) for dim, ways in cut if dim >= first]
     if cut if codes.scope == "tensor" else inside and codes.scope == "row":
         where = "parameters" if codes.scope == "tensor" else "rows"
-        message = f"one scale per {codes.scope} cannot be computed where {where} are sharded; store the state in blocks"
-        raise RuntimeError(f"{owner}: sharded as {p.placements}; {message}")
+        message = f"one scale per {codes.scope} cannot be computed where {where} are sharded"
+        raise RuntimeError(f"{owner()}: sharded as {p.placements}; {message}; store the state in blocks, or in float32")
     if not inside:
         return
     (dim, ways), unit = inside[0], math.prod(p.shape[first + 1 :])
     lengths = [size * unit for size in _chunks(p.shape[dim], ways)]
-    blocks = [size * codes.block for size in _chunks(codes.blocks_per_row(p.shape), ways)]
-    whole = all(length % codes.block == 0 for length in lengths[:-1]) and lengths[-1] >= max(codes.row, codes.block)
-    if len(inside) == 1 and dim == first and whole and [-(-n // codes.block) * codes.block for n in lengths] == blocks:
+    blocks = [-(-length // codes.block) for length in lengths]
+    whole = all(length % codes.block == 0 for length in lengths[:-1]) and lengths[-1] >= codes.least_row
+    parts = [_chunks(shape[-1], ways) for shape in (codes.codes_shape(p.shape), codes.scalars_shape(p.shape))]
+    if len(inside) == 1 and dim == first and whole and parts == [[n * codes.block * codes.bits // 8 for n in blocks], blocks]:
         return
     raise RuntimeError(
-        f"{owner} has shape {tuple(p.shape)}, sharded as {p.placements}: this cuts blocks of {codes.block} elements; shard a "
-        f"dimension before {first}, or one that leaves each process a multiple of {codes.block} elements of a row"
+        f"{owner()} has shape {tuple(p.shape)}, sharded as {p.placements}: this cuts blocks of {codes.block} elements; shard a "
+        f"dimension before {first}, or one that leaves each process the same multiple of {codes.block} elements of a row, or "
+        "keep the states of its group in float32 (storage='float32')"
     )
 
 
@@ -103,7 +120,8 @@ def zeros(shape: Sequence[int], dtype: torch.dtype, p: Tensor) -> Tensor:
         return torch.zeros(tuple(shape), dtype=dtype, device=p.device)
     from torch.distributed import tensor
 
-    made: Tensor = tensor.zeros(*shape, dtype=dtype, device_mesh=p.device_mesh, placements=p.placements)
+    placements = [place if p.device_mesh.size(i) > 1 else tensor.Replicate() for i, place in enumerate(p.placements)]
+    made: Tensor = tensor.zeros(*shape, dtype=dtype, device_mesh=p.device_mesh, placements=placements)
     return made
 
 
@@ -114,7 +132,7 @@ def fitted(value: Tensor, like: Tensor) -> Tensor:
     if is_sharded(value):
         same = value.device_mesh == like.device_mesh and value.placements == like.placements
         return (value if same else value.redistribute(like.device_mesh, like.placements)).to_local()
-    shape, offsets = _shard(like.shape, like)
+    shape, offsets = _shard(like.shape, like.device_mesh, like.placements)
     for dim, (size, offset) in enumerate(zip(shape, offsets, strict=True)):
         value = value.narrow(dim, min(offset, value.shape[dim]), size)
     return value
@@ -129,13 +147,11 @@ def wrapped(part: Tensor, p: Tensor) -> Tensor:
     return DTensor.from_local(part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
 
 
-def _shard(shape: Sequence[int], like: DTensor) -> tuple[Sequence[int], Sequence[int]]:
-    """Shape and offsets of this process's part of a tensor of this global shape that is placed as `like`."""
+def _shard(shape: Sequence[int], mesh: DeviceMesh, placements: Sequence[Placement]) -> tuple[Sequence[int], Sequence[int]]:
+    """Shape and offsets of this process's part of a tensor of this global shape."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    found: tuple[Sequence[int], Sequence[int]] = compute_local_shape_and_global_offset(
-        torch.Size(shape), like.device_mesh, like.placements
-    )
+    found: tuple[Sequence[int], Sequence[int]] = compute_local_shape_and_global_offset(torch.Size(shape), mesh, placements)
     return found
 
 

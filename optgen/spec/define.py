@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import linecache
 import sys
+import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,8 @@ def define(**keys: Any) -> Definition:
     """
     recorder = recording.get()
     nodes, call = nodes_at(_frame(sys._getframe(1), recorder), recorder)
-    folder = Path(nodes.source.path).resolve().parent if nodes.source.text else Path.cwd()
+    place = Path(nodes.source.path)
+    folder = place.resolve().parent if place.is_file() else Path.cwd()  # cells of notebooks are no files
     definition = Definition(nodes.call(keys, call), folder, faults=nodes.found)
     if recorder is not None:
         recorder.found.append(definition)
@@ -93,7 +95,8 @@ def _call(text: str, frame: FrameType) -> ast.Call | None:
     """The expression that a frame is just evaluating."""
     positions = list(frame.f_code.co_positions())[frame.f_lasti // 2]
     try:
-        tree = ast.parse(text)
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     for node in ast.walk(tree):

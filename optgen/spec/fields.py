@@ -11,7 +11,7 @@ from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence, is_empty
 
-__all__ = ["Fields", "is_number"]
+__all__ = ["Fields", "is_boolean", "is_number"]
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 ALIASES = {  # what other tools call the keys of a spec

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from optgen.diagnostics.diagnostic import did_you_mean
-from optgen.spec.places import SHIPPED, SUFFIXES, spec_names, without_suffix
+from optgen.spec.places import SHIPPED, spec_names, suffixes_in, without_suffix
 
 __all__ = ["find_spec", "missing_help"]
 
-FOLDERS = (Path("specs"), SHIPPED)
+FOLDERS = (Path(), Path("specs"), SHIPPED)
 
 
 def find_spec(name: str) -> str:
@@ -22,11 +22,11 @@ def find_spec(name: str) -> str:
     """
     if not re.fullmatch(r"[\w-]{1,100}", name) or Path(name).exists():
         return name
-    places = [Path(f"{name}.yaml"), *(folder / f"{name}{suffix}" for folder in FOLDERS for suffix in SUFFIXES)]
+    places = [folder / f"{name}{suffix}" for folder in FOLDERS for suffix in suffixes_in(folder)]
     return next((str(place) for place in places if place.is_file()), name)
 
 
 def missing_help(name: str) -> str:
     """What to do about a spec that is nowhere."""
-    known = spec_names(*FOLDERS) | {path.stem for path in Path().glob("*.yaml")}
+    known = spec_names(*FOLDERS)
     return did_you_mean(without_suffix(Path(name).name), known) or "name a file, or a spec that 'optgen list' shows"

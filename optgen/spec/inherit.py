@@ -6,7 +6,7 @@ from pathlib import Path
 
 from optgen.diagnostics import Diagnostics, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
-from optgen.spec.places import SHIPPED, SUFFIXES, spec_names, without_suffix
+from optgen.spec.places import SHIPPED, SUFFIXES, spec_names, suffixes_in, without_suffix
 from optgen.spec.python_file import read_python
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar, is_empty, read_source, read_yaml
 
@@ -77,16 +77,16 @@ def _read_parent(path: Path, place: Span, found: Diagnostics) -> tuple[Path, Map
 def _find(name: str, folder: Path) -> Path | None:
     """The file of a spec: beside the child first, then among those that come with optgen.
 
-    Without a suffix, what lies beside the child is a YAML file: a program is run only if it is named as one.
+    Outside of a folder specs/, a program is run only if it is named with its suffix.
     """
-    beside, shipped = ((name,), (name,)) if name.endswith(SUFFIXES) else ((f"{name}.yaml",), tuple(map(name.__add__, SUFFIXES)))
-    for place, file in [*((folder, file) for file in beside), *((SHIPPED, file) for file in shipped)]:
-        try:
-            path = (place / file).resolve()
-            if path.is_file():
-                return path
-        except (OSError, ValueError):
-            continue
+    for place in (folder, SHIPPED):
+        for suffix in ("",) if name.endswith(SUFFIXES) else suffixes_in(place):
+            try:
+                path = (place / f"{name}{suffix}").resolve()
+                if path.is_file():
+                    return path
+            except (OSError, ValueError):
+                continue
     return None
 
 

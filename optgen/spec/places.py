@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["SHIPPED", "SUFFIXES", "spec_files", "spec_names", "without_suffix"]
+__all__ = ["SHIPPED", "SUFFIXES", "spec_files", "spec_names", "suffixes_in", "without_suffix"]
 
 SHIPPED = Path(__file__).resolve().parent.parent / "specs"
 SUFFIXES = (".yaml", ".py")
 
 
+def suffixes_in(folder: Path) -> tuple[str, ...]:
+    """Which files of a folder are specs without being named: programs only where there are specs and nothing else."""
+    return SUFFIXES if folder.resolve().name == "specs" else SUFFIXES[:1]
+
+
 def spec_files(folder: Path) -> list[Path]:
     """The specs of a folder by name; of Python files those that do not begin with an underscore."""
-    found = [path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}") if not path.name.startswith("_")]
+    found = [path for suffix in suffixes_in(folder) for path in folder.glob(f"*{suffix}") if not path.name.startswith("_")]
     return sorted(found, key=lambda path: (path.stem, path.suffix != ".yaml"))
 
 

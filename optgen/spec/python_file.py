@@ -60,6 +60,7 @@ def _run(code: CodeType, recorder: Recorder, found: Diagnostics) -> bool:
     module = ModuleType(MODULE)
     module.__file__ = recorder.source.path
     folder = str(Path(recorder.source.path).resolve().parent)
+    before = set(sys.modules)
     sys.path.insert(0, folder)
     sys.modules[MODULE] = module
     token = recording.set(recorder)
@@ -74,9 +75,20 @@ def _run(code: CodeType, recorder: Recorder, found: Diagnostics) -> bool:
     finally:
         recording.reset(token)
         sys.modules.pop(MODULE, None)
+        _forget(set(sys.modules) - before, Path(folder))
         if folder in sys.path:
             sys.path.remove(folder)
     return True
+
+
+def _forget(names: set[str], folder: Path) -> None:
+    """Drop the modules that a spec imported from beside it: another spec's may have the same names."""
+    for name in names:
+        top = name.split(".")[0]
+        if top == "optgen":
+            continue
+        if (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file():
+            sys.modules.pop(name, None)
 
 
 def _report(error: BaseException, source: Source, found: Diagnostics) -> None:

@@ -10,18 +10,18 @@ import ast
 import collections.abc
 import numbers
 import re
+from dataclasses import replace
 from typing import Any
 
 from optgen.diagnostics import Diagnostics, Label, Source, Span
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText
-from optgen.spec.yaml_nodes import MAX_DEPTH, Mapping, Node, Scalar, Sequence
+from optgen.spec.fields import is_boolean, is_number
+from optgen.spec.yaml_nodes import MAX_DEPTH, Mapping, Node, Scalar, Sequence, is_empty
 
 __all__ = ["PythonNodes"]
 
 LITERAL = re.compile(r"([rRuU]?)(\"\"\"|'''|\"|')(.*)\2", re.DOTALL)
-WORDS = {"true", "false", "null", "~", ""}  # texts that mean something else where they stand without quotes
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class PythonNodes:
@@ -45,6 +45,7 @@ class PythonNodes:
     def node(self, value: Any, written: ast.expr | None, depth: int) -> Node:
         """One value; `written` is the expression that gave it, if it is known."""
         span = self.span(written)
+        value = value.tolist() if hasattr(value, "tolist") else value  # arrays and numbers of numpy and torch
         if depth > MAX_DEPTH:
             self.found.add(
                 "yaml-too-deep", f"a spec is nested at most {MAX_DEPTH} levels deep", span, help="take brackets away"
@@ -99,8 +100,9 @@ class PythonNodes:
         elif isinstance(value, numbers.Real):
             text = repr(float(value))
         elif isinstance(value, str):
-            style = "'" if value.lower() in WORDS or NUMBER.fullmatch(value) else None
-            return Scalar(value, style, span, self.formula(value, written))
+            plain = Scalar(value, None, span, self.formula(value, written))
+            other = is_empty(plain) or is_boolean(plain) or is_number(plain)  # as YAML would have it without quotes
+            return replace(plain, style="'") if other else plain
         else:
             message = f"a spec holds texts, numbers, lists and mappings, got {_article(type(value).__name__)}"
             self.found.add("wrong-type", message, span, help="write str(value), float(value) or list(value)")

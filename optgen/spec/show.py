@@ -7,7 +7,7 @@ import json
 from optgen.ir.nodes import Hyper, State
 from optgen.spec.model import Spec
 
-__all__ = ["hyper_text", "spec_text"]
+__all__ = ["hyper_text", "spec_text", "state_text"]
 
 
 def spec_text(spec: Spec) -> str:
@@ -15,7 +15,7 @@ def spec_text(spec: Spec) -> str:
     lines = [f"name: {spec.name}", f"summary: {spec.summary}"]
     lines += [f"reference: {spec.reference}"] if spec.reference else []
     lines += ["hyper:", *(f"  {hyper.name}: {hyper_text(hyper)}" for hyper in spec.hypers)] if spec.hypers else []
-    lines += ["state:", *(f"  {state.name}: {_state(spec, state)}" for state in spec.states)] if spec.states else []
+    lines += ["state:", *(f"  {state.name}: {state_text(spec, state)}" for state in spec.states)] if spec.states else []
     return "\n".join([*lines, "update: |", *(f"  {line}".rstrip() for line in spec.update_text.split("\n"))])
 
 
@@ -35,7 +35,8 @@ def _doc(doc: str) -> list[str]:
     return [f"doc: {json.dumps(doc, ensure_ascii=False)}"] if doc else []
 
 
-def _state(spec: Spec, state: State) -> str:
+def state_text(spec: Spec, state: State) -> str:
+    """A state in the notation of a spec."""
     parts = ["shape: scalar" if state.scalar else "like: p", f"save_as: {state.save_as}"]
     parts += ["sign: unsigned"] if state.unsigned else []
     parts += [f"when: {spec.conditions[state.name].text.strip()}"] if state.name in spec.conditions else []

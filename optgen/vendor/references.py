@@ -10,7 +10,6 @@ from optgen.vendor.modules import inside_of
 
 __all__ = ["Reference", "references"]
 
-Scoped = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
