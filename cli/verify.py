@@ -66,7 +66,8 @@ class _Table:
             column.no_wrap = column.header != "case"
         for column in self.table.columns[3:7]:
             column.justify = "right"
-        self.failed = 0
+        self.failed = self.lost = 0
+        self.lost_in = ""
 
     def add(self, row: Any) -> None:
         from optgen.verify import Skipped
@@ -76,14 +77,21 @@ class _Table:
             return
         d, dtype = row.difference, str(row.case.dtype).removeprefix("torch.")
         codes = f"{d.wrong_codes} of {d.codes}" if d.codes else ""
-        verdict = "[green]ok[/]" if row.passed else "[red]FAILED[/]"
+        verdict = "[green]ok[/]" if row.passed else "[red]not finite[/]" if d.lost else "[red]FAILED[/]"
         self.failed += not row.passed
+        if d.lost:
+            self.lost += 1
+            self.lost_in = f"{d.lost} elements of '{row.case.name}', for one"
         numbers = (str(row.case.steps), f"{d.p:.2g}", f"{d.state:.2g}", codes)
         self.table.add_row(row.backend, row.case.name, dtype, *numbers, verdict)
 
     def show(self) -> None:
         self.console.print(self.table)
         verdict = f"{self.failed} cases differ from the reference" if self.failed else "every backend equals the reference"
+        if self.lost:
+            verdict = (
+                f"the rule itself gives infinity or NaN in {self.lost} cases: {self.lost_in}, on gradients that are finite"
+            )
         self.console.print(verdict, highlight=False)
         self.console.print(
             "p, state: the largest error, 1 being the limit; codes off: codes unlike the reference's", highlight=False
@@ -107,5 +115,6 @@ def _data(row: Any) -> dict[str, object]:
         "codes": d.codes,
         "codes_off": d.wrong_codes,
         "seconds": round(row.seconds, 3),
+        "not_finite": d.lost,
         "passed": row.passed,
     }

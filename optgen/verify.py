@@ -18,7 +18,7 @@ from optgen.build import Built, build, build_program
 from optgen.in_memory import load_package, unload_package
 from optgen.ir.nodes import Program
 from optgen.output import write_package
-from optgen.reference.cases import dtype_cases, hyper_cases, shape_cases
+from optgen.reference.cases import dtype_cases, hyper_cases, late_cases, shape_cases
 from optgen.reference.codec_rule import codec_program, codec_spec
 from optgen.reference.compare import Case, Difference, compare
 from optgen.reference.tolerances import TOLERANCES
@@ -39,8 +39,9 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether the backend equals the reference here."""
-        return self.difference.passes(TOLERANCES[str(self.case.dtype).removeprefix("torch.")])
+        """Whether the backend equals the reference here, and the rule gives numbers."""
+        tolerance = TOLERANCES[str(self.case.dtype).removeprefix("torch.")]
+        return self.difference.passes(tolerance) and self.difference.lost == 0
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _cases(program: Program, backend: str, quick: bool) -> list[Case]:
     cases = shape_cases(program, steps)
     if backend == "compiled" or quick:
         return cases
-    return [*cases, *dtype_cases(program, steps), *hyper_cases(program, steps)]
+    return [*cases, *dtype_cases(program, steps), *hyper_cases(program, steps), *late_cases(program, steps)]
 
 
 def _options(backend: str) -> dict[str, Any]:

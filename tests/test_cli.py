@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -314,3 +315,31 @@ def test_a_spec_named_like_a_keyword_makes_an_importable_package(tmp_path: Path)
     (tmp_path / "class.yaml").write_text("name: Mine\nsummary: x\nextends: sgd\n", encoding="utf-8")
     assert run("build", str(tmp_path / "class.yaml"), "--out", str(tmp_path)).exit_code == 0
     assert (tmp_path / "class_" / "__init__.py").is_file()
+
+
+def verified(text: str, folder: Path) -> list[dict[str, Any]]:
+    (folder / "rule.yaml").write_text(f"name: Rule\nsummary: x\n{text}", encoding="utf-8")
+    result = run("verify", str(folder / "rule.yaml"), "--backend", "torch", "--json")
+    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    assert result.exit_code == int(any(not row["passed"] for row in rows))
+    return rows
+
+
+def test_verify_tells_of_infinity_and_nan(tmp_path: Path) -> None:
+    rows = verified(
+        "hyper: {lr: {default: 0.1}}\nstate: {m: {like: p}}\nupdate: |\n  m = ema(m, g, 0.9)\n  p = p - lr*m/(0*m)\n", tmp_path
+    )
+    assert all(row["not_finite"] and not row["passed"] for row in rows)
+    printed = run("verify", str(tmp_path / "rule.yaml"), "--backend", "torch", "--quick")
+    assert "the rule itself gives infinity or NaN in 2 cases" in printed.output
+    assert printed.exit_code == 1
+
+
+def test_verify_takes_late_steps_where_the_rule_asks_for_t(tmp_path: Path) -> None:
+    rows = verified("hyper: {lr: {default: 0.1}}\nupdate: |\n  d = g\n  if t > 500:\n    d = log(-1 - abs(g))\n  p = p - lr*d\n", tmp_path)
+    assert [row["case"] for row in rows if row["not_finite"]] == ["late steps"]
+    rows = verified(
+        "hyper: {lr: {default: 0.1}}\nstate: {m: {like: p, init: g}}\nupdate: |\n  m = ema(m, g, 0.9)\n  p = p - lr*m\n",
+        tmp_path,
+    )
+    assert "late steps" not in [row["case"] for row in rows]

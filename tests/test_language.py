@@ -300,3 +300,39 @@ def test_a_scalar_state_beside_a_fact_of_a_storage(generate: Callable[[str], Mod
         optimizer.step()
     assert optimizer.state[p]["f"] == 0.01
     torch.testing.assert_close(p.detach(), torch.full((3,), -0.01 * (0.5 + 0.75)))
+
+
+def test_states_that_begin_late(generate: Callable[[str], ModuleType]) -> None:
+    """A state whose condition comes to hold in mid-training starts from its `init`; a scalar one may be missing before."""
+    module = generate("""
+        name: Late
+        summary: A sum that can be switched on.
+        hyper: {lr: {default: 0.1}, late: {default: false}}
+        state:
+          k: {shape: scalar, when: late, init: 2}
+          s: {like: p, when: late, init: 5*g}
+        update: |
+          d = g
+          if late:
+            k = k + 1
+            s = s + g
+            d = s/k
+          p = p - lr*d
+        """)
+    p = torch.nn.Parameter(torch.zeros(3))
+    optimizer = module.Late([p])
+
+    def step() -> dict[str, Any]:
+        p.grad = torch.ones(3)
+        optimizer.step()
+        return {key: float(value.sum()) for key, value in optimizer.state[p].items()}
+
+    step()
+    assert step() == {"step": 2.0}
+    optimizer.param_groups[0]["late"] = True
+    assert step() == {"step": 3.0, "k": 3.0, "k.made": 1.0, "s": 18.0, "s.made": 1.0}
+    assert step() == {"step": 4.0, "k": 4.0, "k.made": 1.0, "s": 21.0, "s.made": 1.0}
+    again = module.Late([torch.nn.Parameter(torch.zeros(3))])
+    again.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["late"] = False
+    assert step() == {"step": 5.0, "k": 4.0, "k.made": 1.0, "s": 21.0, "s.made": 1.0}

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NoReturn
 
 from optgen.diagnostics import Diagnostics, Source, Span
@@ -285,13 +286,12 @@ class _Walk:
         return Const(value if abs(number) < 2**53 else number, span)
 
     def comparison(self, operands: list[ast.expr], operators: list[ast.cmpop], span: Span) -> Expr:
-        values = self.expressions(operands)
-        parts: list[Expr] = []
-        for left, operator, right, node in zip(values, operators, values[1:], operands[1:], strict=False):
-            name = type(operator).__name__
+        names = [type(operator).__name__ for operator in operators]
+        for name, node in zip(names, operands[1:], strict=True):
             if name not in COMPARE:
                 self.forbid(node, name)
-            parts.append(Op(COMPARE[name], (left, right), span))
+        values = self.expressions(operands)
+        parts: list[Expr] = [Op(COMPARE[n], pair, span) for n, pair in zip(names, pairwise(values), strict=True)]
         return self.fold("and", parts, span)
 
     def call(self, node: ast.Call, span: Span) -> Expr:

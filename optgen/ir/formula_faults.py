@@ -14,7 +14,7 @@ from optgen.ir.ops import Word
 __all__ = ["OTHER_NAMES", "PRODUCT", "SIGNS", "SyntaxFault", "forbidden", "function_help", "syntax_fault"]
 
 SYNTAX_HELP = "formulas are written as in Python: 'name = formula', one a line"
-KEYWORD_HELP = "Python's keywords cannot be names: 'lambda' is usually called 'weight_decay'"
+KEYWORD_HELP = "Python's keywords cannot be names: 'lambda' is usually called 'weight_decay' or 'decay'"
 ALIKE = "indent the statements of a block alike; only what stands under an 'if' is indented more"
 PRODUCT = "a product is written x*y"
 OPERAND = r"[A-Za-z_]\w*|\d[\w.]*|\.\d\w*"
@@ -65,7 +65,7 @@ FORBIDDEN = {  # what Python has and formulas have not: its name, and what to do
     "List": ("a list", NO_LOOPS),
     "ListComp": ("a comprehension", NO_LOOPS),
     "MatMult": ("'@'", "every formula is for each element alone"),
-    "Mod": ("'%'", "there is no remainder; conditions on t compare"),
+    "Mod": ("'%'", "there is no remainder; count in a scalar state, or compare t"),
     "NamedExpr": ("':='", "assign on a line of its own"),
     "Pass": ("'pass'", "leave the branch out"),
     "Return": ("'return'", "a rule has no return value; assign to p"),

@@ -10,13 +10,14 @@ import torch
 
 from optgen.ir.constants import evaluate_condition
 from optgen.ir.infer import refs
-from optgen.ir.nodes import Hyper, Program
+from optgen.ir.nodes import Assign, Const, Hyper, Op, Program, Ref
 from optgen.reference.compare import Case
 
-__all__ = ["dtype_cases", "hyper_cases", "shape_cases"]
+__all__ = ["dtype_cases", "hyper_cases", "late_cases", "shape_cases"]
 
 SMALL = ((), (1,), (33,), (5, 7))
 MODES = ("nearest", "kahan", "correction8", "correction16")
+LATE = 1000
 OTHERS = (0.1, 0.5, 0.9, 0.0, 1.0, 2.0, 1e-3, -1.0, 10.0)  # what a number is set to when its default will not do
 
 
@@ -50,6 +51,15 @@ def hyper_cases(program: Program, steps: int) -> list[Case]:
         chosen += [(f"{hyper.name}={other}", {**full, hyper.name: other}) for other in others if other != hyper.default]
     chosen += _numeric_branches(program, [values for _, values in chosen])
     return [Case(name, shapes, steps=steps, hypers=values) for name, values in chosen]
+
+
+def late_cases(program: Program, steps: int) -> list[Case]:
+    """Steps from the thousandth on, if a condition compares t or what is computed from it."""
+    first = Op("eq", (Ref("t"), Const(1)))
+    timed = {guard.flag for statement in program.body for guard in statement.guards if guard.flag not in program.flags}
+    values = [s.value for s in program.body if isinstance(s, Assign) and s.target in timed and s.value != first]
+    full = _without_zeros(program)
+    return [Case("late steps", (_matrices(program)[0], (33,)), steps=steps, hypers=full, start=LATE)] if values else []
 
 
 def _matrices(program: Program) -> tuple[tuple[int, ...], ...]:

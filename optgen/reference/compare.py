@@ -21,7 +21,7 @@ __all__ = ["Case", "Difference", "compare", "spread_gradient"]
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to run: shapes of one dtype, hyperparameters, steps."""
+    """One thing to run: shapes of one dtype, hyperparameters, steps; after a first one they go on from step `start`."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
@@ -29,6 +29,7 @@ class Case:
     steps: int = 5
     hypers: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    start: int = 0
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Difference:
     codes: int = 0  # and other values that are rounded: 16-bit floats
     wrong_codes: int = 0
     far_codes: int = 0  # codes off by more than one level
+    lost: int = 0  # elements that the rule itself has made infinite or NaN
 
     def passes(self, tolerance: Tolerance) -> bool:
         """Whether everything is within its limit."""
@@ -58,15 +60,26 @@ def compare(optimizer_class: type[torch.optim.Optimizer], program: Program, case
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of rounding to the nearest, which is a case here
         optimizer = optimizer_class(params, **{**case.hypers, **options})
+    with np.errstate(all="ignore"):
+        return _compared(optimizer, program, case, params, generator)
+
+
+def _compared(
+    optimizer: torch.optim.Optimizer, program: Program, case: Case, params: Sequence[Tensor], generator: torch.Generator
+) -> Difference:
     reference = Reference(program)
     name = str(case.dtype).removeprefix("torch.")
     difference = Difference()
-    for _ in range(case.steps):
+    for step in range(case.steps + bool(case.start)):
         for p in params:
-            p.grad = spread_gradient(p.shape, generator).to(device, case.dtype)
+            p.grad = spread_gradient(p.shape, generator).to(p.device, case.dtype)
         before = [(_array(p), _state(optimizer.state.get(p, {}))) for p in params]
         optimizer.step()
         group = optimizer.param_groups[0]
+        if step == 0 and case.start:
+            for p in params:
+                optimizer.state[p]["step"].fill_(case.start)
+            continue
         for p, (old, state) in zip(params, before, strict=True):
             if p.numel() == 0:
                 continue
@@ -100,6 +113,7 @@ def _measure_p(
 ) -> None:
     """The parameter, with its correction if it has one; what is rounded stochastically must fall on the same side."""
     tolerance = TOLERANCES[dtype]
+    difference.lost += int(np.count_nonzero(~np.isfinite(expected)))
     moved = np.max(np.abs(expected - old))
     allowed = tolerance.of_p * np.max(np.abs(expected)) + tolerance.of_move * moved
     if tolerance.half_ulp and low_precision == "stochastic":

@@ -14,9 +14,10 @@ from optgen.runtime.layout import WHOLE, Shard
 from optgen.runtime.low_precision import effective_mode
 from optgen.runtime.states import real_dtype
 
-__all__ = ["NO_KEY", "Batch", "Collected", "make_batches"]
+__all__ = ["NO_KEY", "NO_SCALAR", "Batch", "Collected", "make_batches"]
 
 NO_KEY = torch.zeros((), dtype=torch.int64, device="cpu")  # of a parameter that nothing random happens to
+NO_SCALAR = torch.zeros((), dtype=torch.float64, device="cpu")  # a scalar state that does not exist under these flags
 Scalars = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 
 
@@ -125,7 +126,8 @@ def _table(
     values += [torch.stack(old) for old in olds]
     columns, outputs = scalars(t, *values, **flags)
     for name, new in zip(description.outputs, outputs, strict=True):
-        torch._foreach_copy_(olds[names.index(name)], list(new.unbind()))
+        if description.state(name).exists(flags):
+            torch._foreach_copy_(olds[names.index(name)], list(new.unbind()))
     if not columns:
         return torch.zeros(len(at), 0, dtype=torch.float64, device="cpu")
     return torch.stack([column + 0.0 for column in columns], dim=1)

@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import checkpoint, keys, masters, sharding
 from optgen.runtime.backends import compiled_update, pick_backend
-from optgen.runtime.batches import NO_KEY, Batch, Collected, make_batches
+from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, make_batches
 from optgen.runtime.description import FORMAT, Description, KernelInfo, State
 from optgen.runtime.low_precision import (
     CORRECTION,
@@ -201,7 +201,7 @@ class GeneratedOptimizer(Optimizer):
             kernels.append(index)
             if random:
                 rounding_keys.append(state.get("rounding_key", NO_KEY))
-            scalar_states += [state[s.key] for s in self.description.states if s.scalar]
+            scalar_states += [state.get(s.key, NO_SCALAR) for s in self.description.states if s.scalar]
             # the parameter stands in for states that do not exist
             tensors += [sharding.local(state[key]) if key in state else part for _, key in kernel.keys]
             shards += sharding.place(p)

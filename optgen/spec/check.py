@@ -129,4 +129,10 @@ def _check_states_present(spec: Spec, program: Program, found: Diagnostics) -> N
                 text = spec.conditions[name].text.strip()
                 declared = (Label(spec.spans[name], f"exists when {text}"),)
                 message = f"state '{name}' may not exist here"
-                found.add("state-may-be-absent", message, span, secondary=declared, help=f"put this under 'if {text}:'")
+                found.add(
+                    "state-may-be-absent",
+                    message,
+                    span,
+                    secondary=declared,
+                    help=f"put this under 'if {text}:', just this condition; others in an 'if' inside of it",
+                )

@@ -42,7 +42,9 @@ def _check_states(spec: Spec, program: Program, body: list[Assign], read: set[st
     written = {s.target for s in body if s.span is not None}  # what `init` became has no span
     reaching = _sources(program, body, {"p"})
     for state in program.states:
-        place = spec.spans[state.name]
+        place = spec.spans.get(state.name)
+        if place is None:  # the compiler's own
+            continue
         if state.name not in written:
             found.add(
                 "state-never-written",

@@ -74,18 +74,35 @@ class _Lowering:
         states = tuple(self.with_formulas(state) for state in self.spec.states)
         self.flags.setdefault("maximize", Ref("maximize"))
         self.body.append(Assign("g", Op("neg", (Ref("g"),)), (Guard("maximize"),)))
-        self.initial_values(states)
+        made = [mark for state in states if state.init != Const(0) for mark in self.initial_value(state)]
         self.block(self.spec.update, ())
         hypers = (*self.spec.hypers, MAXIMIZE)
-        return Program(self.spec.name, self.symbols, self.flags, hypers, states, tuple(self.body))
+        return Program(self.spec.name, self.symbols, self.flags, hypers, (*states, *made), tuple(self.body))
 
-    def initial_values(self, states: tuple[State, ...]) -> None:
-        """States are created as zeros; one with another `init` takes it at the start of its first step."""
-        for state in states:
-            if state.init != Const(0):
-                first = self.run_time_condition(Op("eq", (Ref("t"), Const(1))), ())
-                guards = (first,) if state.when is None else (state.when, first)
-                self.body.append(Assign(state.name, state.init, guards))
+    def initial_value(self, state: State) -> list[State]:
+        """States are created as zeros; one with another `init` takes it at the start of its first step.
+
+        That is step 1, or the first with its condition: then a number beside the state says whether it has been made.
+        """
+        if state.when is None:
+            first = self.run_time_condition(Op("eq", (Ref("t"), Const(1))), ())
+            self.body.append(Assign(state.name, state.init, (first,)))
+            return []
+        mark = State(
+            self.mark_of(state), f"{state.save_as}.made", scalar=True, when=state.when, doc=f"1 once {state.name} has begun"
+        )
+        self.symbols[mark.name] = Symbol(mark.name, Role.STATE, Kind.REAL, Domain.HOST)
+        first = self.run_time_condition(Op("eq", (Ref(mark.name), Const(0.0))), (state.when,))
+        self.body.append(Assign(state.name, state.init, (state.when, first)))
+        self.body.append(Assign(mark.name, Const(1.0), (state.when,)))
+        return [mark]
+
+    def mark_of(self, state: State) -> str:
+        """A free name for what says that a state has begun."""
+        name = f"{state.name}_made"
+        while name in self.taken or name in self.symbols:
+            name += "_"
+        return name
 
     def with_formulas(self, state: State) -> State:
         """Resolve a state's `when` and `init`, which may speak of hyperparameters only (and of p and g in `init`)."""

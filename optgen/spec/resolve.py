@@ -91,6 +91,9 @@ class Resolver:
         for hyper in self.spec.hypers:
             if hyper.names and hyper.name == name:
                 return f"use its parts: {', '.join(hyper.names)}"
+        owner = next((hyper.name for hyper in self.spec.hypers if name in hyper.choices), None)
+        if owner is not None:
+            return f'a word of a choice is in quotes: {owner} == "{name}"'
         for state in self.spec.states:
             if state.save_as == name:
                 return f"did you mean '{state.name}', which is saved as '{name}'?"
