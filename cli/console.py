@@ -29,7 +29,7 @@ def table_console() -> Console:
     """Where tables go: as wide as the terminal, and wide enough for all columns in a file or a pipe."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=140)
+    return Console(markup=False) if sys.stdout.isatty() else Console(width=140, markup=False)
 
 
 def wants_color() -> bool:

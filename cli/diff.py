@@ -49,7 +49,7 @@ def _print(found: Difference) -> None:
     _print_states(console, found)
     _print_bytes(console, found)
     if found.equations:
-        console.print("[italic]update[/]")
+        console.print("update", style="italic")
         _print_lines(found.equations)
     changed = ", ".join(f"{name} {_count(lines)}" for name, lines in found.code.items() if lines)
     console.print(f"lines of generated code: {changed}; --code shows them", highlight=False)
@@ -57,24 +57,22 @@ def _print(found: Difference) -> None:
 
 def _print_hypers(console: Console, found: Difference) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     if found.hypers:
         table = Table("argument", *found.names, title="arguments", title_justify="left")
         for change in found.hypers:
-            table.add_row(change.name, Text(change.before or "-"), Text(change.after or "-"))
+            table.add_row(change.name, change.before or "-", change.after or "-")
         console.print(table)
 
 
 def _print_states(console: Console, found: Difference) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     if found.states:
         table = Table("saved as", *found.names, "in a checkpoint", title="states", title_justify="left")
         for state in found.states:
             after = "as before" if state.is_same else state.after or "-"
-            table.add_row(state.name, Text(state.before or "-"), Text(after), "the same" if state.is_kept else "not the same")
+            table.add_row(state.name, state.before or "-", after, "the same" if state.is_kept else "not the same")
         console.print(table)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from optgen.output import write_new
+from optgen.output import package_name, write_new
 from optgen.spec.new import file_name, new_spec
 
 __all__ = ["command"]
@@ -19,7 +19,7 @@ def command(name: str, out: Path | None) -> None:
     """Write a commented spec for a class NAME, such as MyAdam; no file is overwritten."""
     path = out or file_name(name)
     try:
-        text = new_spec(name, path)
+        text = new_spec(name, path, package_name(str(path)))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     write_new(path, text)

@@ -70,6 +70,8 @@ class _Table:
         self.lost_in = ""
 
     def add(self, row: Any) -> None:
+        from rich.text import Text
+
         from optgen.verify import Skipped
 
         if isinstance(row, Skipped):
@@ -77,7 +79,7 @@ class _Table:
             return
         d, dtype = row.difference, str(row.case.dtype).removeprefix("torch.")
         codes = f"{d.wrong_codes} of {d.codes}" if d.codes else ""
-        verdict = "[green]ok[/]" if row.passed else "[red]not finite[/]" if d.lost else "[red]FAILED[/]"
+        verdict = Text("ok", "green") if row.passed else Text("not finite" if d.lost else "FAILED", "red")
         self.failed += not row.passed
         if d.lost:
             self.lost += 1

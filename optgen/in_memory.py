@@ -7,9 +7,11 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from optgen.runtime.optimizer import GeneratedOptimizer
 
 __all__ = ["load_package", "optimizer_class", "unload_package"]
+
+HEADER_LINES = 2
+LOCK = threading.RLock()
 
 
 def optimizer_class(spec: str | Path | Definition, *, storage: Mapping[str, Any] | None = None) -> type[GeneratedOptimizer]:
@@ -41,11 +46,13 @@ def optimizer_class(spec: str | Path | Definition, *, storage: Mapping[str, Any]
         SpecError: if the spec, or the storage, has errors; its text names each place.
     """
     found = spec if isinstance(spec, Definition) else find_spec(str(spec))
-    return _loaded(build(with_storage(found, storage, sys._getframe(1)) if storage else found))
+    with LOCK:  # the formatter's own imports are not safe in threads
+        return _loaded(build(with_storage(found, storage, sys._getframe(1)) if storage else found))
 
 
 def _loaded(built: Built) -> type[GeneratedOptimizer]:
-    digest = hashlib.sha256("\0".join(part for file in built.files.items() for part in file).encode()).hexdigest()[:16]
+    bodies = [text.split("\n", HEADER_LINES)[-1] for text in built.files.values()]  # headers name the path of the spec
+    digest = hashlib.sha256("\0".join(bodies).encode()).hexdigest()[:16]
     name = f"optgen_in_memory_{digest}"
     if name not in sys.modules:
         write_package(_folder(), name, built.files)
@@ -58,8 +65,14 @@ def _loaded(built: Built) -> type[GeneratedOptimizer]:
 def _folder() -> Path:
     """Where packages lie while this process runs: Triton reads the source of its kernels from files."""
     folder = Path(tempfile.mkdtemp(prefix="optgen-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_remove, folder, os.getpid())
     return folder
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Clean up, not in the end of a forked child."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_package(folder: Path, name: str) -> Any:

@@ -51,10 +51,8 @@ def write_package(folder: Path, name: str, files: Mapping[str, str]) -> list[Pat
         package.mkdir(parents=True, exist_ok=True)
         if not (folder / "__init__.py").exists():
             _replace(folder / "__init__.py", ROOT_TEXT)
-        for file, text in files.items():
-            if _read(package / file) != text:
-                _replace(package / file, text)
-                changed.append(package / file)
+        changed = [package / file for file, text in files.items() if _read(package / file) != text]
+        _replace_all({path: files[path.name] for path in changed})
         for stale in _orphans(package, files):
             stale.unlink()
             changed.append(stale)
@@ -115,7 +113,7 @@ def _writing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {error.filename or place}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {place}: {error.strerror or error}") from error
 
 
 def _write(path: Path, content: str | bytes) -> None:
@@ -152,12 +150,22 @@ def _read(path: Path) -> str | None:
 
 def _replace(path: Path, content: str | bytes) -> None:
     """Write a file beside its place, then move it there in one step."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _replace_all({path: content})
+
+
+def _replace_all(contents: Mapping[Path, str | bytes]) -> None:
+    """Write files beside their places, then move all of them there: what cannot be written changes none of them."""
+    written: list[tuple[str, Path]] = []
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            written.append((temporary, path))
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+            os.chmod(temporary, 0o644)
+        for temporary, path in written:
+            os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        for temporary, _ in written:
+            Path(temporary).unlink(missing_ok=True)
         raise

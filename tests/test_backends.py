@@ -57,6 +57,10 @@ MIXES = {
         "{codebook: dynamic_exponent, bits: 4, block: row}",
         "{codebook: e4m3, block: tensor, rounding: stochastic}",
     ),
+    "published_rows": (
+        "{codebook: dynamic_exponent, bits: 4, block: row, published: true}",
+        "{codebook: log, bits: 3, block: 128, rounding: stochastic, published: true}",
+    ),
     "rows_and_blocks": (
         "{codebook: companded, bits: 8, block: row}",
         "{codebook: log, bits: 4, block: 512, rounding: stochastic}",
@@ -96,3 +100,19 @@ def test_any_mix_of_storages_equals_the_reference(name: str, tmp_path: Path) -> 
 def test_a_rule_that_never_reads_the_parameter() -> None:
     rows = verify("examples/specs/average_solo.yaml", "--backend", "torch", "--backend", "triton", "--quick")
     check(rows, {"torch", "triton"})
+
+
+def test_a_wide_state_that_hangs_on_a_flag(tmp_path: Path) -> None:
+    """Where the flag is off, its sweeps have nothing to reduce."""
+    path = tmp_path / "flagged.yaml"
+    text = """
+        name: Flagged
+        summary: SGD whose momentum has a scale for each row.
+        extends: sgd
+        state:
+          b: {storage: {codebook: linear, bits: 8, block: row}}
+        """
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    rows = verify(str(path), "--backend", "torch", "--backend", "triton")
+    check(rows, {"torch", "triton"})
+    assert {row["codes"] > 0 for row in rows} == {False, True}

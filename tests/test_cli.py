@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,29 @@ def test_build_into_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert "Traceback" not in result.output
 
 
+def test_a_build_that_fails_midway_leaves_the_old_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, package = tmp_path / "rule.yaml", tmp_path / "rule"
+    spec.write_text("name: Rule\nsummary: x\nextends: sgd\n", encoding="utf-8")
+    assert run("build", str(spec), "--out", str(tmp_path)).exit_code == 0
+    before = {path: path.read_bytes() for path in package.iterdir()}
+    spec.write_text("name: Rule\nsummary: y\nextends: solo\n", encoding="utf-8")
+    made: list[str] = []
+
+    def full(*args: Any, **options: Any) -> tuple[int, str]:
+        if made:
+            raise OSError(28, "No space left on device")
+        descriptor, name = mkstemp(*args, **options)
+        made.append(name)
+        return descriptor, name
+
+    mkstemp = tempfile.mkstemp
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    result = run("build", str(spec), "--out", str(tmp_path))
+    assert made
+    assert (result.exit_code, result.output) == (1, f"error: cannot write {package}: No space left on device\n")
+    assert {path: path.read_bytes() for path in package.iterdir()} == before
+
+
 def test_two_specs_of_one_package_name(tmp_path: Path) -> None:
     for name in ("a-b.yaml", "a_b.yaml"):
         shutil.copy(SOLO, tmp_path / name)
@@ -175,6 +199,21 @@ def test_memory_shows_padding_and_fallback(tmp_path: Path) -> None:
     refused = run("memory", SOLO, "--picture", str(tmp_path / "file" / "x.png"))
     assert refused.exit_code == 1
     assert "cannot write" in refused.output
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Not as the markup of a table, nor as the mathematics of a picture."""
+    shapes, picture = tmp_path / "shapes.json", tmp_path / "memory.png"
+    shapes.write_text(json.dumps({"[red]w[/]": [64, 128], "$x_$": [7], "a\x1b[2J": [7]}), encoding="utf-8")
+    result = run("memory", SOLO, "--model", str(shapes), "--picture", str(picture))
+    assert result.exit_code == 0, result.output
+    assert "[red]w[/]" in result.output
+    assert "\x1b" not in result.output
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "rule.yaml").write_text(
+        'name: Rule\nsummary: x\nextends: sgd\nreference: "[bold]a[/] [/b]"\n', encoding="utf-8"
+    )
+    assert "[bold]a[/] [/b]" in run("list", str(tmp_path)).output
 
 
 def test_diff_says_what_changes() -> None:
@@ -273,8 +312,14 @@ def test_new_writes_a_spec_that_builds_and_overwrites_nothing(tmp_path: Path, mo
     assert (again.exit_code, again.output) == (1, "error: my_adam.yaml exists: choose another name with --out\n")
     assert (tmp_path / "my_adam.yaml").read_text(encoding="utf-8") == text
     assert run("new", "Other", "--out", "deep/er/other.yaml").exit_code == 0
-    for name in ("lower", "Tensor", "With-Dash", ""):
-        assert "cannot be a class: write a capital letter" in " ".join(run("new", name).output.split())
+    before = list(tmp_path.rglob("*.*"))
+    for name in ("lower", "With-Dash", ""):
+        assert "cannot be a class: write a capital letter" in run("new", name).output
+    assert (
+        "'Tensor' already has a meaning in generated code: take another name, such as 'MyTensor'" in run("new", "Tensor").output
+    )
+    assert "'other.txt' is no place for a spec in YAML" in run("new", "Other", "--out", "other.txt").output
+    assert sorted(tmp_path.rglob("*.*")) == sorted(before)
 
 
 def test_list_of_a_folder() -> None:
@@ -336,7 +381,9 @@ def test_verify_tells_of_infinity_and_nan(tmp_path: Path) -> None:
 
 
 def test_verify_takes_late_steps_where_the_rule_asks_for_t(tmp_path: Path) -> None:
-    rows = verified("hyper: {lr: {default: 0.1}}\nupdate: |\n  d = g\n  if t > 500:\n    d = log(-1 - abs(g))\n  p = p - lr*d\n", tmp_path)
+    rows = verified(
+        "hyper: {lr: {default: 0.1}}\nupdate: |\n  d = g\n  if t > 500:\n    d = log(-1 - abs(g))\n  p = p - lr*d\n", tmp_path
+    )
     assert [row["case"] for row in rows if row["not_finite"]] == ["late steps"]
     rows = verified(
         "hyper: {lr: {default: 0.1}}\nstate: {m: {like: p, init: g}}\nupdate: |\n  m = ema(m, g, 0.9)\n  p = p - lr*m\n",

@@ -327,6 +327,14 @@ def test_a_path_with_a_zero_byte() -> None:
     assert not try_spec(Path("a\0b.yaml"))
 
 
+@pytest.mark.parametrize("name", ["to", "load", "store"])
+def test_names_of_what_kernels_call_are_reserved(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(f"name: Rule\nsummary: x\nstate: {{{name}: {{like: p}}}}\nupdate: p = p - {name}\n", encoding="utf-8")
+    with pytest.raises(SpecError, match=f"'{name}' already has a meaning"):
+        load_program(str(path))
+
+
 def test_names_of_the_runtime_are_reserved() -> None:
     """Generated modules import these; a local of the same name would hide them."""
     source = "".join((ROOT / "optgen" / "runtime" / f"{name}.py").read_text() for name in ("triton_ops", "triton_select"))

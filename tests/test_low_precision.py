@@ -173,7 +173,7 @@ def test_a_correction_of_another_shape_is_refused() -> None:
     optimizer = SGD([p], low_precision="correction8")
     run(optimizer, p, 1.0, 1)
     p.data = torch.ones(9).bfloat16()
-    with pytest.raises(RuntimeError, match=r"SGD: parameter '0' has shape \(9,\), but its state was made for another one"):
+    with pytest.raises(RuntimeError, match=r"SGD: parameter '0' has shape \(9,\), but its state was made for another shape"):
         run(optimizer, p, 1.0, 1)
 
 

@@ -128,10 +128,14 @@ def test_a_computed_formula_is_shown_as_a_text_of_its_own(tmp_path: Path) -> Non
         ('summary="x", update="p = p - g", state={"m": {"like": "p", "when": """a\nb"""}}', "formula-style"),
         ('summary="x", update="p = p - g", state=nest(30)', "yaml-too-deep nest(30)"),
         ('summary="x", update="p = p - g", state=loop', "yaml-too-deep loop"),
+        ('summary="x", update="p = p - g", state={"m": {"like": "p", "when": many}}', "yaml-too-deep many"),
+        ('summary="\\ud800", update="p = p - g"', 'bad-value "\\ud800"'),
     ],
 )
 def test_values_of_all_kinds_are_checked(keys: str, told: str, tmp_path: Path) -> None:
-    helpers = "loop = {}\nloop['m'] = loop\ndef nest(n):\n    return {'m': nest(n - 1)} if n else {}\n"
+    helpers = (
+        "loop = {}\nloop['m'] = loop\nmany = [[1] * 1000] * 1000\ndef nest(n):\n    return {'m': nest(n - 1)} if n else {}\n"
+    )
     faults = found(f"{HEAD}{helpers}define(name='Rule', {keys})\n", tmp_path)
     assert any(told in fault for fault in faults), faults
 
@@ -144,6 +148,18 @@ def test_what_a_program_raises_is_told_at_its_line(tmp_path: Path) -> None:
     assert found("def f(): f()\nf()\n", tmp_path) == ["rule.py:1:1 python-failed def f(): f()"]
     assert found("(" * 300, tmp_path)[0].startswith("rule.py:1:")
     assert found("x = 1\n", tmp_path) == ["rule.py:1:1 python-definition x"]
+
+
+def test_a_program_that_raises_what_cannot_be_printed(tmp_path: Path) -> None:
+    text = "class Mute(Exception):\n    def __str__(self):\n        raise OSError\nraise Mute\n"
+    assert found(text, tmp_path) == ["rule.py:4:1 python-failed raise Mute"]
+
+
+def test_a_program_that_moves_away(tmp_path: Path) -> None:
+    here = Path.cwd()
+    text = f"import os\nos.chdir({str(tmp_path)!r})\n{HEAD}define(name='Rule', summary='x', extends='sgd', hyper={{'lr': {{'default': 'x'}}}})\n"
+    assert found(text, tmp_path) == ["rule.py:4:74 wrong-type 'x'"]
+    assert Path.cwd() == here
 
 
 def test_modules_beside_a_spec_are_its_own(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +19,11 @@ from torch import Tensor, nn
 import optgen
 from optgen.diagnostics import SpecError
 from optgen.generated.adamw import AdamW
+from optgen.generated.adamw_8bit import AdamW8bit
 from optgen.generated.lion import Lion
 from optgen.generated.lion_8bit import Lion8bit
 from optgen.generated.solo import Solo
-from tests.conftest import interpreted
+from tests.conftest import ROOT, interpreted
 from tests.contract.rows import make_params, run, same, snapshot, values
 
 TWO = ((64, 128), (64, 128))
@@ -166,6 +171,48 @@ def test_its_faults_stand_in_the_call() -> None:
             optgen.optimizer_class("lion", storage=storage)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="cannot read 'nothing'"):
         optgen.optimizer_class("nothing", storage={"m": "int4"})
+
+
+def test_codes_of_other_levels_do_not_load() -> None:
+    """A class of the same name, with codes of the same shape that mean something else."""
+    params = make_params(TWO)
+    optimizer = AdamW8bit(params)
+    run(optimizer, range(1))
+    other = optgen.optimizer_class("adamw_8bit", storage={"m": {"codebook": "linear", "bits": 8, "block": 256}})(params)
+    saved = optimizer.state_dict()
+    told = "AdamW8bit: state 'm' was saved as codes of signed dynamic_exponent levels, here they are signed linear"
+    with pytest.raises(ValueError, match=told):
+        other.load_state_dict(saved)
+    same_levels = optgen.optimizer_class("adamw_8bit", storage={"m": {"codebook": "dynamic_exponent", "bits": 8, "block": 256}})
+    same_levels(params).load_state_dict(saved)
+    for group in saved["param_groups"]:
+        del group["codes"]  # as an earlier version wrote it
+    other.load_state_dict(saved)
+
+
+def test_threads_and_forks_make_classes() -> None:
+    code = """
+        import os, pathlib, sys, threading
+        import optgen
+        found = []
+        def make():
+            found.append(optgen.optimizer_class("lion", storage={"m": "int4"}))
+        threads = [threading.Thread(target=make) for _ in range(4)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        assert len(found) == 4 and len(set(found)) == 1
+        place = pathlib.Path(sys.modules[found[0].__module__].__file__)
+        child = os.fork()
+        if not child:
+            sys.exit()  # runs what is registered for the end of a process
+        assert os.waitpid(child, 0)[1] == 0
+        assert place.exists()
+        print(place)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not Path(done.stdout.strip()).exists()
 
 
 def test_a_class_in_memory_has_triton_kernels() -> None:

@@ -130,3 +130,23 @@ def test_names_of_functions_and_classes_are_not_global_ones() -> None:
 def test_a_module_that_does_more_than_define_is_refused() -> None:
     with pytest.raises(AssertionError, match="defines and imports only"):
         read_module("optgen.runtime.x", "print(1)\n")
+
+
+SENTENCE = 'A path C:\\\\new\\\\x, \'\'\' and \\"\\"\\"quotes\\"\\"\\".'
+
+
+def test_a_summary_of_odd_signs(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(f'name: Odd\nsummary: "{SENTENCE}"\nextends: sgd\n', encoding="utf-8")
+    tree = ast.parse(vendor(build(str(path))))
+    assert (ast.get_docstring(tree) or "").startswith('Odd: A path C:\\new\\x, \'\'\' and """quotes""".\n')
+
+
+@pytest.mark.parametrize("name", ["Sequence", "Hyper", "ValueError"])
+def test_a_class_with_a_name_of_the_runtime(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "clash.yaml"
+    path.write_text(f"name: {name}\nsummary: x\nextends: sgd\n", encoding="utf-8")
+    result = CliRunner().invoke(main, ["build", str(path), "--vendor", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.glob("*.py"))

@@ -78,13 +78,24 @@ class AdamW4bit(GeneratedOptimizer):
             Hyper("maximize", flag=True),
         ),
         states=(
-            State("m", "exp_avg", codes=Codes(4, 128, ("scale",), min_size=4096, min_ndim=2)),
-            State("v", "exp_avg_sq", codes=Codes(4, 128, ("scale",), min_size=4096, min_ndim=2)),
+            State(
+                "m",
+                "exp_avg",
+                codes=Codes(4, 128, ("scale",), min_size=4096, min_ndim=2),
+                levels="signed dynamic_exponent",
+            ),
+            State(
+                "v",
+                "exp_avg_sq",
+                codes=Codes(4, 128, ("scale",), min_size=4096, min_ndim=2),
+                levels="unsigned linear",
+            ),
             State(
                 "x",
                 "max_exp_avg_sq",
                 flag="amsgrad",
                 codes=Codes(4, 128, ("scale",), min_size=4096, min_ndim=2),
+                levels="unsigned linear",
             ),
         ),
         kernels=(

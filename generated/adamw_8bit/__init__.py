@@ -78,13 +78,24 @@ class AdamW8bit(GeneratedOptimizer):
             Hyper("maximize", flag=True),
         ),
         states=(
-            State("m", "exp_avg", codes=Codes(8, 256, ("scale",), min_size=4096, min_ndim=2)),
-            State("v", "exp_avg_sq", codes=Codes(8, 256, ("scale",), min_size=4096, min_ndim=2)),
+            State(
+                "m",
+                "exp_avg",
+                codes=Codes(8, 256, ("scale",), min_size=4096, min_ndim=2),
+                levels="signed dynamic_exponent",
+            ),
+            State(
+                "v",
+                "exp_avg_sq",
+                codes=Codes(8, 256, ("scale",), min_size=4096, min_ndim=2),
+                levels="unsigned dynamic_exponent",
+            ),
             State(
                 "x",
                 "max_exp_avg_sq",
                 flag="amsgrad",
                 codes=Codes(8, 256, ("scale",), min_size=4096, min_ndim=2),
+                levels="unsigned dynamic_exponent",
             ),
         ),
         kernels=(

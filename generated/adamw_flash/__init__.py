@@ -78,10 +78,24 @@ class AdamWFlash(GeneratedOptimizer):
             Hyper("maximize", flag=True),
         ),
         states=(
-            State("m", "exp_avg", codes=Codes(8, 32, ("scale",), min_size=0, min_ndim=2)),
-            State("v", "exp_avg_sq", codes=Codes(8, 32, ("scale",), min_size=0, min_ndim=2)),
             State(
-                "x", "max_exp_avg_sq", flag="amsgrad", codes=Codes(8, 32, ("scale",), min_size=0, min_ndim=2)
+                "m",
+                "exp_avg",
+                codes=Codes(8, 32, ("scale",), min_size=0, min_ndim=2),
+                levels="signed companded",
+            ),
+            State(
+                "v",
+                "exp_avg_sq",
+                codes=Codes(8, 32, ("scale",), min_size=0, min_ndim=2),
+                levels="unsigned companded",
+            ),
+            State(
+                "x",
+                "max_exp_avg_sq",
+                flag="amsgrad",
+                codes=Codes(8, 32, ("scale",), min_size=0, min_ndim=2),
+                levels="unsigned companded",
             ),
         ),
         kernels=(

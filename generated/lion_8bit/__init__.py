@@ -67,7 +67,14 @@ class Lion8bit(GeneratedOptimizer):
             Hyper("weight_decay", min=0.0),
             Hyper("maximize", flag=True),
         ),
-        states=(State("m", "exp_avg", codes=Codes(8, 256, ("scale",), min_size=4096, min_ndim=2)),),
+        states=(
+            State(
+                "m",
+                "exp_avg",
+                codes=Codes(8, 256, ("scale",), min_size=4096, min_ndim=2),
+                levels="signed dynamic_exponent",
+            ),
+        ),
         kernels=(
             KernelInfo(
                 "update",

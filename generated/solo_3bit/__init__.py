@@ -80,8 +80,18 @@ class Solo3bit(GeneratedOptimizer):
             Hyper("maximize", flag=True),
         ),
         states=(
-            State("m", "exp_avg", codes=Codes(3, 128, ("scale",), min_size=4096, min_ndim=2)),
-            State("v", "exp_avg_sq", codes=Codes(3, 128, ("scale", "base"), min_size=4096, min_ndim=2)),
+            State(
+                "m",
+                "exp_avg",
+                codes=Codes(3, 128, ("scale",), min_size=4096, min_ndim=2),
+                levels="signed dynamic_exponent",
+            ),
+            State(
+                "v",
+                "exp_avg_sq",
+                codes=Codes(3, 128, ("scale", "base"), min_size=4096, min_ndim=2),
+                levels="unsigned log",
+            ),
         ),
         kernels=(
             KernelInfo(

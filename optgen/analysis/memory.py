@@ -116,7 +116,12 @@ def _shape(entry: Any, path: Path) -> Shape:
         raise ModelError(f"{path}: the shape of '{name}' must be a list of sizes, got {shape!r}")
     if not _is_size(count) or count < 1:
         raise ModelError(f"{path}: the count of '{name}' must be a whole number from 1, got {count!r}")
-    return Shape(name, tuple(shape), count)
+    return Shape(_printable(name), tuple(shape), count)
+
+
+def _printable(name: str) -> str:
+    """A name without what cannot be shown."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _is_size(value: Any) -> bool:

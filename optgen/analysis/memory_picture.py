@@ -40,7 +40,8 @@ def _draw_whole(axes: Axes, name: str, model: Model, rows: Sequence[ParameterMem
         bottom += height
     for place, nbytes in enumerate((adam, total)):
         axes.annotate(f"{nbytes / unit:.1f} {word}", (place, nbytes / unit), ha="center", va="bottom")
-    axes.set(ylabel=f"optimizer state, {word}", title=f"{model.name}, {model.elements:,} parameters")
+    axes.set(ylabel=f"optimizer state, {word}")
+    axes.set_title(f"{model.name}, {model.elements:,} parameters").set_parse_math(False)
 
 
 def _draw_kinds(axes: Axes, rows: Sequence[ParameterMemory]) -> None:
@@ -54,6 +55,8 @@ def _draw_kinds(axes: Axes, rows: Sequence[ParameterMemory]) -> None:
             start += width
     labels = [f"{row.shape.name} {' x '.join(map(str, row.shape.shape))}" for row in most]
     axes.set_yticks(range(len(most)), labels, fontsize=8)
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
     axes.set(xlabel="bytes of state per parameter", title="what they are spent on")
     for part, color in COLORS.items():
         if any(row.parts[part] for row in rows):

@@ -93,8 +93,11 @@ class Printer:
 
     def operation(self, value: Op) -> str:
         """An operation that is not an operator of the language."""
-        args = [self.expression(arg) for arg in value.args]
-        form = self.formats[value.op]
+        return self.formatted(value.op, [self.expression(arg) for arg in value.args])
+
+    def formatted(self, op: str, args: Sequence[str]) -> str:
+        """An operation with these arguments."""
+        form = self.formats[op]
         if form.startswith("@"):  # a function of the runtime
             form = form[1:]
             self.helpers.add(form.split("(")[0])

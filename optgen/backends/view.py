@@ -10,7 +10,7 @@ from optgen.ir.nodes import Hyper, State
 from optgen.plan.nodes import Plan
 from optgen.spec.model import Spec
 
-__all__ = ["Argument", "PackageView", "package_view", "state_bytes", "state_place", "state_width"]
+__all__ = ["Argument", "PackageView", "in_docstring", "package_view", "state_bytes", "state_place", "state_width"]
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,16 @@ def package_view(spec: Spec, plan: Plan, path: str, text: str) -> PackageView:
     return PackageView(
         header=header,
         name=spec.name,
-        summary=_in_docstring(spec.summary),
-        reference=_in_docstring(spec.reference),
-        equations=tuple(map(_in_docstring, spec.update_text.split("\n"))),
-        state_lines=tuple(_in_docstring(_state_line(state)) for state in plan.program.states),
+        summary=in_docstring(spec.summary),
+        reference=in_docstring(spec.reference),
+        equations=tuple(map(in_docstring, spec.update_text.split("\n"))),
+        state_lines=tuple(in_docstring(_state_line(state)) for state in plan.program.states),
         arguments=tuple(a for a, h in zip(arguments, plan.hypers, strict=True) if _positional(h)),
         keyword_arguments=tuple(a for a, h in zip(arguments, plan.hypers, strict=True) if not _positional(h)),
     )
 
 
-def _in_docstring(text: str) -> str:
+def in_docstring(text: str) -> str:
     """`text` as it stands in a docstring: what would end or change it is escaped."""
     text = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return text[:-1] + '\\"' if text.endswith('"') and not text.endswith('\\"') else text
@@ -78,7 +78,7 @@ def _argument(hyper: Hyper) -> Argument:
     else:
         annotation = "float | Tensor" if hyper.name == "lr" else "float"
     doc = " ".join(filter(None, [hyper.doc, _range(hyper)]))
-    return Argument(hyper.name, annotation, hyper.text, _in_docstring(doc))
+    return Argument(hyper.name, annotation, hyper.text, in_docstring(doc))
 
 
 def _range(hyper: Hyper) -> str:

@@ -36,6 +36,7 @@ GENERATED = frozenset(
         "hash_bits",
         "int",
         "key",
+        "load",
         "load_elements",
         "load_rows",
         "load_scalars",
@@ -65,6 +66,7 @@ GENERATED = frozenset(
         "step",
         "stochastic_bfloat16",
         "stochastic_float16",
+        "store",
         "store_elements",
         "store_rows",
         "store_scalars",
@@ -72,6 +74,7 @@ GENERATED = frozenset(
         "super",
         "tile_elements",
         "tl",
+        "to",
         "to_blocks",
         "torch",
         "triton",
@@ -117,7 +120,7 @@ CLASSES = frozenset(
         *("CORRECTION", "LowPrecision"),
     ]
 )
-CONSTRUCTOR = frozenset({"backend", "compile", "low_precision", "maximize", "params", "seed", "storage"})
+CONSTRUCTOR = frozenset({"backend", "codes", "compile", "low_precision", "maximize", "optgen", "params", "seed", "storage"})
 MAX_LENGTH = 40
 
 

@@ -55,8 +55,29 @@ class Batch(NamedTuple):
     words: Tensor | None
 
 
+def hyper_values(description: Description, group: dict[str, Any]) -> list[float | Tensor]:
+    """The numbers of a group, as torch multiplies them into float64 tensors.
+
+    Raises:
+        TypeError, ValueError: for what is no number, or a tuple of another length.
+    """
+    values: list[float | Tensor] = []
+    for hyper in description.hypers:
+        if not hyper.flag and not hyper.choices:
+            given = tuple(group[hyper.name]) if hyper.names else (group[hyper.name],)
+            if len(given) != max(len(hyper.names), 1):
+                raise ValueError(f"{description.name}: {hyper.name} must be {len(hyper.names)} numbers, got {given!r}")
+            values += [_number(description.name, hyper.name, value) for value in given]
+    return values
+
+
 def make_batches(
-    description: Description, flags: dict[str, bool], scalars: Scalars, group: dict[str, Any], found: Collected
+    description: Description,
+    flags: dict[str, bool],
+    scalars: Scalars,
+    group: dict[str, Any],
+    found: Collected,
+    hypers: list[float | Tensor],
 ) -> list[Batch]:
     """Advance the step counters of a group and compute its scalars."""
     params, kernels = found.params, found.kernels
@@ -71,7 +92,7 @@ def make_batches(
         # parameters of one kernel, dtype and device share a table
         for dtype, device in _places(params, kernels, index):
             at = [i for i, p in enumerate(params) if kernels[i] == index and _place(p) == (dtype, device)]
-            columns = _table(description, flags, scalars, group, index, t, found.scalar_states, at)
+            columns = _table(description, flags, scalars, hypers, index, t, found.scalar_states, at)
             taken: dict[str, bool | str] = {flag: flags[flag] for flag in kernel.flags}
             taken["low_precision"] = effective_mode(dtype, group["low_precision"])
             batches.append(
@@ -105,7 +126,7 @@ def _table(
     description: Description,
     flags: dict[str, bool],
     scalars: Scalars,
-    group: dict[str, Any],
+    hypers: list[float | Tensor],
     kernel: int,
     t: Tensor,
     scalar_states: list[Tensor],
@@ -114,12 +135,7 @@ def _table(
     """The host scalars of the parameters `at`, (n, columns) float64; scalar states take their new values."""
     t = t[at]
     ones = torch.ones_like(t)
-    values: list[Tensor] = []
-    for hyper in description.hypers:
-        if hyper.flag or hyper.choices:
-            continue
-        given = group[hyper.name]
-        values += [ones * _number(value) for value in (given if hyper.names else (given,))]
+    values = [ones * value for value in hypers]
     values += [ones * fact for fact in description.kernels[kernel].facts]
     names = [state.name for state in description.states if state.scalar]
     olds = [[scalar_states[i * len(names) + j] for i in at] for j in range(len(names))]
@@ -133,9 +149,15 @@ def _table(
     return torch.stack([column + 0.0 for column in columns], dim=1)
 
 
-def _number(value: float | Tensor) -> float | Tensor:
-    """A hyperparameter as torch multiplies it into a float64 tensor."""
-    return value.to("cpu", torch.float64) if isinstance(value, Tensor) else value
+def _number(owner: str, name: str, value: Any) -> float | Tensor:
+    if isinstance(value, Tensor):
+        return value.reshape(()).to("cpu", torch.float64)
+    if isinstance(value, float):
+        return value
+    # torch.compile passes an int here that it cannot ask for its attributes
+    if not isinstance(value, int) and (isinstance(value, str) or not hasattr(value, "__float__")):
+        raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
+    return float(value)
 
 
 def _place(p: Tensor) -> tuple[torch.dtype, torch.device]:

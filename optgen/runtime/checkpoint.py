@@ -86,12 +86,13 @@ def _merge_groups(optimizer: Optimizer, description: Description, saved: list[di
         if "param_names" in group:
             kept.setdefault("param_names", group["param_names"])
         own = {option: group[option] for option in OPTIONS}  # what a dict of torch.optim does not say
-        complete = {**optimizer.defaults, **own, **kept, "optgen": optimizer.defaults["optgen"], "params": group["params"]}
+        complete = {**optimizer.defaults, **own, **kept, **description.origin, "params": group["params"]}
         description.check(complete)
         complete["storage"] = description.storage(complete["storage"])
         for p in group["params"]:
             stored = description.stored_codes(p.shape, complete["storage"])
             sharding.check_parameter(lambda: f"{owner}: a parameter of the state dict", p, stored)
+        _check_levels(description, loaded.get("codes"), complete)
         merged.append(complete)
     return merged
 
@@ -105,6 +106,20 @@ def _check_origin(owner: str, origin: Any) -> None:
         raise ValueError(f"{owner}: this state dict was saved by {name}")
     if not version.isdigit() or int(version) > FORMAT:
         raise ValueError(f"{owner}: this state dict has format {version}, this version of optgen reads up to {FORMAT}")
+
+
+def _check_levels(description: Description, saved: Any, group: dict[str, Any]) -> None:
+    """Refuse codes that stand for other values; of a dict that does not say, nothing is known."""
+    if saved is None:
+        return
+    known = dict(entry.partition(": ")[::2] for entry in str(saved).split("; "))
+    kernels = [description.kernels[description.kernel_index(p.shape, group["storage"])] for p in group["params"]]
+    for state in description.states:
+        theirs = known.get(state.name, "another storage")
+        if any(state.name in kernel.stored for kernel in kernels) and theirs != state.levels:
+            raise ValueError(
+                f"{description.name}: state '{state.name}' was saved as codes of {theirs} levels, here they are {state.levels}"
+            )
 
 
 def _load_param(description: Description, p: Tensor, key: Any, saved: Any, group: dict[str, Any], ours: bool) -> dict[str, Any]:

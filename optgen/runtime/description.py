@@ -34,7 +34,8 @@ class State:
     """What is remembered of a parameter, under `key` in its state dict.
 
     A scalar is a float64 tensor of shape (). Otherwise one value per element, in `dtype` or else that of the arithmetic,
-    or, where `codes` applies to the parameter's shape, packed codes under `key.codes` and block scalars under `key.<name>`.
+    or, where `codes` applies to the parameter's shape, packed codes under `key.codes` and block scalars under `key.<name>`;
+    `levels` names what the codes stand for.
     `flag` and `holds` say under which compile-time flag the state exists.
     """
 
@@ -44,6 +45,7 @@ class State:
     flag: str | None = None
     holds: bool = True
     codes: Codes | None = None
+    levels: str = ""
     dtype: str | None = None
 
     def exists(self, flags: dict[str, bool]) -> bool:
@@ -73,6 +75,12 @@ class Description:
     columns: tuple[str, ...]
     outputs: tuple[str, ...] = ()  # scalar states that a step changes, in the order `scalars` returns them
     random: bool = False  # whether a state is rounded stochastically
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a parameter group in a state dict says of its origin: spec and format, and what the codes of states mean."""
+        levels = "; ".join(f"{state.name}: {state.levels}" for state in self.states if state.codes is not None)
+        return {"optgen": f"{self.name}/{FORMAT}", **({"codes": levels} if levels else {})}
 
     def kernel_index(self, shape: Sequence[int], storage: Any) -> int:
         """Which kernel updates a parameter of this global shape, in a group with this `storage`."""

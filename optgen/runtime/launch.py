@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -40,11 +40,20 @@ class Reduction(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """A float32 tensor between sweeps: a number for each block, row or the tensor; in the end it may be copied to a slot."""
+    """A float32 tensor between sweeps: a number for each block, row or the tensor; in the end it may be copied to a slot.
+
+    It is used only where `flag`, if there is one, is as `holds` says.
+    """
 
     layout: str
     block: int
     copy_to: int | None
+    flag: str | None = None
+    holds: bool = True
+
+    def is_used(self, flags: Mapping[str, Any]) -> bool:
+        """Whether the sweeps use it under these flags."""
+        return self.flag is None or flags[self.flag] == self.holds
 
     def size(self, rows: int, length: int) -> int:
         """Its elements, for a parameter of so many rows."""
@@ -173,9 +182,10 @@ def _launch(kernel: TritonKernel, key: tuple[Any, ...], items: list[_Item]) -> N
             entry, taken = sweep.entry, {flag: value for flag, value in flags if flag in sweep.entry.arg_names}
             entry[(len(tiles),)](*tables, **taken, **constants, **options)
             for reduction in sweep.reductions:
-                _join(kernel, reduction, items, rows)
+                if kernel.scratch[reduction.parts - len(items[0].tensors)].is_used(dict(flags)):
+                    _join(kernel, reduction, items, rows)
     for i, kept in enumerate(kernel.scratch):
-        if kept.copy_to is not None:
+        if kept.copy_to is not None and kept.is_used(dict(flags)):
             targets = [item.tensors[kept.copy_to] for item in items]
             sources = [tensors[i].view_as(target) for tensors, target in zip(scratch, targets, strict=True)]
             torch._foreach_copy_(targets, sources)

@@ -12,8 +12,8 @@ from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import checkpoint, keys, masters, sharding
 from optgen.runtime.backends import compiled_update, pick_backend
-from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, make_batches
-from optgen.runtime.description import FORMAT, Description, KernelInfo, State
+from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, hyper_values, make_batches
+from optgen.runtime.description import Description, KernelInfo, State
 from optgen.runtime.low_precision import (
     CORRECTION,
     correction_dtype,
@@ -63,7 +63,7 @@ class GeneratedOptimizer(Optimizer):
         self._options: dict[str, Any] = {"backend": backend, "compile": compile, "seed": seed}
         pick_backend(backend, None)
         self.description.check(defaults)
-        super().__init__(params, {**defaults, "optgen": f"{self.description.name}/{FORMAT}"})
+        super().__init__(params, {**defaults, **self.description.origin})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch.optim does; its hyperparameters are checked before anything changes."""
@@ -128,11 +128,14 @@ class GeneratedOptimizer(Optimizer):
                 loss = closure()
         if not torch.compiler.is_compiling():
             self._check_step()
-        batches: list[Batch] = []
+        collected = []
         for group in self.param_groups:
             found = Collected([], [], [], [], [], [], [], [])
             self._init_group(group, *found)
-            batches += make_batches(self.description, type(self).flags(group), type(self).scalars, group, found)
+            collected.append((group, found, hyper_values(self.description, group)))
+        batches: list[Batch] = []
+        for group, found, values in collected:  # nothing is refused from here on
+            batches += make_batches(self.description, type(self).flags(group), type(self).scalars, group, found, values)
         self._run(batches)
         self._touch_sharded()
         return loss

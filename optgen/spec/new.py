@@ -19,13 +19,17 @@ def file_name(name: str) -> Path:
     return Path(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() + ".yaml")
 
 
-def new_spec(name: str, path: Path) -> str:
-    """The text of a commented spec for a class `name`, to be written to `path`.
+def new_spec(name: str, path: Path, package: str) -> str:
+    """The text of a commented spec for a class `name`, to be written to `path` and built as `package`.
 
     Raises:
-        ValueError: if `name` cannot be the name of a class.
+        ValueError: if `name` cannot be the name of a class, or `path` that of a YAML file.
     """
-    if not is_class_name(name) or is_reserved_class(name):
+    if not is_class_name(name):
         raise ValueError(f"{quoted(name)} cannot be a class: write a capital letter, then letters and digits, as in 'MyAdam'")
+    if is_reserved_class(name):
+        raise ValueError(f"{quoted(name)} already has a meaning in generated code: take another name, such as 'My{name}'")
+    if path.suffix != ".yaml":
+        raise ValueError(f"{quoted(path.name)} is no place for a spec in YAML: write a name that ends in .yaml")
     text = TEMPLATE.read_text(encoding="utf-8")
-    return Template(text).substitute(name=name, file=path.as_posix(), package=path.stem)
+    return Template(text).substitute(name=name, file=path.as_posix(), package=package)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import traceback
 import warnings
@@ -60,7 +61,7 @@ def _run(code: CodeType, recorder: Recorder, found: Diagnostics) -> bool:
     module = ModuleType(MODULE)
     module.__file__ = recorder.source.path
     folder = str(Path(recorder.source.path).resolve().parent)
-    before = set(sys.modules)
+    before, here = set(sys.modules), Path.cwd()
     sys.path.insert(0, folder)
     sys.modules[MODULE] = module
     token = recording.set(recorder)
@@ -75,6 +76,7 @@ def _run(code: CodeType, recorder: Recorder, found: Diagnostics) -> bool:
     finally:
         recording.reset(token)
         sys.modules.pop(MODULE, None)
+        os.chdir(here)
         _forget(set(sys.modules) - before, Path(folder))
         if folder in sys.path:
             sys.path.remove(folder)
@@ -98,7 +100,10 @@ def _report(error: BaseException, source: Source, found: Diagnostics) -> None:
     text = source.line_text(index)
     start = source.line_starts[index] + len(text) - len(text.lstrip())
     end = source.line_starts[index] + len(text.rstrip())
-    said = " ".join(str(error).split())
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 -- an exception of the user's, which cannot even be printed
+        said = ""
     message = f"this raised {type(error).__name__}" + (f": {said[:200]}" if said else "")
     found.add("python-failed", message, Span(source, start, max(end, start)), help="mend the program that computes the spec")
 

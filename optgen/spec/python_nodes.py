@@ -21,6 +21,7 @@ from optgen.spec.yaml_nodes import MAX_DEPTH, Mapping, Node, Scalar, Sequence, i
 
 __all__ = ["PythonNodes"]
 
+MAX_NODES = 20_000
 LITERAL = re.compile(r"([rRuU]?)(\"\"\"|'''|\"|')(.*)\2", re.DOTALL)
 
 
@@ -32,6 +33,7 @@ class PythonNodes:
         self.source = source
         self.found = found
         self.place = place
+        self.count = 0
 
     def call(self, keys: dict[str, Any], call: ast.Call | None) -> Mapping:
         """The keyword arguments of a call, whose expression is known if the file is."""
@@ -46,10 +48,10 @@ class PythonNodes:
         """One value; `written` is the expression that gave it, if it is known."""
         span = self.span(written)
         value = value.tolist() if hasattr(value, "tolist") else value  # arrays and numbers of numpy and torch
-        if depth > MAX_DEPTH:
-            self.found.add(
-                "yaml-too-deep", f"a spec is nested at most {MAX_DEPTH} levels deep", span, help="take brackets away"
-            )
+        self.count += 1
+        if depth > MAX_DEPTH or self.count > MAX_NODES:
+            limit = f"is nested at most {MAX_DEPTH} levels deep" if depth > MAX_DEPTH else f"has at most {MAX_NODES:,} values"
+            self.found.add("yaml-too-deep", f"a spec {limit}", span, help="take brackets away")
             return Scalar("", None, span)
         if isinstance(value, collections.abc.Mapping):
             return self.mapping(value, written, span, depth)
@@ -100,6 +102,7 @@ class PythonNodes:
         elif isinstance(value, numbers.Real):
             text = repr(float(value))
         elif isinstance(value, str):
+            value = self.without_surrogates(value, span)
             plain = Scalar(value, None, span, self.formula(value, written))
             other = is_empty(plain) or is_boolean(plain) or is_number(plain)  # as YAML would have it without quotes
             return replace(plain, style="'") if other else plain
@@ -108,6 +111,14 @@ class PythonNodes:
             self.found.add("wrong-type", message, span, help="write str(value), float(value) or list(value)")
             return Scalar("", None, span)
         return Scalar(text, None, span, self.formula(text, written))
+
+    def without_surrogates(self, text: str, span: Span) -> str:
+        """Report what is no character, halves of pairs that only UTF-16 knows; put question marks in their place."""
+        clean = text.encode(errors="replace").decode()
+        if clean != text:
+            half = next(c for c in text if "\ud800" <= c <= "\udfff")
+            self.found.add("bad-value", f"U+{ord(half):04X} in this text is no character", span, help="take it out")
+        return clean
 
     def formula(self, text: str, written: ast.expr | None) -> FormulaText:
         """A text as a formula, its lines without their common indentation, at their places in the file if they stand there."""

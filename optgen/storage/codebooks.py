@@ -18,7 +18,7 @@ from optgen.storage.log import Log
 from optgen.storage.power import Power
 from optgen.storage.table import Table
 
-__all__ = ["CODEBOOKS", "check_sizes", "check_storage", "half_gap", "saved_scalars", "state_codes"]
+__all__ = ["CODEBOOKS", "check_sizes", "check_storage", "half_gap", "levels_in_words", "saved_scalars", "state_codes"]
 
 CODEBOOKS: dict[str, Codebook] = {
     "dynamic_exponent": DynamicExponent(),
@@ -79,6 +79,14 @@ def half_gap(storage: Storage, unsigned: bool) -> float | None:
     if levels is None:
         return None
     return float(median((high - low) / 2 for low, high in pairwise(levels)))
+
+
+def levels_in_words(storage: Storage, unsigned: bool) -> str:
+    """What the codes of a storage stand for: two storages with the same words decode alike."""
+    words = ["unsigned" if unsigned else "signed", storage.codebook]
+    words += [str(storage.power or 2)] if storage.codebook == "power" else []
+    words += [repr(level) for level in storage.levels]
+    return " ".join([*words, "with zero"] if storage.zero else words)
 
 
 def state_codes(state: State) -> Codes | None:

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optgen.backends.render import format_python
+from optgen.backends.view import in_docstring
 from optgen.build import Built
+from optgen.output import OutputError
 from optgen.vendor.modules import RUNTIME, Inside, Module, Outside, read_module
 from optgen.vendor.references import Reference, references
 
@@ -38,14 +40,23 @@ KEPT = frozenset({"triton", "tl"})  # imported with a fallback
 
 
 def vendor(built: Built) -> str:
-    """The package of a built spec as one file."""
+    """The package of a built spec as one file.
+
+    Raises:
+        OutputError: if the class has the name of something that the runtime uses.
+    """
     file = _File()
     for name, text in built.files.items():
         module = "." if name == "__init__.py" else f".{name.removesuffix('.py')}"
         file.modules[module] = read_module(module, text)
     file.need(".", built.spec.name)
+    if built.spec.name in file.taken() or hasattr(builtins, built.spec.name):
+        raise OutputError(
+            f"a class {built.spec.name} cannot be in one file with the runtime, which means something else by this name: "
+            "rename it, or build a package"
+        )
     header = [line + (" --vendor" if "regenerate:" in line else "") for line in built.files["__init__.py"].split("\n")[:2]]
-    doc = f'"""{file.modules["."].doc}\n\n{NOTICE}\n"""'
+    doc = f'"""{in_docstring(file.modules["."].doc)}\n\n{NOTICE}\n"""'
     parts = [*header, doc, "from __future__ import annotations", *file.imports(), TRITON, f'__all__ = ["{built.spec.name}"]']
     text = "\n".join([*parts, *file.text(needs_triton=False)])
     kernels = "\n".join(file.text(needs_triton=True))
@@ -125,16 +136,24 @@ class _File:
         place(".")
         return list(ordered.values())
 
+    def outside_names(self) -> set[str]:
+        """The names that are bound by imports."""
+        return {name for found in self.outside for name in re.findall(r"\w+$", found.statement)}
+
+    def taken(self) -> set[str]:
+        """The names that the runtime has for itself."""
+        return self.outside_names() | {name for module, name in self.needed if module != "."}
+
     def names(self) -> dict[tuple[str, str], str]:
         """The name of every definition in the file: its own for the optimizer's code, and wherever it is still free."""
-        free = {name for found in self.outside for name in re.findall(r"\w+$", found.statement)} | KEPT
+        taken = {*self.outside_names(), *KEPT}
         chosen: dict[tuple[str, str], str] = {}
         for module in reversed(self.order()):
             for name in (name for owner, name in self.needed if owner == module.name):
                 short = module.name.rpartition(".")[2]
-                new = name if name not in free else f"_{short}{name}" if name.startswith("_") else f"{short}_{name}"
-                assert new not in free, new
-                free.add(new)
+                new = name if name not in taken else f"_{short}{name}" if name.startswith("_") else f"{short}_{name}"
+                assert new not in taken, new
+                taken.add(new)
                 chosen[module.name, name] = new
         return chosen
 

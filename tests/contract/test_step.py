@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -238,6 +239,32 @@ def test_a_step_that_is_refused_changes_nothing(row: Row) -> None:
     with pytest.raises(RuntimeError, match=r"dense gradients, got layout torch.sparse_coo"):
         optimizer.step()
     assert same(snapshot(optimizer), before)
+
+
+@pytest.mark.parametrize("value", ["fast", None, [0.1], 0.1j], ids=str)
+def test_a_number_that_is_none_is_refused_in_time(value: Any, row: Row) -> None:
+    """In the second group, and written past the constructor: the first group must not have stepped by then."""
+    params = make_params()
+    optimizer = row.make([{"params": params[:2]}, {"params": params[2:]}])
+    run(optimizer, range(1))
+    for i, p in enumerate(params):
+        p.grad = gradient(p, i)
+    before = values(params), deepcopy(optimizer.state_dict()["state"])
+    optimizer.param_groups[1]["lr"] = value
+    with pytest.raises(TypeError, match=r"lr must be a number, got"):
+        optimizer.step()
+    assert same((values(params), optimizer.state_dict()["state"]), before)
+
+
+def test_a_learning_rate_in_a_tensor_of_any_shape(row: Row) -> None:
+    trained = []
+    for lr in (1e-2, torch.tensor([[1e-2]], dtype=torch.float64)):
+        params = make_params()
+        optimizer = row.make(params)
+        optimizer.param_groups[0]["lr"] = lr
+        run(optimizer, range(2))
+        trained.append(values(params))
+    assert same(*trained)
 
 
 def test_steps_in_a_hook_after_accumulation(row: Row) -> None:

@@ -13,7 +13,7 @@ from optgen.ir.infer import substitute
 from optgen.ir.nodes import Domain, Expr, Function, Hyper, Kind, Ref, Role, State
 from optgen.ir.text import expression
 from optgen.plan.nodes import Kernel, Plan
-from optgen.storage.codebooks import saved_scalars
+from optgen.storage.codebooks import levels_in_words, saved_scalars
 
 __all__ = ["emit_torch"]
 
@@ -190,6 +190,7 @@ def _state_text(state: State) -> str:
         scalars = saved_scalars(s, state.unsigned)
         more = (f", scope={s.scope!r}" if s.scope != "block" else "") + (f", row={s.row}" if s.row > s.block else "")
         parts.append(f"codes=Codes({s.bits}, {s.block}, {scalars!r}, min_size={s.min_size}, min_ndim={s.min_ndim}{more})")
+        parts.append(f"levels={levels_in_words(s, state.unsigned)!r}")
     return f"State({', '.join(parts)})"
 
 

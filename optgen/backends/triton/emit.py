@@ -100,7 +100,7 @@ def _kernel(kernel: Kernel, plan: Plan, helpers: set[str]) -> TritonKernelView:
         helpers.add("tile_elements")
     slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
     copied = {source: slots.index(target) for source, target in kernel.copies}
-    scratch = [f"Scratch({b.layout.value!r}, {b.block}, copy_to={copied.get(b.name)})" for b in kernel.scratch]
+    scratch = [_scratch(buffer, copied.get(buffer.name)) for buffer in kernel.scratch]
     return TritonKernelView(
         sweeps=tuple(_sweep(sweep, kernel, plan, slots, helpers) for sweep in kernel.sweeps),
         slots=len(slots),
@@ -113,6 +113,11 @@ def _kernel(kernel: Kernel, plan: Plan, helpers: set[str]) -> TritonKernelView:
         threads=THREADS,
         registers=_registers(kernel),
     )
+
+
+def _scratch(buffer: Buffer, copy_to: int | None) -> str:
+    guard = "" if buffer.guard is None else f", flag={buffer.guard.flag!r}, holds={buffer.guard.holds}"
+    return f"Scratch({buffer.layout.value!r}, {buffer.block}, copy_to={copy_to}{guard})"
 
 
 def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], helpers: set[str]) -> SweepView:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from optgen.backends.printer import Printer, plain_parentheses
 from optgen.backends.triton.config import FORMATS
-from optgen.ir.nodes import Const, Expr, Op, Ref, Storage
+from optgen.ir.nodes import Const, Domain, Expr, Op, Ref, Storage
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
 __all__ = ["KernelPrinter", "TritonPrinter"]
@@ -52,6 +52,10 @@ class KernelPrinter(TritonPrinter):
         match value:
             case Op(op="where" | "min" | "max", args=args) if any(map(_needs_float64, args)):
                 exact = tuple(Op("spread", (arg,)) if _needs_float64(arg) else arg for arg in args)
+                if self.domain(value) == Domain.BLOCK:  # block scalars are float32, one for each block
+                    form = "tl.full((1, 1), {}, tl.float32)"
+                    texts = [form.format(self.expression(a)) if _needs_float64(a) else self.expression(a) for a in args]
+                    return self.formatted(value.op, texts)
                 return super().operation(Op(value.op, exact))
             case Op(op="load", args=(Ref(name=name),)):
                 return self.load(self.buffers[name])
