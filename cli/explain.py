@@ -20,7 +20,7 @@ def command(code: str | None) -> None:
             click.echo(f"{name:26} {entry.title}")
         return
     if code not in codes:
-        raise click.UsageError(f"unknown code '{code}': {suggest(code, codes)}")
+        raise click.UsageError(f"unknown code '{code}': {suggest(code, codes)}; 'optgen explain' lists all")
     entry = codes[code]
     click.echo(f"{code}: {entry.title}\n\n{entry.why}")
     for label, example in (("Wrong", entry.bad), ("Right", entry.good)):

@@ -31,6 +31,13 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        from optgen.diagnostics.diagnostic import did_you_mean
+
+        if args and args[0] not in COMMANDS and (help_text := did_you_mean(args[0], COMMANDS)):
+            ctx.fail(f"No such command '{args[0]}': {help_text}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         from optgen.diagnostics import SpecError
         from optgen.output import OutputError

@@ -8,6 +8,7 @@ import click
 
 from optgen.output import package_name, write_new
 from optgen.spec.new import file_name, new_spec
+from optgen.spec.places import SHIPPED, spec_names
 
 __all__ = ["command"]
 
@@ -23,4 +24,6 @@ def command(name: str, out: Path | None) -> None:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     write_new(path, text)
+    if path.stem in spec_names(SHIPPED):
+        click.echo(f"note: here, '{path.stem}' now means this file and not the spec that comes with optgen", err=True)
     click.echo(f"wrote {path}; next: optgen check {path}")

@@ -390,3 +390,15 @@ def test_verify_takes_late_steps_where_the_rule_asks_for_t(tmp_path: Path) -> No
         tmp_path,
     )
     assert "late steps" not in [row["case"] for row in rows]
+
+
+def test_a_mistyped_command_is_guessed() -> None:
+    result = run("biuld", "solo")
+    assert result.exit_code == 2
+    assert "did you mean 'build'?" in result.output
+
+
+def test_new_says_that_it_hides_a_shipped_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "'solo' now means this file" in run("new", "Solo").output
+    assert "note" not in run("new", "Other").output

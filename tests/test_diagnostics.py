@@ -214,6 +214,17 @@ def test_one_fault_is_told_once(tmp_path: Path) -> None:
         assert len(faults_of(head + text, tmp_path)) == 1, text
 
 
+def test_a_mistyped_parent_is_the_only_fault(tmp_path: Path) -> None:
+    found = faults_of("name: A\nsummary: x\nextend: adamw\nhyper:\n  amsgrad:\nupdate: |\n  p = p - lr*m\n", tmp_path)
+    assert [fault.code for fault in found] == ["unknown-key"]
+    assert found[0].helps == ("did you mean 'extends'?",)
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (fault,) = faults_of("# nothing yet\n", tmp_path)
+    assert "empty" in fault.message
+
+
 def test_independent_faults_are_told_together(tmp_path: Path) -> None:
     text = """name: rule
 hyper: {lr: {default: 0.1, mni: 0}}

@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 LAYERS = ("diagnostics", "runtime", "ir", "storage", "spec", "passes", "plan", "backends", "vendor", "reference", "analysis")
 TOP = {"build": "backends", "output": "diagnostics", "in_memory": "backends", "verify": "reference"}
 MAX_FILE, MAX_FUNCTION = 400, 60
+OURS = ("optgen", "cli", "tests", "examples")  # what a user leaves in the root is none of our business
 
 
 def sources() -> list[Path]:
@@ -28,11 +29,11 @@ def run(*command: str) -> None:
 
 
 def test_lint() -> None:
-    run("ruff", "check", ".")
+    run("ruff", "check", *OURS)
 
 
 def test_format() -> None:
-    run("ruff", "format", "--check", ".")
+    run("ruff", "format", "--check", *OURS)
 
 
 def test_types() -> None:

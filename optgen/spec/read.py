@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from optgen.diagnostics import Diagnostics, Label, Span
-from optgen.diagnostics.diagnostic import quoted
+from optgen.diagnostics.diagnostic import did_you_mean, quoted
 from optgen.ir.formula import FormulaText, parse_block
 from optgen.ir.names import is_class_name, is_reserved_class
 from optgen.spec.define import Definition, in_file
@@ -65,6 +65,8 @@ class _SpecReader:
 
     def read(self) -> Spec | None:
         table = self.fields.table(self.root, "a spec", KEYS)
+        if self.misses_parent():
+            return None
         self.complete(table)
         hypers, spans = read_hypers(table.get("hyper"), self.fields)
         extends = {key.text: value for key, value in self.own.entries}.get("extends")
@@ -98,6 +100,11 @@ class _SpecReader:
             unread=frozenset(unread | stand_ins),
             removed=_removed(self.root),
         )
+
+    def misses_parent(self) -> bool:
+        """Whether a mistyped 'extends' has been reported: all that is inherited would be missing."""
+        keys = {key.text for key, _ in self.own.entries}
+        return "extends" not in keys and any(did_you_mean(key, ["extends"]) for key in keys - set(KEYS))
 
     def misplaced(self) -> set[str]:
         """The names in tables whose key is at fault, such as 'hyperparameters'."""

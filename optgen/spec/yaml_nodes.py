@@ -123,7 +123,10 @@ def read_yaml(source: Source, found: Diagnostics) -> Mapping | None:
     if isinstance(reader.root, Mapping):
         return reader.root
     span = reader.root.span if reader.root else _span(source, 0, 1)
-    found.add("wrong-type", "a spec is a mapping of keys to values", span, help="start with 'name: MyOptimizer'")
+    message = (
+        "a spec is a mapping of keys to values" if reader.root else "the file is empty; a spec is a mapping of keys to values"
+    )
+    found.add("wrong-type", message, span, help="start with 'name: MyOptimizer'; 'optgen new MyOptimizer' writes a spec")
     return None
 
 
