@@ -133,10 +133,11 @@ def _parse(formula: FormulaText, found: Diagnostics, mode: str) -> ast.AST | Non
 
 
 def _non_ascii(formula: FormulaText) -> int | None:
-    """Offset of the first character outside ASCII that is not in a comment."""
+    """Offset of the first character outside ASCII that is not in a comment, or of a NUL, which Python takes nowhere."""
     for start, line in zip(formula.starts, formula.text.split("\n"), strict=True):
-        for column, character in enumerate(line.split("#", 1)[0]):
-            if not character.isascii():
+        code = len(line.split("#", 1)[0])
+        for column, character in enumerate(line):
+            if character == "\0" or (column < code and not character.isascii()):
                 return start + column
     return None
 
