@@ -14,7 +14,9 @@ __all__ = ["command"]
 
 @click.command("verify")
 @click.argument("spec", type=click.Path(), callback=spec_path)
-@click.option("--backend", "backends", multiple=True, type=click.Choice(["torch", "compiled", "triton"]), help="Default: all.")
+@click.option(
+    "--backend", "backends", multiple=True, type=click.Choice(["torch", "compiled", "triton", "cpp"]), help="Default: all."
+)
 @click.option("--quick", is_flag=True, help="Fewer cases and steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(spec: str, backends: tuple[str, ...], quick: bool, as_json: bool) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from optgen.backends.render import format_python
+from optgen.backends.cpp import emit_cpp
+from optgen.backends.render import format_files
 from optgen.backends.torch import emit_torch
 from optgen.backends.triton import emit_triton
 from optgen.backends.view import package_view
@@ -43,8 +44,8 @@ def build_program(spec: Spec, program: Program, shown: str) -> Built:
     """Compile a program; `shown` is the path that its files name as their origin."""
     plan = make_plan(run_passes(program))  # Program -> Program -> Plan
     view = package_view(spec, plan, shown, spec.source.text)
-    files = {**emit_torch(view, plan), **emit_triton(view, plan)}  # Plan -> text
-    return Built(spec, program, plan, format_python(files))
+    files = {**emit_torch(view, plan), **emit_triton(view, plan), **emit_cpp(view, plan)}  # Plan -> text
+    return Built(spec, program, plan, format_files(files))
 
 
 def _shown(path: str) -> str:

@@ -22,10 +22,11 @@ from optgen.reference.cases import dtype_cases, hyper_cases, late_cases, shape_c
 from optgen.reference.codec_rule import codec_program, codec_spec
 from optgen.reference.compare import Case, Difference, compare
 from optgen.reference.tolerances import TOLERANCES
+from optgen.runtime.cpp_compile import CompilerError, find_compiler
 
 __all__ = ["BACKENDS", "Outcome", "Skipped", "imported", "verify"]
 
-BACKENDS = ("torch", "compiled", "triton")
+BACKENDS = ("torch", "compiled", "triton", "cpp")
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def _options(backend: str) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if backend == "triton":
         return {"backend": "triton", "device": device}
+    if backend == "cpp":
+        return {"backend": "cpp", "device": "cpu"}
     return {"backend": "torch", "compile": backend == "compiled", "device": device}
 
 
@@ -127,6 +130,11 @@ def _missing(backend: str) -> str | None:
     """What a backend needs and does not find here."""
     if backend == "triton" and importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
+    if backend == "cpp":
+        try:
+            find_compiler()
+        except CompilerError as error:
+            return str(error)
     if (
         backend == "compiled"
         and not torch.cuda.is_available()

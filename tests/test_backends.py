@@ -92,14 +92,16 @@ def test_any_mix_of_storages_equals_the_reference(name: str, tmp_path: Path) -> 
         """
     path = tmp_path / f"{name}.yaml"
     path.write_text(textwrap.dedent(text), encoding="utf-8")
-    rows = verify(str(path), "--backend", "torch", "--backend", "triton", "--quick")
-    check(rows, {"torch", "triton"})
-    assert sum(row["codes"] > 0 for row in rows) >= 4
+    rows = verify(str(path), "--backend", "torch", "--backend", "triton", "--backend", "cpp", "--quick")
+    check(rows, {"torch", "triton", "cpp"})
+    assert sum(row["codes"] > 0 for row in rows) >= 6
 
 
 def test_a_rule_that_never_reads_the_parameter() -> None:
-    rows = verify("examples/specs/average_solo.yaml", "--backend", "torch", "--backend", "triton", "--quick")
-    check(rows, {"torch", "triton"})
+    rows = verify(
+        "examples/specs/average_solo.yaml", "--backend", "torch", "--backend", "triton", "--backend", "cpp", "--quick"
+    )
+    check(rows, {"torch", "triton", "cpp"})
 
 
 def test_a_wide_state_that_hangs_on_a_flag(tmp_path: Path) -> None:
@@ -113,6 +115,6 @@ def test_a_wide_state_that_hangs_on_a_flag(tmp_path: Path) -> None:
           b: {storage: {codebook: linear, bits: 8, block: row}}
         """
     path.write_text(textwrap.dedent(text), encoding="utf-8")
-    rows = verify(str(path), "--backend", "torch", "--backend", "triton")
-    check(rows, {"torch", "triton"})
+    rows = verify(str(path), "--backend", "torch", "--backend", "triton", "--backend", "cpp")
+    check(rows, {"torch", "triton", "cpp"})
     assert {row["codes"] > 0 for row in rows} == {False, True}

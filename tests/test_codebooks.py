@@ -408,6 +408,13 @@ def test_compiled_code_has_them_too(storages: list[Storage], unsigned: bool) -> 
     assert differences(storages, unsigned, backend="torch", compile=True) == []
 
 
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_cpp_has_them_too(unsigned: bool) -> None:
+    storages = every_storage(unsigned)
+    for i in range(0, len(storages), 6):  # one kernel with all of them would take a minute to compile
+        assert differences(storages[i : i + 6], unsigned, backend="cpp") == []
+
+
 def test_triton_has_them_too() -> None:
     pytest.importorskip("triton")
     assert int(interpreted("-m", "tests.every_codebook")) == len(every_storage(False)) + len(every_storage(True))

@@ -65,7 +65,7 @@ def trained(folder: Path, module: str, cls: str, backend: str, blocked: str) -> 
 
 @pytest.mark.parametrize(("name", "cls"), [("sgd", "SGD"), ("solo", "Solo"), ("lion_8bit", "Lion8bit")])
 def test_it_computes_the_same_bits_without_optgen(name: str, cls: str, folder: Path) -> None:
-    for backend, blocked in (("torch", "optgen,triton"), ("triton", "optgen")):
+    for backend, blocked in (("torch", "optgen,triton"), ("triton", "optgen"), ("cpp", "optgen,triton")):
         expected = trained(ROOT, f"optgen.generated.{name}", cls, backend, "")
         assert trained(folder, name, cls, backend, blocked) == expected
 

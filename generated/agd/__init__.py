@@ -62,7 +62,7 @@ class AGD(GeneratedOptimizer):
             or "nearest", which loses them.
         storage: "spec" for that of the states above; "float32" keeps all of them so, {"m": "float32"} one of them. It may
             differ from group to group.
-        backend: "auto" (triton on a GPU, else torch), "torch" or "triton".
+        backend: "auto" (triton on a GPU, else torch), "torch", "triton", or "cpp" for a CPU.
         compile: compile the torch backend with torch.compile.
         seed: of stochastic rounding; the same seed gives the same bits on every device.
 
@@ -131,7 +131,7 @@ class AGD(GeneratedOptimizer):
         maximize: bool = False,
         low_precision: LowPrecision = "stochastic",
         storage: str | Mapping[str, str] = "spec",
-        backend: Literal["auto", "torch", "triton"] = "auto",
+        backend: Literal["auto", "torch", "triton", "cpp"] = "auto",
         compile: bool = False,
         seed: int = 0,
     ) -> None:
@@ -164,6 +164,13 @@ class AGD(GeneratedOptimizer):
         from .triton_backend import launch
 
         launch(batches)
+
+    @staticmethod
+    def launch_cpp(batches: list[Batch]) -> None:
+        """Update batches by C++ kernels, which are compiled when they are needed."""
+        from .cpp_backend import launch_cpp
+
+        launch_cpp(batches)
 
     @staticmethod
     def scalars(

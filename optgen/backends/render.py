@@ -9,7 +9,9 @@ from typing import Any
 
 import jinja2
 
-__all__ = ["environment", "format_python", "render"]
+__all__ = ["environment", "format_files", "render"]
+
+CPP_STYLE = "{BasedOnStyle: Google, IndentWidth: 4, ColumnLimit: 110, AccessModifierOffset: -2}"
 
 
 @cache
@@ -30,20 +32,33 @@ def render(template: str, **view: Any) -> str:
     return environment().get_template(template).render(**view)
 
 
-def format_python(files: dict[str, str]) -> dict[str, str]:
-    """Format Python files as `ruff format` does and sort their imports; the keys are file names.
+def format_files(files: dict[str, str]) -> dict[str, str]:
+    """Format Python as ruff does, its imports sorted, and C++ as clang-format does; the keys are file names.
 
     Raises:
-        SyntaxError: if a file is not Python, which is a bug of a printer.
-        RuntimeError: if ruff fails.
+        SyntaxError: if a Python file is not Python, which is a bug of a printer.
+        RuntimeError: if a formatter fails.
     """
-    formatted = {}
-    for name, text in files.items():
-        ast.parse(text, name)
-        # a name other than __init__.py: there ruff takes an unused import for a re-export
-        sorted_text = _ruff(["check", "--select", "I,F401", "--fix", "--quiet", "--isolated"], "module.py", text)
-        formatted[name] = _ruff(["format", "--isolated"], name, sorted_text)
-    return formatted
+    return {
+        name: _format_python(name, text) if name.endswith(".py") else _format_cpp(name, text) for name, text in files.items()
+    }
+
+
+def _format_python(name: str, text: str) -> str:
+    ast.parse(text, name)
+    # a name other than __init__.py: there ruff takes an unused import for a re-export
+    sorted_text = _ruff(["check", "--select", "I,F401", "--fix", "--quiet", "--isolated"], "module.py", text)
+    return _ruff(["format", "--isolated"], name, sorted_text)
+
+
+def _format_cpp(name: str, text: str) -> str:
+    from clang_format import get_executable
+
+    command = [str(get_executable("clang-format")), f"--style={CPP_STYLE}", f"--assume-filename={name}"]
+    done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", check=False)
+    if done.returncode != 0 or not done.stdout:
+        raise RuntimeError(f"clang-format failed on {name}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _ruff(command: list[str], name: str, text: str) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from optgen.runtime.cpp_compile import CompilerError, find_compiler
+
 __all__ = ["BACKENDS", "compiled_update", "interpreting", "pick_backend"]
 
-BACKENDS = ("auto", "torch", "triton")
+BACKENDS = ("auto", "torch", "triton", "cpp")
 TRITON_DEVICES = ("cuda", "xpu")  # HIP devices call themselves cuda
 
 
@@ -31,6 +33,8 @@ def pick_backend(asked: str, device: torch.device | None) -> str:
     if asked == "auto":
         assert device is not None
         return "triton" if device.type in TRITON_DEVICES and _has_triton() else "torch"
+    if asked == "cpp":
+        return _checked_cpp(device)
     if not _has_triton():
         raise RuntimeError("backend='triton' needs the package triton: pip install triton")
     if device is not None and device.type not in TRITON_DEVICES and not interpreting():
@@ -39,6 +43,16 @@ def pick_backend(asked: str, device: torch.device | None) -> str:
             "or set TRITON_INTERPRET=1 before Python starts to run the kernels in Triton's interpreter"
         )
     return "triton"
+
+
+def _checked_cpp(device: torch.device | None) -> str:
+    try:
+        find_compiler()
+    except CompilerError as error:
+        raise RuntimeError(f"backend='cpp' is not available: {error}") from error
+    if device is not None and device.type != "cpu":
+        raise RuntimeError(f"backend='cpp' cannot update a parameter on {device}: take backend='triton' or 'torch'")
+    return "cpp"
 
 
 @functools.cache

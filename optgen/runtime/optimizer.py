@@ -43,6 +43,11 @@ class GeneratedOptimizer(Optimizer):
         """Update batches by Triton's kernels."""
         raise NotImplementedError
 
+    @staticmethod
+    def launch_cpp(batches: list[Batch]) -> None:
+        """Update batches by C++ kernels."""
+        raise NotImplementedError
+
     scalars: ClassVar[Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]]
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], *, backend: str, compile: bool, seed: int = 0) -> None:  # noqa: A002
@@ -253,14 +258,17 @@ class GeneratedOptimizer(Optimizer):
 
     def _run(self, batches: list[Batch]) -> None:
         """Hand the batches to the backends."""
-        launches: list[Batch] = []
+        launches: dict[str, list[Batch]] = {"triton": [], "cpp": []}
         for batch in batches:
-            if pick_backend(self._options["backend"], batch.params[0].device) == "triton":
-                launches.append(batch)
-            else:
+            backend = pick_backend(self._options["backend"], batch.params[0].device)
+            if backend == "torch":
                 self._run_torch(batch)
-        if launches:
-            self.launch_triton(launches)
+            else:
+                launches[backend].append(batch)
+        if launches["triton"]:
+            self.launch_triton(launches["triton"])
+        if launches["cpp"]:
+            self.launch_cpp(launches["cpp"])
 
     def _run_torch(self, batch: Batch) -> None:
         update = self.torch_updates[batch.kernel]

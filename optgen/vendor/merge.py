@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from optgen.backends.render import format_python
+from optgen.backends.render import format_files
 from optgen.backends.view import in_docstring
 from optgen.build import Built
 from optgen.output import OutputError
@@ -46,7 +46,10 @@ def vendor(built: Built) -> str:
         OutputError: if the class has the name of something that the runtime uses.
     """
     file = _File()
-    for name, text in built.files.items():
+    files = dict(built.files)
+    kernels = f'CPP_SOURCE = r"""{_with_headers(files.pop("cpp_backend.cpp"), set())}"""'
+    files["cpp_backend.py"] = re.sub(r"^CPP_SOURCE = .*$", lambda _: kernels, files["cpp_backend.py"], flags=re.MULTILINE)
+    for name, text in files.items():
         module = "." if name == "__init__.py" else f".{name.removesuffix('.py')}"
         file.modules[module] = read_module(module, text)
     file.need(".", built.spec.name)
@@ -63,7 +66,20 @@ def vendor(built: Built) -> str:
     own = file.order()[-1]
     at = text.index(file.banner(own))
     text = f"{text[:at]}if triton is not None:\n{textwrap.indent(kernels, '    ')}\n\n{text[at:]}"
-    return format_python({f"{built.spec.name}.py": text})[f"{built.spec.name}.py"]
+    return format_files({f"{built.spec.name}.py": text})[f"{built.spec.name}.py"]
+
+
+def _with_headers(text: str, seen: set[str]) -> str:
+    """A C++ source with the runtime's headers written out where they are first included."""
+
+    def written(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in seen:
+            return ""
+        seen.add(name)
+        return _with_headers((FOLDER / "cpp" / name).read_text(encoding="utf-8"), seen)
+
+    return re.sub(r'^#include "(.+)"\n', written, text.replace("#pragma once\n", ""), flags=re.MULTILINE)
 
 
 @dataclass

@@ -1,0 +1,165 @@
+"""Plan -> `cpp_backend.cpp`, and the module that launches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optgen.backends.cpp.config import TILE
+from optgen.backends.cpp.flatten import reduces
+from optgen.backends.cpp.loops import salts_of, tile_lines
+from optgen.backends.cpp.printer import CppPrinter, cpp_name
+from optgen.backends.paragraphs import buffer_comment
+from optgen.backends.render import render
+from optgen.backends.view import PackageView
+from optgen.ir.nodes import Function, Kind, Store
+from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Reduction, Sweep
+
+__all__ = ["emit_cpp"]
+
+
+@dataclass(frozen=True)
+class CppFunctionView:
+    """A function of vectors."""
+
+    name: str
+    params: str
+    result: str
+    doc: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CppBufferView:
+    """A pointer to a tile's part of a buffer."""
+
+    name: str
+    type: str
+    slot: int
+    comment: str
+
+
+@dataclass(frozen=True)
+class CppSweepView:
+    """One pass over a bucket."""
+
+    name: str
+    doc: str
+    buffers: tuple[CppBufferView, ...]
+    scalars: tuple[tuple[str, int], ...]
+    lines: tuple[str, ...]
+    columns: tuple[str, ...]
+    random: str
+    reductions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CppKernelView:
+    """One kernel."""
+
+    name: str
+    sweeps: tuple[CppSweepView, ...]
+    wide: int
+    row: int
+    tile: int
+    columns: int
+    scratch: str
+
+
+def emit_cpp(view: PackageView, plan: Plan) -> dict[str, str]:
+    """The C++ source and its module, not formatted yet."""
+    functions: dict[str, CppFunctionView] = {}
+    kernels = []
+    for kernel in plan.kernels:
+        known = {function.name: function for function in kernel.functions}
+        for function in kernel.functions:
+            if function.name not in functions and not any(reduces(s.value, known) for s in function.body):
+                functions[function.name] = _function(function, kernel)
+        kernels.append(_kernel(kernel, plan))
+    flags = [flag for flag in plan.program.flags if any(flag in kernel.flags for kernel in plan.kernels)]
+    source = render(
+        "cpp/templates/backend.cpp.jinja",
+        package=view,
+        flags=[(flag, cpp_name(flag)) for flag in flags],
+        functions=list(functions.values()),
+        kernels=kernels,
+    )
+    names = "CppKernel, Scratch, run_cpp" if any(kernel.scratch for kernel in kernels) else "CppKernel, run_cpp"
+    module = render("cpp/templates/backend.py.jinja", package=view, flags=repr(tuple(flags)), kernels=kernels, names=names)
+    return {"cpp_backend.cpp": source, "cpp_backend.py": module}
+
+
+def _function(function: Function, kernel: Kernel) -> CppFunctionView:
+    printer = CppPrinter({}, kernel.functions)
+    lines = printer.function_body(function)
+    types = {Kind.INT: "ints", Kind.REAL: "floats", Kind.BOOL: "ints"}
+    params = ", ".join(f"{types[p.kind]} {cpp_name(p.name)}" for p in function.params)
+    return CppFunctionView(function.name, params, types[function.result.kind], function.doc, tuple(lines))
+
+
+def _kernel(kernel: Kernel, plan: Plan) -> CppKernelView:
+    slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
+    copied = {source: slots.index(target) for source, target in kernel.copies}
+    scratch = [_scratch(buffer, copied.get(buffer.name)) for buffer in kernel.scratch]
+    return CppKernelView(
+        name=kernel.name,
+        sweeps=tuple(_sweep(sweep, kernel, plan, slots) for sweep in kernel.sweeps),
+        wide=kernel.wide,
+        row=kernel.row,
+        tile=TILE,
+        columns=len(plan.columns),
+        scratch=f"scratch=({', '.join(scratch)},)" if scratch else "",
+    )
+
+
+def _scratch(buffer: Buffer, copy_to: int | None) -> str:
+    guard = "" if buffer.guard is None else f", flag={buffer.guard.flag!r}, holds={buffer.guard.holds}"
+    return f"Scratch({buffer.layout.value!r}, {buffer.block}, copy_to={copy_to}{guard})"
+
+
+def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str]) -> CppSweepView:
+    stored = ", ".join(kernel.variant.stored)
+    what = "One step of a tile" if sweep is kernel.sweeps[-1] else "What later sweeps need of a tile"
+    used = {buffer.name: buffer for buffer in sweep.buffers}
+    every = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
+    writes_param = any(isinstance(s, Store) and every[s.buffer].dtype == "param" for s in sweep.body)
+    return CppSweepView(
+        name=sweep.name,
+        doc=f"{what}, with {stored} stored as codes." if stored else f"{what}.",
+        buffers=tuple(CppBufferView(cpp_name(b.name), _type(b), slots.index(b.name), buffer_comment(b)) for b in sweep.buffers),
+        scalars=tuple((cpp_name(name), plan.columns.index(name)) for name in sweep.columns),
+        lines=tuple(tile_lines(kernel, sweep)),
+        columns=tuple(_column(every[name], used.get(name)) for name in slots),
+        random="true" if salts_of(sweep) else "is_random" if writes_param else "false",
+        reductions=tuple(_join(reduction, every, sweep, slots) for reduction in sweep.reductions),
+    )
+
+
+def _column(buffer: Buffer, used: Buffer | None) -> str:
+    """How a buffer lies, and whether this sweep reads and writes it."""
+    size, block = f"sizeof({_type(buffer)})", buffer.block
+    if buffer.layout == Layout.CODE:
+        assert buffer.state is not None
+        assert buffer.state.storage is not None
+        size, block = str(buffer.state.storage.bits), buffer.state.storage.block
+    condition = "true"
+    if buffer.guard is not None:
+        condition = f"{'' if buffer.guard.holds else '!'}{_flag(buffer.guard.flag)}"
+    ways = [condition if used is not None and way else "false" for way in ((used or buffer).read, (used or buffer).written)]
+    return f"{{Layout::{buffer.layout.value}, {size}, {block}, {', '.join(ways)}}}"
+
+
+def _flag(flag: str) -> str:
+    return flag if flag == "is_corrected" else cpp_name(flag)
+
+
+def _join(reduction: Reduction, every: dict[str, Buffer], sweep: Sweep, slots: list[str]) -> str:
+    places = f"{slots.index(reduction.parts)}, {slots.index(reduction.result)}"
+    line = f"join_parts(bucket, {sweep.name}_columns, {places}, {'true' if reduction.op == 'max' else 'false'});"
+    guard = every[reduction.parts].guard
+    return line if guard is None else f"if constexpr ({'' if guard.holds else '!'}{_flag(guard.flag)}) {line}"
+
+
+def _type(buffer: Buffer) -> str:
+    """The C++ type of a buffer's elements, codes or scalars."""
+    named = {"param": "param_t", "grad": "grad_t", "correction": "correction_t", "uint8": "uint8_t", "float32": "float"}
+    return named.get(buffer.dtype, buffer.dtype)

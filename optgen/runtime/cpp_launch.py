@@ -1,0 +1,100 @@
+"""Launches C++ kernels: one call for a bucket, however many parameters it has."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, key_table, make_buckets, make_scratch, rows_of
+from optgen.runtime.cpp_compile import library
+
+if TYPE_CHECKING:
+    from optgen.runtime.batches import Batch
+
+__all__ = ["CppKernel", "Scratch", "run_cpp"]
+
+CPP_TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.int8: "int8_t",
+    torch.int16: "int16_t",
+}
+TILES_PER_THREAD = 8  # less work than this is not worth another thread
+
+
+class CppKernel(NamedTuple):
+    """A kernel's entry, its largest block (0: no codes), the least elements of a row, its tile, what lies between sweeps."""
+
+    name: str
+    wide: int
+    row: int
+    tile: int
+    scratch: tuple[Scratch, ...] = ()
+
+
+class _Arguments(ctypes.Structure):
+    """`Bucket` of tiles.hpp."""
+
+    _fields_ = (
+        ("tensors", ctypes.c_void_p),
+        ("scalars", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("tiles", ctypes.c_int64),
+        ("threads", ctypes.c_int32),
+    )
+
+
+def run_cpp(source: str, kernels: Sequence[CppKernel], flags: Sequence[str], batches: Sequence[Batch]) -> None:
+    """Update every bucket of `batches` by the kernels of a source file, which has these compile-time flags.
+
+    Raises:
+        CompilerError: if the source cannot be compiled; nothing has changed then.
+    """
+    finish: list[tuple[Tensor, Tensor]] = []
+    buckets = make_buckets(batches, finish, by_alignment=False)
+    libraries = [library(source, _definitions(bucket, flags)) for bucket in buckets]
+    for bucket, compiled in zip(buckets, libraries, strict=True):
+        _call(kernels[bucket.kernel], compiled, bucket)
+    for target, made in finish:
+        target.copy_(made)
+    for batch in batches:
+        torch.autograd.graph.increment_version(batch.params)
+
+
+def _definitions(bucket: Bucket, flags: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The macros that a bucket's kernels are compiled with."""
+    types = zip(("PARAM", "GRAD", "CORRECTION", "REAL"), (CPP_TYPES[dtype] for dtype in bucket.dtypes), strict=True)
+    chosen = [(f"FLAG_{flag}", str(int(bucket.flags.get(flag, False)))) for flag in flags]
+    return (*types, ("LOW_PRECISION", str(bucket.flags["low_precision"])), *chosen)
+
+
+def _call(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> None:
+    items = bucket.items
+    scratch = [make_scratch(kernel, item) for item in items]
+    rows, tiles = _rows(kernel, items, scratch)
+    tensors = torch.tensor(rows, dtype=torch.int64)
+    scalars = torch.stack([item.table for item in items]).contiguous()
+    keys = key_table(items)
+    threads = max(1, min(torch.get_num_threads(), tiles // TILES_PER_THREAD))
+    arguments = _Arguments(tensors.data_ptr(), scalars.data_ptr(), keys.data_ptr(), len(items), tiles, threads)
+    compiled[kernel.name](ctypes.byref(arguments))
+    copy_back(kernel.scratch, bucket.flags, items, scratch)
+
+
+def _rows(kernel: CppKernel, items: list[Item], scratch: list[list[Tensor]]) -> tuple[list[list[int]], int]:
+    """Of each parameter the addresses, rows, elements in a row and the number of its first tile; and the number of tiles."""
+    table, tiles = [], 0
+    for item, between in zip(items, scratch, strict=True):
+        addresses = [tensor.data_ptr() for tensor in (*item.tensors, *between)]
+        rows, length = rows_of(kernel, item) if kernel.wide else (1, item.tensors[0].numel())
+        table.append([*addresses, rows, length, tiles])
+        padded = -(-length // kernel.wide) * kernel.wide if kernel.wide else length
+        tiles += -(-rows * padded // kernel.tile)
+    return table, tiles
