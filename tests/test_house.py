@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 LAYERS = ("diagnostics", "runtime", "ir", "storage", "spec", "passes", "plan", "backends", "vendor", "reference", "analysis")
 TOP = {"build": "backends", "output": "diagnostics", "in_memory": "backends", "verify": "reference"}
 MAX_FILE, MAX_FUNCTION = 400, 60
-OURS = ("optgen", "cli", "tests", "examples")  # what a user leaves in the root is none of our business
+OURS = ("optgen", "cli", "tests", "examples", "benchmarks")  # what a user leaves in the root is none of our business
 
 
 def sources() -> list[Path]:

@@ -30,6 +30,8 @@ def pick_backend(asked: str, device: torch.device | None) -> str:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {asked!r}")
     if asked == "torch" or (asked == "auto" and device is None):
         return "torch"
+    if asked == "cpp" and torch.compiler.is_compiling():  # torch's compiler cannot see into ours
+        return "torch"
     if asked == "auto":
         assert device is not None
         return "triton" if device.type in TRITON_DEVICES and _has_triton() else "torch"
