@@ -131,8 +131,8 @@ def whole_tensors(row: Row) -> None:
     assert all(p._version > version for p, version in zip(model.parameters(), before, strict=True))
 
 
-def in_triton() -> None:
-    """Triton's kernels find the places of shards too: regular ones, inner ones, and shards that are not contiguous."""
+def in_kernels(backend: str) -> None:
+    """Kernels find the places of shards too: regular ones, inner ones, and shards that are not contiguous."""
     names = ("even", "padded", "deep")
     mesh = init_device_mesh("cpu", (2,))
     params = [p.detach().to(torch.bfloat16) for p in Model(names).parameters()]
@@ -142,8 +142,8 @@ def in_triton() -> None:
     half = transposed.chunk(2)[dist.get_rank()]
     shards.append(nn.Parameter(DTensor.from_local(half, mesh, [Shard(0)])))
     whole = [nn.Parameter(p.clone()) for p in (*params, params[0])]
-    sharded = Solo(enumerated(shards), lr=1e-2, backend="triton")
-    alone = Solo(enumerated(whole), lr=1e-2, backend="triton")
+    sharded = Solo(enumerated(shards), lr=1e-2, backend=backend)
+    alone = Solo(enumerated(whole), lr=1e-2, backend=backend)
     for step in range(2):
         for i, (p, q) in enumerate(zip(shards, whole, strict=True)):
             q.grad = gradient(q, 10 * step + i)
@@ -210,7 +210,8 @@ def refusals() -> None:
 
 def main(names: list[str], folder: Path) -> None:
     refusals()
-    in_triton()
+    in_kernels("triton")
+    in_kernels("cpp")
     for name in names:
         steps_and_checkpoints(BY_NAME[name], folder)
         whole_tensors(BY_NAME[name])

@@ -1,13 +1,13 @@
-"""How a kernel's body reads: paragraphs, and one comment per buffer."""
+"""How a kernel reads, whatever the language: paragraphs, comments, and the table of what lies between its sweeps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from optgen.ir.nodes import Assign, Call, Op, Statement
-from optgen.plan.nodes import Buffer, Layout
+from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
 
-__all__ = ["buffer_comment", "paragraphs"]
+__all__ = ["buffer_comment", "paragraphs", "scratch_table", "sweep_doc"]
 
 
 SHAPES = {
@@ -51,3 +51,21 @@ def buffer_comment(buffer: Buffer) -> str:
     way = "in/out" if buffer.read and buffer.written else "out" if buffer.written else "in"
     guard = "" if buffer.guard is None else f" ({'' if buffer.guard.holds else 'not '}{buffer.guard.flag})"
     return f"{dtype}[{shape}]  {way}  {buffer.doc}{guard}"
+
+
+def sweep_doc(kernel: Kernel, sweep: Sweep) -> str:
+    """What the function for a tile does, in one sentence."""
+    what = "One step of a tile" if sweep is kernel.sweeps[-1] else "What later sweeps need of a tile"
+    stored = ", ".join(kernel.variant.stored)
+    return f"{what}, with {stored} stored as codes." if stored else f"{what}."
+
+
+def scratch_table(kernel: Kernel) -> str:
+    """The argument of a launch table that says what lies between the sweeps; empty if nothing does."""
+    slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
+    copied = {source: slots.index(target) for source, target in kernel.copies}
+    rows = []
+    for buffer in kernel.scratch:
+        guard = "" if buffer.guard is None else f", flag={buffer.guard.flag!r}, holds={buffer.guard.holds}"
+        rows.append(f"Scratch({buffer.layout.value!r}, {buffer.block}, copy_to={copied.get(buffer.name)}{guard})")
+    return f"scratch=({', '.join(rows)},)" if rows else ""

@@ -45,6 +45,13 @@ class Buffer:
         """The condition under which the buffer exists."""
         return self.when if self.state is None else self.state.when
 
+    @property
+    def storage(self) -> Storage:
+        """The storage of the state that it holds codes or scalars of."""
+        assert self.state is not None
+        assert self.state.storage is not None
+        return self.state.storage
+
 
 @dataclass(frozen=True)
 class Reduction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from optgen.runtime.layout import Shard, row_shape
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
 
-__all__ = ["Bucket", "Item", "Scratch", "copy_back", "key_table", "make_buckets", "make_scratch", "rows_of"]
+__all__ = ["Bucket", "Item", "Scratch", "copy_back", "key_table", "make_scratch", "rows_of", "run_buckets"]
 
 
 class Scratch(NamedTuple):
@@ -64,11 +64,21 @@ class Bucket(NamedTuple):
     items: list[Item]
 
 
-def make_buckets(batches: Sequence[Batch], finish: list[tuple[Tensor, Tensor]], *, by_alignment: bool) -> list[Bucket]:
-    """The buckets of `batches`; what must be copied back after the launches is added to `finish`, as (target, source).
+def run_buckets(batches: Sequence[Batch], launch: Callable[[list[Bucket]], None], *, by_alignment: bool) -> None:
+    """Let `launch` update every bucket of `batches`.
 
     Tensors that are not 16-byte aligned make buckets of their own where `by_alignment` says so.
     """
+    finish: list[tuple[Tensor, Tensor]] = []
+    launch(_make_buckets(batches, finish, by_alignment=by_alignment))
+    for target, made in finish:
+        target.copy_(made)
+    for batch in batches:
+        torch.autograd.graph.increment_version(batch.params)
+
+
+def _make_buckets(batches: Sequence[Batch], finish: list[tuple[Tensor, Tensor]], *, by_alignment: bool) -> list[Bucket]:
+    """The buckets of `batches`; what must be copied back after the launches is added to `finish`, as (target, source)."""
     buckets: dict[tuple[Any, ...], Bucket] = {}
     for batch in batches:
         flags = tuple(batch.flags.items())
@@ -115,18 +125,16 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def make_scratch(kernel: Any, item: Item) -> list[Tensor]:
-    """What lies between the sweeps of one parameter."""
-    if not kernel.scratch:
-        return []
+def make_scratch(scratch: Sequence[Scratch], item: Item, least: int) -> list[Tensor]:
+    """What lies between the sweeps of one parameter, whose rows have at least so many elements."""
+    rows, length = rows_of(item, least)
     device = item.tensors[0].device
-    rows, length = rows_of(kernel, item)
-    return [torch.empty(kept.size(rows, length), dtype=torch.float32, device=device) for kept in kernel.scratch]
+    return [torch.empty(kept.size(rows, length), dtype=torch.float32, device=device) for kept in scratch]
 
 
-def rows_of(kernel: Any, item: Item) -> tuple[int, int]:
-    """Rows, and elements in a row."""
-    leading, length = row_shape(item.tensors[0].shape, kernel.row)
+def rows_of(item: Item, least: int) -> tuple[int, int]:
+    """Rows, and elements in a row, if a row is to have at least so many."""
+    leading, length = row_shape(item.tensors[0].shape, least)
     return math.prod(leading), length
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, key_table, make_buckets, make_scratch, rows_of
+from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, key_table, make_scratch, rows_of, run_buckets
 from optgen.runtime.cpp_compile import library
 
 if TYPE_CHECKING:
@@ -57,15 +57,13 @@ def run_cpp(source: str, kernels: Sequence[CppKernel], flags: Sequence[str], bat
     Raises:
         CompilerError: if the source cannot be compiled; nothing has changed then.
     """
-    finish: list[tuple[Tensor, Tensor]] = []
-    buckets = make_buckets(batches, finish, by_alignment=False)
-    libraries = [library(source, _definitions(bucket, flags)) for bucket in buckets]
-    for bucket, compiled in zip(buckets, libraries, strict=True):
-        _call(kernels[bucket.kernel], compiled, bucket)
-    for target, made in finish:
-        target.copy_(made)
-    for batch in batches:
-        torch.autograd.graph.increment_version(batch.params)
+
+    def launch(buckets: list[Bucket]) -> None:
+        libraries = [library(source, _definitions(bucket, flags)) for bucket in buckets]
+        for bucket, compiled in zip(buckets, libraries, strict=True):
+            _call(kernels[bucket.kernel], compiled, bucket)
+
+    run_buckets(batches, launch, by_alignment=False)
 
 
 def _definitions(bucket: Bucket, flags: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -77,7 +75,7 @@ def _definitions(bucket: Bucket, flags: Sequence[str]) -> tuple[tuple[str, str],
 
 def _call(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> None:
     items = bucket.items
-    scratch = [make_scratch(kernel, item) for item in items]
+    scratch = [make_scratch(kernel.scratch, item, kernel.row) for item in items]
     rows, tiles = _rows(kernel, items, scratch)
     tensors = torch.tensor(rows, dtype=torch.int64)
     scalars = torch.stack([item.table for item in items]).contiguous()
@@ -93,7 +91,7 @@ def _rows(kernel: CppKernel, items: list[Item], scratch: list[list[Tensor]]) -> 
     table, tiles = [], 0
     for item, between in zip(items, scratch, strict=True):
         addresses = [tensor.data_ptr() for tensor in (*item.tensors, *between)]
-        rows, length = rows_of(kernel, item) if kernel.wide else (1, item.tensors[0].numel())
+        rows, length = rows_of(item, kernel.row) if kernel.wide else (1, item.tensors[0].numel())
         table.append([*addresses, rows, length, tiles])
         padded = -(-length // kernel.wide) * kernel.wide if kernel.wide else length
         tiles += -(-rows * padded // kernel.tile)

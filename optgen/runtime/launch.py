@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from optgen.runtime.backends import interpreting
-from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, key_table, make_buckets, make_scratch, rows_of
+from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, key_table, make_scratch, rows_of, run_buckets
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
@@ -71,18 +71,17 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
             from optgen.runtime.interpreter import repair
 
             repair()
-    finish: list[tuple[Tensor, Tensor]] = []
-    for bucket in make_buckets(batches, finish, by_alignment=True):
-        _launch(kernels[bucket.kernel], bucket)
-    for target, source in finish:
-        target.copy_(source)
-    for batch in batches:
-        torch.autograd.graph.increment_version(batch.params)
+
+    def launch(buckets: list[Bucket]) -> None:
+        for bucket in buckets:
+            _launch(kernels[bucket.kernel], bucket)
+
+    run_buckets(batches, launch, by_alignment=True)
 
 
 def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     (param, grad, correction, real), device, items = bucket.dtypes, bucket.device, bucket.items
-    scratch = [make_scratch(kernel, item) for item in items]
+    scratch = [make_scratch(kernel.scratch, item, kernel.row) for item in items]
     rows, tiles = _tables(kernel, items, scratch)
     tables = (
         torch.tensor(rows, dtype=torch.int64, device=device),
@@ -122,7 +121,7 @@ def _join(kernel: TritonKernel, reduction: Reduction, items: list[Item], slots: 
     parts, result = kernel.scratch[reduction.parts - first], kernel.scratch[reduction.result - first]
     rows = []
     for item, addresses in zip(items, slots, strict=True):
-        shape = rows_of(kernel, item)
+        shape = rows_of(item, kernel.row)
         count = result.size(*shape)
         rows.append([addresses[reduction.parts], parts.size(*shape) // count, addresses[reduction.result], count])
     table = torch.tensor(rows, dtype=torch.int64, device=items[0].tensors[0].device)
@@ -148,7 +147,7 @@ def _tables(kernel: TritonKernel, items: list[Item], scratch: list[list[Tensor]]
     for item, between in zip(items, scratch, strict=True):
         addresses = [tensor.data_ptr() for tensor in (*item.tensors, *between)]
         if kernel.wide:
-            lines, length = rows_of(kernel, item)
+            lines, length = rows_of(item, kernel.row)
             blocks = lines * -(-length // kernel.wide)
             whole = blocks if length % kernel.wide == 0 and item.is_regular else 0
             rows.append([*addresses, whole, blocks, length])

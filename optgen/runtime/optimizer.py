@@ -258,17 +258,15 @@ class GeneratedOptimizer(Optimizer):
 
     def _run(self, batches: list[Batch]) -> None:
         """Hand the batches to the backends."""
-        launches: dict[str, list[Batch]] = {"triton": [], "cpp": []}
+        launches: dict[str, list[Batch]] = {}
         for batch in batches:
             backend = pick_backend(self._options["backend"], batch.params[0].device)
             if backend == "torch":
                 self._run_torch(batch)
             else:
-                launches[backend].append(batch)
-        if launches["triton"]:
-            self.launch_triton(launches["triton"])
-        if launches["cpp"]:
-            self.launch_cpp(launches["cpp"])
+                launches.setdefault(backend, []).append(batch)
+        for backend, taken in launches.items():
+            getattr(self, f"launch_{backend}")(taken)
 
     def _run_torch(self, batch: Batch) -> None:
         update = self.torch_updates[batch.kernel]

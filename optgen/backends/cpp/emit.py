@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from optgen.backends.cpp.config import TILE
 from optgen.backends.cpp.flatten import reduces
 from optgen.backends.cpp.loops import salts_of, tile_lines
-from optgen.backends.cpp.printer import CppPrinter, cpp_name
-from optgen.backends.paragraphs import buffer_comment
+from optgen.backends.cpp.printer import CppPrinter, condition, cpp_name
+from optgen.backends.paragraphs import buffer_comment, scratch_table, sweep_doc
 from optgen.backends.render import render
 from optgen.backends.view import PackageView
 from optgen.ir.nodes import Function, Kind, Store
@@ -98,8 +98,6 @@ def _function(function: Function, kernel: Kernel) -> CppFunctionView:
 
 def _kernel(kernel: Kernel, plan: Plan) -> CppKernelView:
     slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
-    copied = {source: slots.index(target) for source, target in kernel.copies}
-    scratch = [_scratch(buffer, copied.get(buffer.name)) for buffer in kernel.scratch]
     return CppKernelView(
         name=kernel.name,
         sweeps=tuple(_sweep(sweep, kernel, plan, slots) for sweep in kernel.sweeps),
@@ -107,24 +105,17 @@ def _kernel(kernel: Kernel, plan: Plan) -> CppKernelView:
         row=kernel.row,
         tile=TILE,
         columns=len(plan.columns),
-        scratch=f"scratch=({', '.join(scratch)},)" if scratch else "",
+        scratch=scratch_table(kernel),
     )
 
 
-def _scratch(buffer: Buffer, copy_to: int | None) -> str:
-    guard = "" if buffer.guard is None else f", flag={buffer.guard.flag!r}, holds={buffer.guard.holds}"
-    return f"Scratch({buffer.layout.value!r}, {buffer.block}, copy_to={copy_to}{guard})"
-
-
 def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str]) -> CppSweepView:
-    stored = ", ".join(kernel.variant.stored)
-    what = "One step of a tile" if sweep is kernel.sweeps[-1] else "What later sweeps need of a tile"
     used = {buffer.name: buffer for buffer in sweep.buffers}
     every = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
     writes_param = any(isinstance(s, Store) and every[s.buffer].dtype == "param" for s in sweep.body)
     return CppSweepView(
         name=sweep.name,
-        doc=f"{what}, with {stored} stored as codes." if stored else f"{what}.",
+        doc=sweep_doc(kernel, sweep),
         buffers=tuple(CppBufferView(cpp_name(b.name), _type(b), slots.index(b.name), buffer_comment(b)) for b in sweep.buffers),
         scalars=tuple((cpp_name(name), plan.columns.index(name)) for name in sweep.columns),
         lines=tuple(tile_lines(kernel, sweep)),
@@ -138,25 +129,17 @@ def _column(buffer: Buffer, used: Buffer | None) -> str:
     """How a buffer lies, and whether this sweep reads and writes it."""
     size, block = f"sizeof({_type(buffer)})", buffer.block
     if buffer.layout == Layout.CODE:
-        assert buffer.state is not None
-        assert buffer.state.storage is not None
-        size, block = str(buffer.state.storage.bits), buffer.state.storage.block
-    condition = "true"
-    if buffer.guard is not None:
-        condition = f"{'' if buffer.guard.holds else '!'}{_flag(buffer.guard.flag)}"
-    ways = [condition if used is not None and way else "false" for way in ((used or buffer).read, (used or buffer).written)]
+        size, block = str(buffer.storage.bits), buffer.storage.block
+    exists = "true" if buffer.guard is None else condition(buffer.guard)
+    ways = [exists if way else "false" for way in ((used.read, used.written) if used else (False, False))]
     return f"{{Layout::{buffer.layout.value}, {size}, {block}, {', '.join(ways)}}}"
-
-
-def _flag(flag: str) -> str:
-    return flag if flag == "is_corrected" else cpp_name(flag)
 
 
 def _join(reduction: Reduction, every: dict[str, Buffer], sweep: Sweep, slots: list[str]) -> str:
     places = f"{slots.index(reduction.parts)}, {slots.index(reduction.result)}"
     line = f"join_parts(bucket, {sweep.name}_columns, {places}, {'true' if reduction.op == 'max' else 'false'});"
     guard = every[reduction.parts].guard
-    return line if guard is None else f"if constexpr ({'' if guard.holds else '!'}{_flag(guard.flag)}) {line}"
+    return line if guard is None else f"if constexpr ({condition(guard)}) {line}"
 
 
 def _type(buffer: Buffer) -> str:

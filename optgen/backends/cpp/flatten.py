@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from optgen.ir.infer import infer, substitute, walk
-from optgen.ir.nodes import Assign, Call, Domain, Expr, Function, Guard, Kind, Op, Ref, Role, Statement, Store, Symbol
+from optgen.ir.nodes import Assign, Call, Expr, Function, Guard, Op, Ref, Role, Statement, Store, Symbol
 from optgen.plan.nodes import Buffer, Layout
 
 __all__ = ["REDUCTIONS", "flatten", "reduces"]
@@ -88,7 +88,6 @@ class _Flattener:
         """A new local with this value."""
         while name in self.symbols or name in self.buffers:
             name += "_"
-        kind = infer(value, self.symbols, self.functions)[0]
-        self.symbols[name] = Symbol(name, Role.LOCAL, kind, Domain.BLOCK if kind == Kind.BOOL else Domain.ELEMENT)
+        self.symbols[name] = Symbol(name, Role.LOCAL, *infer(value, self.symbols, self.functions))
         self.out.append(Assign(name, value, guards))
         return Ref(name)

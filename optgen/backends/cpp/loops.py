@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from optgen.backends.cpp.config import MOST_LANES, TILE
 from optgen.backends.cpp.flatten import flatten
-from optgen.backends.cpp.printer import LoopPrinter, cpp_name
+from optgen.backends.cpp.printer import LoopPrinter, condition, cpp_name
 from optgen.backends.cpp.schedule import Level, Step, Value, schedule
 from optgen.ir.infer import walk
 from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Kind, Op, Ref, Store
@@ -17,7 +17,8 @@ __all__ = ["salts_of", "tile_lines"]
 INDENT = "    "
 START = {"block_max": "spread(-infinity)", "block_min": "spread(infinity)", "block_count": "ints{}"}
 LANES = {"block_max": "largest_lane", "block_min": "smallest_lane", "block_count": "sum_of_lanes"}
-JOINED = {"block_max": "at_least", "block_min": "at_most", "block_count": "sum"}
+TAKEN_IN = {"block_max": "at_least({0}, {1})", "block_min": "at_most({0}, {1})", "block_count": "{0} - ({1})"}  # of a mask, -1
+JOINED = {"block_max": "at_least(x, y)", "block_min": "at_most(x, y)", "block_count": "x + y"}
 
 
 def tile_lines(kernel: Kernel, sweep: Sweep) -> list[str]:
@@ -44,12 +45,12 @@ class _TileWriter:
         self.kernel = kernel
         self.buffers: dict[str, Buffer] = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
         statements, symbols = flatten(sweep.body, kernel.program.symbols, functions, self.buffers)
-        self.schedule = schedule(statements, symbols, kernel)
+        self.schedule = schedule(statements, kernel)
         self.printer = LoopPrinter(kernel, symbols)
         self.symbols = symbols
         self.sweep = sweep
         blocks = [buffer.block for buffer in sweep.buffers if buffer.block]
-        blocks += [b.state.storage.block for b in sweep.buffers if b.layout == Layout.CODE and b.state and b.state.storage]
+        blocks += [buffer.storage.block for buffer in sweep.buffers if buffer.layout == Layout.CODE]
         self.narrow = min(blocks, default=0)  # elements of the smallest block; 0 without codes
         self.names: dict[Value, str] = {}  # of arrays
         self.writes_param = any(isinstance(s, Store) and self.buffers[s.buffer].dtype == "param" for s in sweep.body)
@@ -109,9 +110,7 @@ class _TileWriter:
         lines = []
         for buffer in self.sweep.buffers:
             if buffer.layout == Layout.CODE and buffer.read:
-                assert buffer.state is not None
-                assert buffer.state.storage is not None
-                bits, block = buffer.state.storage.bits, buffer.state.storage.block
+                bits, block = buffer.storage.bits, buffer.storage.block
                 line = f"load_codes<{bits}, {block}>({buffer.name}, _{buffer.name}, tile.count / {block});"
                 lines += guarded([line], () if buffer.guard is None else (buffer.guard,))
         return ["", *lines] if lines else []
@@ -147,8 +146,7 @@ class _TileWriter:
         lines += indented(self.block_values(level.elements))
         for step in reductions:
             assert step.value is not None
-            kind = "ints" if step.reduction == "block_count" else "floats"
-            lines.append(f"{INDENT}{kind} {cpp_name(step.value.name)} = {START[str(step.reduction)]};")
+            lines.append(f"{INDENT}{self.vector_type(step.value)} {cpp_name(step.value.name)} = {START[str(step.reduction)]};")
         head = f"for (int i = block * {self.narrow}; i < (block + 1) * {self.narrow}; i += LANES) {{"
         lines += indented([head, *indented(inner), "}"])
         for step in reductions:
@@ -160,9 +158,9 @@ class _TileWriter:
         for step in reductions:  # of blocks that are larger than the loop's
             assert step.value is not None
             if step.value.block > self.narrow:
-                ratio, of = step.value.block // self.narrow, JOINED[str(step.reduction)]
+                ratio, both = step.value.block // self.narrow, JOINED[str(step.reduction)]
                 lines.append(f"join<{ratio}>({self.array(step.value)}, tile.count / {step.value.block}, [](auto x, auto y) {{")
-                lines.append(f"{INDENT}return {'x + y' if of == 'sum' else f'{of}(x, y)'};")
+                lines.append(f"{INDENT}return {both};")
                 lines.append("});")
         return lines
 
@@ -195,8 +193,7 @@ class _TileWriter:
             of = self.printer.expression(step.statement.value.args[0])
             assert step.value is not None
             name = cpp_name(step.value.name)
-            forms = {"block_max": f"at_least({name}, {of})", "block_min": f"at_most({name}, {of})"}
-            return [f"{name} = {forms.get(step.reduction, f'{name} - ({of})')};"]
+            return [f"{name} = {TAKEN_IN[step.reduction].format(name, of)};"]
         text = self.printer.value_of(step)
         if isinstance(step.statement, Assign):
             return [f"{declared}{cpp_name(step.statement.target)} = {text};"]
@@ -273,9 +270,7 @@ class _TileWriter:
             if buffer.layout == Layout.CODE and buffer.written:
                 if not any(isinstance(s, Store) and s.buffer == buffer.name for s in self.sweep.body):
                     continue
-                assert buffer.state is not None
-                assert buffer.state.storage is not None
-                bits, block = buffer.state.storage.bits, buffer.state.storage.block
+                bits, block = buffer.storage.bits, buffer.storage.block
                 line = f"store_codes<{bits}, {block}>(_{buffer.name}, {buffer.name}, tile.count / {block});"
                 lines += guarded([line], () if buffer.guard is None else (buffer.guard,))
         for step in self.schedule.scalars:
@@ -296,8 +291,7 @@ def indented(lines: Sequence[str]) -> list[str]:
 def guarded(lines: list[str], guards: Sequence[Guard]) -> list[str]:
     """Lines under compile-time conditions."""
     for guard in reversed(guards):
-        condition = guard.flag if guard.flag == "is_corrected" else cpp_name(guard.flag)
-        lines = [f"if constexpr ({'' if guard.holds else '!'}{condition}) {{", *indented(lines), "}"]
+        lines = [f"if constexpr ({condition(guard)}) {{", *indented(lines), "}"]
     return lines
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from optgen.backends.cpp.config import FORMATS, is_taken
-from optgen.backends.cpp.schedule import Step, Value
+from optgen.backends.cpp.schedule import Step, Value, precision_of
 from optgen.backends.printer import ATOM, COMPARE, INFIX, Printer
 from optgen.ir.infer import infer
-from optgen.ir.nodes import Const, Expr, Function, Kind, Op, Ref, Role, Symbol
+from optgen.ir.nodes import Const, Expr, Function, Guard, Kind, Op, Ref, Role, Symbol
 from optgen.plan.nodes import Buffer, Kernel
 
-__all__ = ["CppPrinter", "LoopPrinter", "cpp_name"]
+__all__ = ["CppPrinter", "LoopPrinter", "condition", "cpp_name"]
 
 TERNARY = COMPARE - 1  # binds less than anything else
 LARGEST_INT = 2**31
@@ -23,6 +21,12 @@ def cpp_name(name: str) -> str:
     while is_taken(name):
         name += "_"
     return name
+
+
+def condition(guard: Guard) -> str:
+    """A compile-time condition; the runtime's headers know the one flag that no spec has."""
+    flag = guard.flag if guard.flag == "is_corrected" else cpp_name(guard.flag)
+    return flag if guard.holds else f"!{flag}"
 
 
 class CppPrinter(Printer):
@@ -48,14 +52,10 @@ class CppPrinter(Printer):
                 return ATOM, f"!{self.expression(x, ATOM)}"
             case Op(op=op, args=args) if op in INFIX and op != "pow":
                 typed = tuple(Ref(TEXT + self.literal(arg, value)) if isinstance(arg, Const) else arg for arg in args)
-                return self.infix_of(op, typed)
+                return self.infix(op, *typed)
             case Op(op=op, args=args) if op not in ("neg", "load", "load_codes", "random_bits", "random_elements", "blocks"):
                 return ATOM, self.formatted(op, [self.vector(arg, value) for arg in args])
         return super().printed(value)
-
-    def infix_of(self, op: str, args: Sequence[Expr]) -> tuple[int, str]:
-        """A binary operator whose constants are already text."""
-        return self.infix(op, *args)
 
     def choice(self, whole: Op, condition: Expr, x: Expr, y: Expr) -> str:
         """`condition ? x : y`; one of both must be a vector, and both where the condition is none."""
@@ -158,18 +158,4 @@ class LoopPrinter(CppPrinter):
 
     def real(self, number: float, whole: Op) -> str:
         """A real number in the dtype of what it meets."""
-        return super().real(number, whole) if self.precision(whole) == "float" else f"real({number!r})"
-
-    def precision(self, value: Expr) -> str:
-        """The dtype of real numbers: that of the first name, unless an operation says it."""
-        match value:
-            case Ref(name=name):
-                return self.reads[name].precision if name in self.reads else "real"
-            case Op(op="blocks" | "real" | "from_bits" | "stochastic_bfloat16" | "stochastic_float16"):
-                return "float"
-            case Op(op="elements" | "spread" | "load"):
-                return "real"
-            case Op(args=args):
-                found = [self.precision(arg) for arg in args if not isinstance(arg, Const)]
-                return "float" if "float" in found else "real"
-        return "float"
+        return super().real(number, whole) if precision_of(whole, self.reads, self.buffers) == "float" else f"real({number!r})"

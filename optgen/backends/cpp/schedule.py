@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from optgen.backends.cpp.flatten import REDUCTIONS
 from optgen.ir.infer import refs
-from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Guard, Op, Ref, Statement, Storage, Symbol
+from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Guard, Op, Ref, Statement
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
-__all__ = ["Level", "Schedule", "Step", "Value", "schedule"]
+__all__ = ["Level", "Schedule", "Step", "Value", "precision_of", "schedule"]
 
 
 @dataclass(eq=False)
@@ -33,7 +33,6 @@ class Value:
     buffer: str | None = None
     level: int = 0
     guards: tuple[Guard, ...] = ()
-    reduced: bool = False
     kept: bool = False  # in an array of the tile, because other loops read it
 
 
@@ -49,9 +48,8 @@ class Step:
 
     @property
     def reduction(self) -> str | None:
-        """The reduction that the statement is, if it is one over elements; a selection is a loop of its own over blocks."""
-        value = self.statement.value
-        return value.op if isinstance(value, Op) and value.op in REDUCTIONS and value.op != "block_select" else None
+        """The reduction over elements that the statement is, if it is one."""
+        return _reduction(self.statement)
 
 
 @dataclass
@@ -70,9 +68,15 @@ class Schedule:
     scalars: list[Step]
 
 
-def schedule(statements: Sequence[Statement], symbols: Mapping[str, Symbol], kernel: Kernel) -> Schedule:
+def _reduction(statement: Statement) -> str | None:
+    """The reduction of a loop over elements; a selection is none, because it runs over blocks."""
+    value = statement.value
+    return value.op if isinstance(value, Op) and value.op in REDUCTIONS and value.op != "block_select" else None
+
+
+def schedule(statements: Sequence[Statement], kernel: Kernel) -> Schedule:
     """Find the level of every statement, and which values must be kept in arrays."""
-    steps = _Linker(symbols, kernel).link(statements)
+    steps = _Linker(kernel).link(statements)
     _find_levels(steps)
     found = Schedule([Level() for _ in range(1 + max((step.level for step in steps), default=0))], [])
     for step in steps:
@@ -92,8 +96,7 @@ def schedule(statements: Sequence[Statement], symbols: Mapping[str, Symbol], ker
 class _Linker:
     """Says which value each name stands for in each statement."""
 
-    def __init__(self, symbols: Mapping[str, Symbol], kernel: Kernel) -> None:
-        self.symbols = symbols
+    def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.buffers = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
         self.current: dict[str, Value] = {}
@@ -110,20 +113,18 @@ class _Linker:
             layout = self.buffers[statement.buffer].layout
             return Step(statement, None, reads, Domain.ELEMENT if layout in (Layout.ELEMENT, Layout.CODE) else Domain.BLOCK)
         value = self.assign(statement, domain)
-        is_reduction = value.reduced and not (isinstance(statement.value, Op) and statement.value.op == "block_select")
-        return Step(statement, value, reads, Domain.ELEMENT if is_reduction else value.domain)
+        return Step(statement, value, reads, Domain.ELEMENT if _reduction(statement) else value.domain)
 
     def assign(self, statement: Assign, domain: Domain) -> Value:
         """The value that an assignment makes, or changes where it does not replace it on every path."""
         name, guards = statement.target, statement.guards
         earlier = self.assigned.get(name, [])
-        made = Value(name, max(domain, Domain.BLOCK), self.precision(statement.value), guards=guards)
-        made.block = self.block(statement.value)
         expr = statement.value
+        precision = precision_of(expr, self.current, self.buffers) or "real"
+        made = Value(name, max(domain, Domain.BLOCK), precision, self.block(expr), guards=guards)
         if isinstance(expr, Op) and expr.op == "load" and isinstance(expr.args[0], Ref):
             buffer = self.buffers[expr.args[0].name]
             made.buffer = None if buffer.layout == Layout.ELEMENT else buffer.name
-        made.reduced = isinstance(expr, Op) and expr.op in REDUCTIONS
         if domain == Domain.HOST and not made.block:
             made.domain = Domain.ELEMENT
         if name in self.current and any(not set(guards) <= set(before) for before in earlier):
@@ -152,27 +153,6 @@ class _Linker:
             case Op(args=args) | Call(args=args):
                 return max((self.domain(arg) for arg in args), default=Domain.HOST)
 
-    def precision(self, value: Expr) -> str:
-        """The dtype of real numbers: "float" for what codecs compute, else "real"."""
-        return self.found_precision(value) or "real"
-
-    def found_precision(self, value: Expr) -> str | None:
-        match value:
-            case Const():
-                return None
-            case Ref(name=name):
-                return self.current[name].precision if name in self.current else "real"
-            case Op(op="load", args=(Ref(name=name),)):
-                return "real" if self.buffers[name].layout == Layout.ELEMENT else "float"
-            case Op(op="elements" | "spread"):
-                return "real"
-            case Op(op="blocks" | "real" | "from_bits" | "stochastic_bfloat16" | "stochastic_float16") | Call():
-                return "float"
-            case Op(op="where", args=(_, x, y)):
-                return self.found_precision(x) or self.found_precision(y)
-            case Op(args=args):
-                return next(filter(None, map(self.found_precision, args)), None)
-
     def block(self, value: Expr) -> int:
         """Elements of the blocks that a value is arranged in; 0 for none."""
         match value:
@@ -183,7 +163,7 @@ class _Linker:
             case Op(op="load", args=(Ref(name=name),)):
                 return self.buffers[name].block
             case Op(op="load_codes", args=(Ref(name=name),)):
-                return _storage(self.buffers[name]).block
+                return self.buffers[name].storage.block
             case Op(op="blocks", args=(_, Const(value=number))) | Op(op="random_bits", args=(Const(value=number),)):
                 return self.kernel.stored(number).block
             case Op(op="elements"):
@@ -192,9 +172,22 @@ class _Linker:
                 return max((self.block(arg) for arg in args), default=0)
 
 
-def _storage(buffer: Buffer) -> Storage:
-    assert buffer.state is not None and buffer.state.storage is not None
-    return buffer.state.storage
+def precision_of(value: Expr, names: Mapping[str, Value], buffers: Mapping[str, Buffer]) -> str | None:
+    """The dtype of real numbers: "float" for what codecs compute, "real" for the rule; None for constants alone."""
+    match value:
+        case Const():
+            return None
+        case Ref(name=name):
+            return names[name].precision if name in names else "real"
+        case Op(op="load", args=(Ref(name=name),)):
+            return "real" if buffers[name].layout == Layout.ELEMENT else "float"
+        case Op(op="elements" | "spread"):
+            return "real"
+        case Op(op="blocks" | "real" | "from_bits" | "stochastic_bfloat16" | "stochastic_float16") | Call():
+            return "float"
+        case Op(args=args):
+            found = {precision_of(arg, names, buffers) for arg in args} - {None}
+            return "float" if "float" in found else next(iter(found), None)
 
 
 def _find_levels(steps: Sequence[Step]) -> None:
@@ -219,14 +212,17 @@ def _earliest(step: Step, value: Value) -> int:
 
 
 def _find_kept(steps: Sequence[Step]) -> None:
-    """Values that a loop reads which does not make them, and what reductions leave."""
+    """What reductions leave, and values that another loop or a store of block scalars reads."""
     for step in steps:
-        if step.value is not None and step.value.reduced and step.reduction:
+        if step.value is not None and step.reduction:
             step.value.kept = True
         for value in step.reads.values():
-            if value.buffer is not None:
-                continue
-            same = step.level == value.level and step.domain == value.domain and step.value is not None
-            same = same and (value.domain == Domain.ELEMENT or (step.value is not None and step.value.block == value.block))
-            is_code = step.value is None and step.domain == Domain.ELEMENT and step.level == value.level
-            value.kept |= not (same or is_code)
+            if value.buffer is None:
+                value.kept |= not _in_one_loop(step, value)
+
+
+def _in_one_loop(step: Step, value: Value) -> bool:
+    """Whether a step stands in the loop that makes a value."""
+    if step.level != value.level or step.domain != value.domain:
+        return False
+    return step.domain == Domain.ELEMENT or (step.value is not None and step.value.block == value.block)

@@ -56,7 +56,7 @@ class KernelPrinter(TorchPrinter):
             case Op(op="load", args=(Ref(name=name),)):
                 return self.load(self.buffers[name])
             case Op(op="load_codes", args=(Ref(name=name),)):
-                storage = self.storage(self.buffers[name])
+                storage = self.buffers[name].storage
                 self.helpers.add("unpack")
                 return f"unpack({name}, {storage.bits}, {storage.block})"
             case Op(op="where", args=(condition, Const(value=x), Const(value=y))) if self.kind(value) == Kind.REAL:
@@ -86,10 +86,6 @@ class KernelPrinter(TorchPrinter):
             return f"read_parameter({buffer.name}, correction, low_precision).to(real)"
         return buffer.name if buffer.dtype == "real" else f"{buffer.name}.to(real)"
 
-    def storage(self, buffer: Buffer) -> Storage:
-        assert buffer.state is not None and buffer.state.storage is not None
-        return buffer.state.storage
-
     def store(self, buffer: str, value: Expr) -> list[str]:
         """In place; codes are packed first."""
         text = self.expression(value)
@@ -99,7 +95,7 @@ class KernelPrinter(TorchPrinter):
             return [f"write_parameter({buffer}, correction, {text}, low_precision, key, {salt})"]
         if self.buffers[buffer].layout == Layout.CODE:
             self.helpers.add("pack")
-            text = f"pack({text}, {self.storage(self.buffers[buffer]).bits})"
+            text = f"pack({text}, {self.buffers[buffer].storage.bits})"
         if self.buffers[buffer].layout != Layout.ELEMENT:
             text = f"{text}.view_as({buffer})"
         return [f"{buffer}.copy_({text})"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optgen.backends.paragraphs import buffer_comment, paragraphs
+from optgen.backends.paragraphs import buffer_comment, paragraphs, scratch_table, sweep_doc
 from optgen.backends.printer import NARROW_HELPERS
 from optgen.backends.render import render
 from optgen.backends.triton.config import MOST_REGISTERS, REGISTERS, SHARE, THREADS, WORD_BITS
@@ -99,12 +99,10 @@ def _kernel(kernel: Kernel, plan: Plan, helpers: set[str]) -> TritonKernelView:
     if wide:
         helpers.add("tile_elements")
     slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
-    copied = {source: slots.index(target) for source, target in kernel.copies}
-    scratch = [_scratch(buffer, copied.get(buffer.name)) for buffer in kernel.scratch]
     return TritonKernelView(
         sweeps=tuple(_sweep(sweep, kernel, plan, slots, helpers) for sweep in kernel.sweeps),
         slots=len(slots),
-        scratch=f"scratch=({', '.join(scratch)},)" if scratch else "",
+        scratch=scratch_table(kernel),
         flags=kernel.flags,
         columns=len(plan.columns),
         wide=wide,
@@ -115,23 +113,16 @@ def _kernel(kernel: Kernel, plan: Plan, helpers: set[str]) -> TritonKernelView:
     )
 
 
-def _scratch(buffer: Buffer, copy_to: int | None) -> str:
-    guard = "" if buffer.guard is None else f", flag={buffer.guard.flag!r}, holds={buffer.guard.holds}"
-    return f"Scratch({buffer.layout.value!r}, {buffer.block}, copy_to={copy_to}{guard})"
-
-
 def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], helpers: set[str]) -> SweepView:
     printer = KernelPrinter(kernel)
     lines = [f"{name} = tl.load(scalars + {plan.columns.index(name)})" for name in sweep.columns]
     for chunk in paragraphs(sweep.body):
         lines += ["", *printer.block(chunk)]
     helpers |= printer.helpers
-    stored = ", ".join(kernel.variant.stored)
-    what = "One step of a tile" if sweep is kernel.sweeps[-1] else "What later sweeps need of a tile"
     reductions = [f"Reduction({r.op!r}, {slots.index(r.parts)}, {slots.index(r.result)})" for r in sweep.reductions]
     return SweepView(
         name=sweep.name,
-        doc=f"{what}, with {stored} stored as codes." if stored else f"{what}.",
+        doc=sweep_doc(kernel, sweep),
         buffers=tuple(BufferView(b.name, _dtype(b), buffer_comment(b), slots.index(b.name)) for b in sweep.buffers),
         lines=tuple(lines),
         reductions="".join(f"{reduction}, " for reduction in reductions),
@@ -147,7 +138,7 @@ def _registers(kernel: Kernel) -> int:
 
 def _tile(kernel: Kernel) -> int:
     """Elements of a tile: a power of two."""
-    coded = [b.state.storage.bits for b in kernel.buffers if b.layout == Layout.CODE and b.state and b.state.storage]
+    coded = [buffer.storage.bits for buffer in kernel.buffers if buffer.layout == Layout.CODE]
     word = WORD_BITS // min(coded, default=WORD_BITS)
     return THREADS * max(SHARE, 1 << (word.bit_length() - 1))
 
@@ -155,7 +146,6 @@ def _tile(kernel: Kernel) -> int:
 def _dtype(buffer: Buffer) -> str:
     """The element type of a buffer's pointer; codes of 1, 2 and 4 bits are moved as words."""
     if buffer.layout == Layout.CODE:
-        assert buffer.state is not None and buffer.state.storage is not None
-        return "tl.int32" if buffer.state.storage.bits in (1, 2, 4) else "tl.uint8"
+        return "tl.int32" if buffer.storage.bits in (1, 2, 4) else "tl.uint8"
     named = {"param": "PARAM", "grad": "GRAD", "correction": "CORRECTION", "real": "REAL"}
     return named.get(buffer.dtype, f"tl.{buffer.dtype}")

@@ -60,7 +60,7 @@ class KernelPrinter(TritonPrinter):
             case Op(op="load", args=(Ref(name=name),)):
                 return self.load(self.buffers[name])
             case Op(op="load_codes", args=(Ref(name=name),)):
-                storage = self.storage(self.buffers[name])
+                storage = self.buffers[name].storage
                 return self.helper("load_codes", name, self.place, storage.bits, self.shape(storage))
             case Op(op="blocks", args=(x, Const(value=number))):
                 return self.helper("to_blocks", self.expression(x), "_valid", self.kernel.stored(number).block, "TILE, BULK")
@@ -89,11 +89,6 @@ class KernelPrinter(TritonPrinter):
         """Where a tile finds its scalars of blocks, of rows or of the tensor."""
         return [place.format(block=buffer.block, wide=self.wide) for place in places[buffer.layout]]
 
-    def storage(self, buffer: Buffer) -> Storage:
-        """The storage of a buffer's state."""
-        assert buffer.state is not None and buffer.state.storage is not None
-        return buffer.state.storage
-
     def store(self, buffer: str, value: Expr) -> list[str]:
         """A write of elements, block scalars or codes."""
         target, text = self.buffers[buffer], self.expression(value)
@@ -105,5 +100,5 @@ class KernelPrinter(TritonPrinter):
             return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]
         if target.layout in SCALARS:
             return [self.helper(f"store_{SCALARS[target.layout]}", buffer, text, *self.scalars(target, STORED))]
-        storage = self.storage(target)
+        storage = target.storage
         return [self.helper("store_codes", buffer, text, self.place, storage.bits, self.shape(storage))]

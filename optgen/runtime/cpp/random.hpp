@@ -31,7 +31,7 @@ INLINE void random_bits(const Places& places, uint32_t salt, int count, uint16_t
     } else {
         const uint32_t first = places.first >> 2;
         auto* pairs = reinterpret_cast<uint32_t*>(to);
-        for (int i = 0; i < (count + 3) / 4; ++i) {
+        for (int i = 0; i < count / 4; ++i) {
             const uint32_t word = hash(first + i, key, salt);
             const uint32_t shared = (word * 0x9e3779b1 >> 24) * 0x00010001;
             pairs[2 * i] = (word & 0xff) << 8 | (word & 0xff00) << 16 | shared;

@@ -56,8 +56,8 @@ struct Walk {
     const Column (&columns)[COLUMNS];
     const int64_t* tensor;
     const int64_t* key;
-    int64_t rows, length, per_row;
-    char* memory;   // for copies of all columns
+    int64_t length, per_row;
+    char* memory;  // for copies of all columns
     Tile& tile;
 
     char* copy(int c) const { return memory + c * TILE * 8; }
@@ -163,7 +163,7 @@ static void for_each_tile(const Bucket& bucket, const Column (&columns)[COLUMNS]
             const int taken = blocks - first < TILE / WIDE ? blocks - first : TILE / WIDE;
             char* at[COLUMNS];
             Tile tile{at, bucket.scalars + i * scalars, {}, nullptr, 0};
-            const Walker walk{columns, tensor, bucket.keys + i * 4, rows, length, per_row, memory, tile};
+            const Walker walk{columns, tensor, bucket.keys + i * 4, length, per_row, memory, tile};
             const bool is_whole = length % WIDE == 0;
             // without rows, all but the last vector of a parameter is contiguous
             const int contiguous = is_whole ? taken : CODED ? 0 : first + taken == blocks ? taken - 1 : taken;

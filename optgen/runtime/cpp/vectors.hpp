@@ -144,7 +144,6 @@ INLINE V each(V x, auto function) {
 INLINE floats abs(floats x) { return from_bits(bits(x) & 0x7fffffff); }
 INLINE ints abs(ints x) { return x < 0 ? -x : x; }
 INLINE auto is_finite(floats x) { return abs(x) < infinity; }
-INLINE auto is_finite(Vector<double> x) { return (x < 0 ? -x : x) < double(infinity); }
 INLINE floats reciprocal(floats x) { return 1.0f / x; }
 INLINE Vector<double> abs(Vector<double> x) {
     return each(x, [](double y) { return __builtin_fabs(y); });
