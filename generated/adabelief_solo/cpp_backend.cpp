@@ -12,49 +12,25 @@
 
 constexpr bool maximize = FLAG_maximize;
 
-// The value of magnitude n on a scale of 1.
-INLINE floats level_m(ints n) {
-    floats count = to_float(n);
-    ints pattern = bits(count);
-    floats power = from_bits(pattern & 2139095040);
-    ints h = (pattern >> 23) - 127;
-    floats cells = count * 18.0f - power * 16.0f + 9.0f;
-    floats value =
-        cells *
-        (((h & 1) != 0 ? spread(5.0f) : spread(1.0f)) * ((h & 2) != 0 ? spread(25.0f) : spread(1.0f))) *
-        0.0005f;
-    value = n == 8 ? 1.0f : value;
-    return n == 0 ? 0.0f : value;
-}
-
-// The magnitude nearest to y, 0 <= y <= 1.
-INLINE ints nearest_m(floats y) {
-    floats shift = y >= 0.019f ? spread(0.08f) : spread(0.008f);
-    floats slope = y >= 0.019f ? spread(22.22222222222222f) : spread(111.11111111111111f);
-    ints low_ = y >= 0.019f ? spread(2) : spread(1);
-    shift = y >= 0.145f ? 0.8f : shift;
-    slope = y >= 0.145f ? 4.444444444444445f : slope;
-    low_ = y >= 0.145f ? 4 : low_;
-    ints cell = maximum(minimum(trunc((y + shift) * slope), 2 * low_ - 1), low_);
-    cell = y >= 0.00275f ? cell : 0;
-    return y >= 0.94375f ? 8 : cell;
-}
-
 // The value of each code.
 INLINE floats decode_m(ints code, floats scale) {
-    ints offset = code - 7;
-    floats magnitude = level_m(abs(offset));
-    return (offset < 0 ? -magnitude : magnitude) * scale;
+    return lookup(code, {-0.8875f, -0.6625f, -0.4375f, -0.2125f, -0.0775f, -0.0325f, -0.0055f, 0.0f, 0.0055f,
+                         0.0325f, 0.0775f, 0.2125f, 0.4375f, 0.6625f, 0.8875f, 1.0f}) *
+           scale;
 }
 
 // The code of each value.
 INLINE ints encode_m(floats x_, floats scale) {
     floats inverse = reciprocal((abs(scale) < 1.1754943508222875e-38f ? 1.1754943508222875e-38f : scale));
     floats scaled = x_ * inverse;
-    ints last = scaled < 0.0f ? spread(7) : spread(8);
-    floats size_ = at_most(abs(scaled), spread(1.0f));
-    ints n = minimum(nearest_m(size_), last);
-    return scaled < 0.0f ? 7 - n : 7 + n;
+    ints code = -(scaled >= 0.002749999985098839f);
+    code = 2 * code - (scaled >= lookup(code, {-0.14499998092651367f, 0.32499998807907104f}));
+    code = 2 * code - (scaled >= lookup(code, {-0.5499999523162842f, -0.018999997526407242f,
+                                               0.054999999701976776f, 0.7749999761581421f}));
+    return 2 * code -
+           (scaled >= lookup(code, {-0.7749999165534973f, -0.32499995827674866f, -0.05499999597668648f,
+                                    -0.002749999752268195f, 0.01899999938905239f, 0.14499999582767487f,
+                                    0.550000011920929f, 0.9437500238418579f}));
 }
 
 // 127 + log2 of a positive number, in units of 2**-22.
@@ -81,13 +57,13 @@ INLINE floats exp2_fixed(ints distance) {
     return from_bits(((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7));
 }
 
-// 2**-distance, of a distance in units of 2**-22, good to 4e-6.
+// 2**-distance, of a distance in units of 2**-22, good to 6e-5.
 INLINE floats exp2_rough(ints distance) {
-    ints fraction = (distance & 4194303) << 10;
-    ints series = 114623018 - mul_high(fraction, 14838271);
-    series = 514423337 - mul_high(fraction, series);
-    series = 1488375885 - mul_high(fraction, series);
-    return from_bits(((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7));
+    ints fraction = (distance >> 6) & 65535;
+    ints series = 3498 - mul_high16(fraction, spread(453));
+    series = 15699 - mul_high16(fraction, series);
+    series = 45422 - mul_high16(fraction, series);
+    return from_bits(((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8));
 }
 
 // The ratio of neighbouring levels.
@@ -103,12 +79,12 @@ INLINE floats decode_v(ints code, floats scale, floats base) {
 // The code of each value.
 INLINE ints encode_v(floats x_, floats scale, ints steps, floats base, ints u) {
     floats base2 = base * base;
-    floats shifted = x_ * exp2_rough(mul_high(u << 16, steps));
-    floats lower = scale * base2;
-    floats level = shifted <= lower ? lower : scale;
-    ints code = shifted <= lower ? spread(2) : spread(0);
-    lower = level * base;
-    return shifted <= lower ? code + 1 : code;
+    floats shifted = x_ * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535));
+    floats lower_ = scale * base2;
+    floats level = shifted <= lower_ ? lower_ : scale;
+    ints code = shifted <= lower_ ? spread(2) : spread(0);
+    lower_ = level * base;
+    return shifted <= lower_ ? code + 1 : code;
 }
 
 // One step of a tile.

@@ -13,49 +13,25 @@
 constexpr bool amsgrad = FLAG_amsgrad;
 constexpr bool maximize = FLAG_maximize;
 
-// The value of magnitude n on a scale of 1.
-INLINE floats level_m(ints n) {
-    floats count = to_float(n);
-    ints pattern = bits(count);
-    floats power = from_bits(pattern & 2139095040);
-    ints h = (pattern >> 23) - 127;
-    floats cells = count * 18.0f - power * 16.0f + 9.0f;
-    floats value =
-        cells *
-        (((h & 1) != 0 ? spread(5.0f) : spread(1.0f)) * ((h & 2) != 0 ? spread(25.0f) : spread(1.0f))) *
-        0.0005f;
-    value = n == 8 ? 1.0f : value;
-    return n == 0 ? 0.0f : value;
-}
-
-// The magnitude nearest to y, 0 <= y <= 1.
-INLINE ints nearest_m(floats y) {
-    floats shift = y >= 0.019f ? spread(0.08f) : spread(0.008f);
-    floats slope = y >= 0.019f ? spread(22.22222222222222f) : spread(111.11111111111111f);
-    ints low_ = y >= 0.019f ? spread(2) : spread(1);
-    shift = y >= 0.145f ? 0.8f : shift;
-    slope = y >= 0.145f ? 4.444444444444445f : slope;
-    low_ = y >= 0.145f ? 4 : low_;
-    ints cell = maximum(minimum(trunc((y + shift) * slope), 2 * low_ - 1), low_);
-    cell = y >= 0.00275f ? cell : 0;
-    return y >= 0.94375f ? 8 : cell;
-}
-
 // The value of each code.
 INLINE floats decode_m(ints code, floats scale) {
-    ints offset = code - 7;
-    floats magnitude = level_m(abs(offset));
-    return (offset < 0 ? -magnitude : magnitude) * scale;
+    return lookup(code, {-0.8875f, -0.6625f, -0.4375f, -0.2125f, -0.0775f, -0.0325f, -0.0055f, 0.0f, 0.0055f,
+                         0.0325f, 0.0775f, 0.2125f, 0.4375f, 0.6625f, 0.8875f, 1.0f}) *
+           scale;
 }
 
 // The code of each value.
 INLINE ints encode_m(floats x_, floats scale) {
     floats inverse = reciprocal((abs(scale) < 1.1754943508222875e-38f ? 1.1754943508222875e-38f : scale));
     floats scaled = x_ * inverse;
-    ints last = scaled < 0.0f ? spread(7) : spread(8);
-    floats size_ = at_most(abs(scaled), spread(1.0f));
-    ints n = minimum(nearest_m(size_), last);
-    return scaled < 0.0f ? 7 - n : 7 + n;
+    ints code = -(scaled >= 0.002749999985098839f);
+    code = 2 * code - (scaled >= lookup(code, {-0.14499998092651367f, 0.32499998807907104f}));
+    code = 2 * code - (scaled >= lookup(code, {-0.5499999523162842f, -0.018999997526407242f,
+                                               0.054999999701976776f, 0.7749999761581421f}));
+    return 2 * code -
+           (scaled >= lookup(code, {-0.7749999165534973f, -0.32499995827674866f, -0.05499999597668648f,
+                                    -0.002749999752268195f, 0.01899999938905239f, 0.14499999582767487f,
+                                    0.550000011920929f, 0.9437500238418579f}));
 }
 
 // The value of each code.

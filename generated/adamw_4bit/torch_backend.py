@@ -10,45 +10,12 @@ from torch import Tensor
 
 from optgen.runtime.keys import Key
 from optgen.runtime.low_precision import read_parameter, write_parameter
-from optgen.runtime.torch_ops import (
-    block_scalars,
-    choose_int,
-    choose_real,
-    from_blocks,
-    pack,
-    to_blocks,
-    unpack,
-)
+from optgen.runtime.torch_ops import block_scalars, choose_int, from_blocks, lookup, pack, to_blocks, unpack
 
 __all__ = [
     "update",
     "update_coded",
 ]
-
-
-def level_m(n: Tensor) -> Tensor:
-    """The value of magnitude n on a scale of 1."""
-    count = n.to(torch.float32)
-    pattern = count.view(torch.int32)
-    power = (pattern & 2139095040).view(torch.float32)
-    h = (pattern >> 23) - 127
-    cells = count * 18.0 - power * 16.0 + 9.0
-    value = cells * (choose_real((h & 1) != 0, 5.0, 1.0) * choose_real((h & 2) != 0, 25.0, 1.0)) * 0.0005
-    value = torch.where(n == 8, 1.0, value)
-    return torch.where(n == 0, 0.0, value)
-
-
-def nearest_m(y: Tensor) -> Tensor:
-    """The magnitude nearest to y, 0 <= y <= 1."""
-    shift = choose_real(y >= 0.019, 0.08, 0.008)
-    slope = choose_real(y >= 0.019, 22.22222222222222, 111.11111111111111)
-    low = choose_int(y >= 0.019, 2, 1)
-    shift = torch.where(y >= 0.145, 0.8, shift)
-    slope = torch.where(y >= 0.145, 4.444444444444445, slope)
-    low = torch.where(y >= 0.145, 4, low)
-    cell = torch.maximum(torch.minimum(((y + shift) * slope).to(torch.int32), 2 * low - 1), low)
-    cell = torch.where(y >= 0.00275, cell, 0)
-    return torch.where(y >= 0.94375, 8, cell)
 
 
 def scale_m(x: Tensor) -> Tensor:
@@ -60,9 +27,28 @@ def scale_m(x: Tensor) -> Tensor:
 
 def decode_m(code: Tensor, scale: Tensor) -> Tensor:
     """The value of each code."""
-    offset = code - 7
-    magnitude = level_m(torch.abs(offset))
-    return torch.where(offset < 0, -magnitude, magnitude) * scale
+    return (
+        lookup(
+            code,
+            -0.8875,
+            -0.6625,
+            -0.4375,
+            -0.2125,
+            -0.0775,
+            -0.0325,
+            -0.0055,
+            0.0,
+            0.0055,
+            0.0325,
+            0.0775,
+            0.2125,
+            0.4375,
+            0.6625,
+            0.8875,
+            1.0,
+        )
+        * scale
+    )
 
 
 def encode_m(x: Tensor, scale: Tensor) -> Tensor:
@@ -71,10 +57,30 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
         torch.where(torch.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
     )
     scaled = x * inverse
-    last = choose_int(scaled < 0.0, 7, 8)
-    size = torch.clamp(torch.abs(scaled), max=1.0)
-    n = torch.minimum(nearest_m(size), last)
-    return torch.where(scaled < 0.0, 7 - n, 7 + n)
+    code = choose_int(scaled >= 0.002749999985098839, 1, 0)
+    code = 2 * code + choose_int(scaled >= lookup(code, -0.14499998092651367, 0.32499998807907104), 1, 0)
+    code = 2 * code + choose_int(
+        scaled
+        >= lookup(code, -0.5499999523162842, -0.018999997526407242, 0.054999999701976776, 0.7749999761581421),
+        1,
+        0,
+    )
+    return 2 * code + choose_int(
+        scaled
+        >= lookup(
+            code,
+            -0.7749999165534973,
+            -0.32499995827674866,
+            -0.05499999597668648,
+            -0.002749999752268195,
+            0.01899999938905239,
+            0.14499999582767487,
+            0.550000011920929,
+            0.9437500238418579,
+        ),
+        1,
+        0,
+    )
 
 
 def scale_v(x: Tensor) -> Tensor:

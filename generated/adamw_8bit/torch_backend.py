@@ -13,8 +13,9 @@ from optgen.runtime.low_precision import read_parameter, write_parameter
 from optgen.runtime.torch_ops import (
     block_scalars,
     choose_int,
-    choose_real,
     from_blocks,
+    lookup,
+    mul_high16,
     pack,
     to_blocks,
     unpack,
@@ -28,47 +29,43 @@ __all__ = [
 
 def level_m(n: Tensor) -> Tensor:
     """The value of magnitude n on a scale of 1."""
-    count = n.to(torch.float32)
-    pattern = count.view(torch.int32)
-    power = (pattern & 2139095040).view(torch.float32)
-    h = (pattern >> 23) - 127
-    cells = count * 18.0 - power * 16.0 + 9.0
-    value = (
-        cells
-        * (
-            choose_real((h & 1) != 0, 5.0, 1.0)
-            * choose_real((h & 2) != 0, 25.0, 1.0)
-            * choose_real((h & 4) != 0, 625.0, 1.0)
-        )
-        * 5e-08
-    )
-    value = torch.where(n == 128, 1.0, value)
-    return torch.where(n == 0, 0.0, value)
+    pattern = ((2 * n + 1).to(torch.float32)).view(torch.int32)
+    power = lookup(pattern >> 23, 1e-07, 1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 0.0)
+    value = (((pattern & 8388607) | 1065353216).view(torch.float32) * 9.0 - 8.0) * power
+    return torch.where(n == 128, 1.0, value)
 
 
 def nearest_m(y: Tensor) -> Tensor:
     """The magnitude nearest to y, 0 <= y <= 1."""
-    shift = choose_real(y >= 1.9e-06, 8e-06, 8e-07)
-    slope = choose_real(y >= 1.9e-06, 222222.22222222222, 1111111.111111111)
-    low = choose_int(y >= 1.9e-06, 2, 1)
-    shift = torch.where(y >= 1.45e-05, 8e-05, shift)
-    slope = torch.where(y >= 1.45e-05, 44444.444444444445, slope)
-    low = torch.where(y >= 1.45e-05, 4, low)
-    shift = torch.where(y >= 0.0001225, 0.0008, shift)
-    slope = torch.where(y >= 0.0001225, 8888.888888888889, slope)
-    low = torch.where(y >= 0.0001225, 8, low)
-    shift = torch.where(y >= 0.0011125, 0.008, shift)
-    slope = torch.where(y >= 0.0011125, 1777.7777777777778, slope)
-    low = torch.where(y >= 0.0011125, 16, low)
-    shift = torch.where(y >= 0.0105625, 0.08, shift)
-    slope = torch.where(y >= 0.0105625, 355.55555555555554, slope)
-    low = torch.where(y >= 0.0105625, 32, low)
-    shift = torch.where(y >= 0.1028125, 0.8, shift)
-    slope = torch.where(y >= 0.1028125, 71.11111111111111, slope)
-    low = torch.where(y >= 0.1028125, 64, low)
-    cell = torch.maximum(torch.minimum(((y + shift) * slope).to(torch.int32), 2 * low - 1), low)
-    cell = torch.where(y >= 2.75e-07, cell, 0)
-    return torch.where(y >= 0.996484375, 128, cell)
+    guess = mul_high16(torch.clamp(y, min=1.375e-07).view(torch.int32) >> 16, 146) - 29
+    decade = torch.where(
+        y
+        >= lookup(
+            guess, 2.75e-07, 1.9e-06, 1.45e-05, 0.0001225, 0.0011125, 0.0105625, 0.1028125, 0.996484375
+        ),
+        guess + 1,
+        guess,
+    )
+    cell = torch.clamp(
+        torch.clamp(
+            y
+            * lookup(
+                decade,
+                0.1111111111111111,
+                1111111.111111111,
+                111111.11111111111,
+                11111.111111111111,
+                1111.111111111111,
+                111.11111111111111,
+                11.11111111111111,
+                1.1111111111111112,
+            ),
+            max=1.1111106,
+        )
+        + 0.8888889,
+        min=1.0,
+    )
+    return ((cell.view(torch.int32) & 8388607) | 8388608) >> (24 - decade)
 
 
 def scale_m(x: Tensor) -> Tensor:
@@ -99,47 +96,51 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
 
 def level_v(n: Tensor) -> Tensor:
     """The value of magnitude n on a scale of 1."""
-    count = n.to(torch.float32)
-    pattern = count.view(torch.int32)
-    power = (pattern & 2139095040).view(torch.float32)
-    h = (pattern >> 23) - 127
-    cells = count * 18.0 - power * 16.0 + 9.0
-    value = (
-        cells
-        * (
-            choose_real((h & 1) != 0, 5.0, 1.0)
-            * choose_real((h & 2) != 0, 25.0, 1.0)
-            * choose_real((h & 4) != 0, 625.0, 1.0)
-        )
-        * 5e-09
-    )
-    value = torch.where(n == 256, 1.0, value)
-    return torch.where(n == 1, 0.0, value)
+    pattern = ((2 * n + 1).to(torch.float32)).view(torch.int32)
+    power = lookup(pattern >> 23, 0.0, 1e-07, 1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1)
+    value = (((pattern & 8388607) | 1065353216).view(torch.float32) * 9.0 - 8.0) * power
+    return torch.where(n == 256, 1.0, value)
 
 
 def nearest_v(y: Tensor) -> Tensor:
     """The magnitude nearest to y, 0 <= y <= 1."""
-    shift = choose_real(y >= 1.45e-06, 8e-06, 8e-07)
-    slope = choose_real(y >= 1.45e-06, 444444.44444444444, 2222222.222222222)
-    low = choose_int(y >= 1.45e-06, 4, 2)
-    shift = torch.where(y >= 1.225e-05, 8e-05, shift)
-    slope = torch.where(y >= 1.225e-05, 88888.88888888889, slope)
-    low = torch.where(y >= 1.225e-05, 8, low)
-    shift = torch.where(y >= 0.00011125, 0.0008, shift)
-    slope = torch.where(y >= 0.00011125, 17777.777777777777, slope)
-    low = torch.where(y >= 0.00011125, 16, low)
-    shift = torch.where(y >= 0.00105625, 0.008, shift)
-    slope = torch.where(y >= 0.00105625, 3555.5555555555557, slope)
-    low = torch.where(y >= 0.00105625, 32, low)
-    shift = torch.where(y >= 0.01028125, 0.08, shift)
-    slope = torch.where(y >= 0.01028125, 711.1111111111111, slope)
-    low = torch.where(y >= 0.01028125, 64, low)
-    shift = torch.where(y >= 0.10140625, 0.8, shift)
-    slope = torch.where(y >= 0.10140625, 142.22222222222223, slope)
-    low = torch.where(y >= 0.10140625, 128, low)
-    cell = torch.maximum(torch.minimum(((y + shift) * slope).to(torch.int32), 2 * low - 1), low)
-    cell = torch.where(y >= 1.625e-07, cell, 1)
-    return torch.where(y >= 0.9982421875, 256, cell)
+    guess = mul_high16(torch.clamp(y, min=8.125e-08).view(torch.int32) >> 16, 142) - 28
+    decade = torch.where(
+        y
+        >= lookup(
+            guess,
+            1.625e-07,
+            1.45e-06,
+            1.225e-05,
+            0.00011125,
+            0.00105625,
+            0.01028125,
+            0.10140625,
+            0.9982421875,
+        ),
+        guess + 1,
+        guess,
+    )
+    cell = torch.clamp(
+        torch.clamp(
+            y
+            * lookup(
+                decade,
+                0.1111111111111111,
+                1111111.111111111,
+                111111.11111111111,
+                11111.111111111111,
+                1111.111111111111,
+                111.11111111111111,
+                11.11111111111111,
+                1.1111111111111112,
+            ),
+            max=1.1111106,
+        )
+        + 0.8888889,
+        min=1.0,
+    )
+    return ((cell.view(torch.int32) & 8388607) | 8388608) >> (23 - decade)
 
 
 def scale_v(x: Tensor) -> Tensor:

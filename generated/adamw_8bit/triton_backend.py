@@ -14,8 +14,10 @@ from optgen.runtime.triton_ops import (
     load_codes,
     load_elements,
     load_scalars,
+    lookup_8,
     maximum,
     minimum,
+    mul_high16,
     pointer,
     store_codes,
     store_elements,
@@ -30,48 +32,44 @@ __all__ = ["KERNELS", "launch"]
 @triton.jit
 def level_m(n):
     """The value of magnitude n on a scale of 1."""
-    count = n.to(tl.float32)
-    pattern = count.to(tl.int32, bitcast=True)
-    power = (pattern & 2139095040).to(tl.float32, bitcast=True)
-    h = (pattern >> 23) - 127
-    cells = count * 18.0 - power * 16.0 + 9.0
-    value = (
-        cells
-        * (
-            tl.where((h & 1) != 0, 5.0, 1.0)
-            * tl.where((h & 2) != 0, 25.0, 1.0)
-            * tl.where((h & 4) != 0, 625.0, 1.0)
-        )
-        * 5e-08
-    )
-    value = tl.where(n == 128, 1.0, value)
-    return tl.where(n == 0, 0.0, value)
+    pattern = ((2 * n + 1).to(tl.float32)).to(tl.int32, bitcast=True)
+    power = lookup_8(pattern >> 23, 1e-07, 1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 0.0)
+    value = (((pattern & 8388607) | 1065353216).to(tl.float32, bitcast=True) * 9.0 - 8.0) * power
+    return tl.where(n == 128, 1.0, value)
 
 
 @triton.jit
 def nearest_m(y):
     """The magnitude nearest to y, 0 <= y <= 1."""
-    shift = tl.where(y >= 1.9e-06, 8e-06, 8e-07)
-    slope = tl.where(y >= 1.9e-06, 222222.22222222222, 1111111.111111111)
-    low = tl.where(y >= 1.9e-06, 2, 1)
-    shift = tl.where(y >= 1.45e-05, 8e-05, shift)
-    slope = tl.where(y >= 1.45e-05, 44444.444444444445, slope)
-    low = tl.where(y >= 1.45e-05, 4, low)
-    shift = tl.where(y >= 0.0001225, 0.0008, shift)
-    slope = tl.where(y >= 0.0001225, 8888.888888888889, slope)
-    low = tl.where(y >= 0.0001225, 8, low)
-    shift = tl.where(y >= 0.0011125, 0.008, shift)
-    slope = tl.where(y >= 0.0011125, 1777.7777777777778, slope)
-    low = tl.where(y >= 0.0011125, 16, low)
-    shift = tl.where(y >= 0.0105625, 0.08, shift)
-    slope = tl.where(y >= 0.0105625, 355.55555555555554, slope)
-    low = tl.where(y >= 0.0105625, 32, low)
-    shift = tl.where(y >= 0.1028125, 0.8, shift)
-    slope = tl.where(y >= 0.1028125, 71.11111111111111, slope)
-    low = tl.where(y >= 0.1028125, 64, low)
-    cell = maximum(minimum(((y + shift) * slope).to(tl.int32), 2 * low - 1), low)
-    cell = tl.where(y >= 2.75e-07, cell, 0)
-    return tl.where(y >= 0.996484375, 128, cell)
+    guess = mul_high16(maximum(y, 1.375e-07).to(tl.int32, bitcast=True) >> 16, 146) - 29
+    decade = tl.where(
+        y
+        >= lookup_8(
+            guess, 2.75e-07, 1.9e-06, 1.45e-05, 0.0001225, 0.0011125, 0.0105625, 0.1028125, 0.996484375
+        ),
+        guess + 1,
+        guess,
+    )
+    cell = maximum(
+        minimum(
+            y
+            * lookup_8(
+                decade,
+                0.1111111111111111,
+                1111111.111111111,
+                111111.11111111111,
+                11111.111111111111,
+                1111.111111111111,
+                111.11111111111111,
+                11.11111111111111,
+                1.1111111111111112,
+            ),
+            1.1111106,
+        )
+        + 0.8888889,
+        1.0,
+    )
+    return ((cell.to(tl.int32, bitcast=True) & 8388607) | 8388608) >> (24 - decade)
 
 
 @triton.jit
@@ -104,48 +102,52 @@ def encode_m(x, scale):
 @triton.jit
 def level_v(n):
     """The value of magnitude n on a scale of 1."""
-    count = n.to(tl.float32)
-    pattern = count.to(tl.int32, bitcast=True)
-    power = (pattern & 2139095040).to(tl.float32, bitcast=True)
-    h = (pattern >> 23) - 127
-    cells = count * 18.0 - power * 16.0 + 9.0
-    value = (
-        cells
-        * (
-            tl.where((h & 1) != 0, 5.0, 1.0)
-            * tl.where((h & 2) != 0, 25.0, 1.0)
-            * tl.where((h & 4) != 0, 625.0, 1.0)
-        )
-        * 5e-09
-    )
-    value = tl.where(n == 256, 1.0, value)
-    return tl.where(n == 1, 0.0, value)
+    pattern = ((2 * n + 1).to(tl.float32)).to(tl.int32, bitcast=True)
+    power = lookup_8(pattern >> 23, 0.0, 1e-07, 1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1)
+    value = (((pattern & 8388607) | 1065353216).to(tl.float32, bitcast=True) * 9.0 - 8.0) * power
+    return tl.where(n == 256, 1.0, value)
 
 
 @triton.jit
 def nearest_v(y):
     """The magnitude nearest to y, 0 <= y <= 1."""
-    shift = tl.where(y >= 1.45e-06, 8e-06, 8e-07)
-    slope = tl.where(y >= 1.45e-06, 444444.44444444444, 2222222.222222222)
-    low = tl.where(y >= 1.45e-06, 4, 2)
-    shift = tl.where(y >= 1.225e-05, 8e-05, shift)
-    slope = tl.where(y >= 1.225e-05, 88888.88888888889, slope)
-    low = tl.where(y >= 1.225e-05, 8, low)
-    shift = tl.where(y >= 0.00011125, 0.0008, shift)
-    slope = tl.where(y >= 0.00011125, 17777.777777777777, slope)
-    low = tl.where(y >= 0.00011125, 16, low)
-    shift = tl.where(y >= 0.00105625, 0.008, shift)
-    slope = tl.where(y >= 0.00105625, 3555.5555555555557, slope)
-    low = tl.where(y >= 0.00105625, 32, low)
-    shift = tl.where(y >= 0.01028125, 0.08, shift)
-    slope = tl.where(y >= 0.01028125, 711.1111111111111, slope)
-    low = tl.where(y >= 0.01028125, 64, low)
-    shift = tl.where(y >= 0.10140625, 0.8, shift)
-    slope = tl.where(y >= 0.10140625, 142.22222222222223, slope)
-    low = tl.where(y >= 0.10140625, 128, low)
-    cell = maximum(minimum(((y + shift) * slope).to(tl.int32), 2 * low - 1), low)
-    cell = tl.where(y >= 1.625e-07, cell, 1)
-    return tl.where(y >= 0.9982421875, 256, cell)
+    guess = mul_high16(maximum(y, 8.125e-08).to(tl.int32, bitcast=True) >> 16, 142) - 28
+    decade = tl.where(
+        y
+        >= lookup_8(
+            guess,
+            1.625e-07,
+            1.45e-06,
+            1.225e-05,
+            0.00011125,
+            0.00105625,
+            0.01028125,
+            0.10140625,
+            0.9982421875,
+        ),
+        guess + 1,
+        guess,
+    )
+    cell = maximum(
+        minimum(
+            y
+            * lookup_8(
+                decade,
+                0.1111111111111111,
+                1111111.111111111,
+                111111.11111111111,
+                11111.111111111111,
+                1111.111111111111,
+                111.11111111111111,
+                11.11111111111111,
+                1.1111111111111112,
+            ),
+            1.1111106,
+        )
+        + 0.8888889,
+        1.0,
+    )
+    return ((cell.to(tl.int32, bitcast=True) & 8388607) | 8388608) >> (23 - decade)
 
 
 @triton.jit

@@ -14,43 +14,27 @@ constexpr bool maximize = FLAG_maximize;
 
 // The value of magnitude n on a scale of 1.
 INLINE floats level_m(ints n) {
-    floats count = to_float(n);
-    ints pattern = bits(count);
-    floats power = from_bits(pattern & 2139095040);
-    ints h = (pattern >> 23) - 127;
-    floats cells = count * 18.0f - power * 16.0f + 9.0f;
-    floats value =
-        cells *
-        (((h & 1) != 0 ? spread(5.0f) : spread(1.0f)) * ((h & 2) != 0 ? spread(25.0f) : spread(1.0f)) *
-         ((h & 4) != 0 ? spread(625.0f) : spread(1.0f))) *
-        5e-08f;
-    value = n == 128 ? 1.0f : value;
-    return n == 0 ? 0.0f : value;
+    ints pattern = bits(to_float(2 * n + 1));
+    floats power = lookup(pattern >> 23, {1e-07f, 1e-06f, 1e-05f, 0.0001f, 0.001f, 0.01f, 0.1f, 0.0f});
+    floats value = (from_bits((pattern & 8388607) | 1065353216) * 9.0f - 8.0f) * power;
+    return n == 128 ? 1.0f : value;
 }
 
 // The magnitude nearest to y, 0 <= y <= 1.
 INLINE ints nearest_m(floats y) {
-    floats shift = y >= 1.9e-06f ? spread(8e-06f) : spread(8e-07f);
-    floats slope = y >= 1.9e-06f ? spread(222222.22222222222f) : spread(1111111.111111111f);
-    ints low_ = y >= 1.9e-06f ? spread(2) : spread(1);
-    shift = y >= 1.45e-05f ? 8e-05f : shift;
-    slope = y >= 1.45e-05f ? 44444.444444444445f : slope;
-    low_ = y >= 1.45e-05f ? 4 : low_;
-    shift = y >= 0.0001225f ? 0.0008f : shift;
-    slope = y >= 0.0001225f ? 8888.888888888889f : slope;
-    low_ = y >= 0.0001225f ? 8 : low_;
-    shift = y >= 0.0011125f ? 0.008f : shift;
-    slope = y >= 0.0011125f ? 1777.7777777777778f : slope;
-    low_ = y >= 0.0011125f ? 16 : low_;
-    shift = y >= 0.0105625f ? 0.08f : shift;
-    slope = y >= 0.0105625f ? 355.55555555555554f : slope;
-    low_ = y >= 0.0105625f ? 32 : low_;
-    shift = y >= 0.1028125f ? 0.8f : shift;
-    slope = y >= 0.1028125f ? 71.11111111111111f : slope;
-    low_ = y >= 0.1028125f ? 64 : low_;
-    ints cell = maximum(minimum(trunc((y + shift) * slope), 2 * low_ - 1), low_);
-    cell = y >= 2.75e-07f ? cell : 0;
-    return y >= 0.996484375f ? 128 : cell;
+    ints guess = mul_high16(bits(at_least(y, spread(1.375e-07f))) >> 16, spread(146)) - 29;
+    ints decade = y >= lookup(guess, {2.75e-07f, 1.9e-06f, 1.45e-05f, 0.0001225f, 0.0011125f, 0.0105625f,
+                                      0.1028125f, 0.996484375f})
+                      ? guess + 1
+                      : guess;
+    floats cell =
+        at_least(at_most(y * lookup(decade, {0.1111111111111111f, 1111111.111111111f, 111111.11111111111f,
+                                             11111.111111111111f, 1111.111111111111f, 111.11111111111111f,
+                                             11.11111111111111f, 1.1111111111111112f}),
+                         spread(1.1111106f)) +
+                     0.8888889f,
+                 spread(1.0f));
+    return ((bits(cell) & 8388607) | 8388608) >> (24 - decade);
 }
 
 // The value of each code.

@@ -14,9 +14,10 @@ from optgen.runtime.torch_ops import (
     block_scalars,
     block_select,
     choose_int,
-    choose_real,
     from_blocks,
+    lookup,
     mul_high,
+    mul_high16,
     pack,
     random_bits,
     to_blocks,
@@ -29,31 +30,6 @@ __all__ = [
 ]
 
 
-def level_m(n: Tensor) -> Tensor:
-    """The value of magnitude n on a scale of 1."""
-    count = n.to(torch.float32)
-    pattern = count.view(torch.int32)
-    power = (pattern & 2139095040).view(torch.float32)
-    h = (pattern >> 23) - 127
-    cells = count * 18.0 - power * 16.0 + 9.0
-    value = cells * (choose_real((h & 1) != 0, 5.0, 1.0) * choose_real((h & 2) != 0, 25.0, 1.0)) * 0.0005
-    value = torch.where(n == 8, 1.0, value)
-    return torch.where(n == 0, 0.0, value)
-
-
-def nearest_m(y: Tensor) -> Tensor:
-    """The magnitude nearest to y, 0 <= y <= 1."""
-    shift = choose_real(y >= 0.019, 0.08, 0.008)
-    slope = choose_real(y >= 0.019, 22.22222222222222, 111.11111111111111)
-    low = choose_int(y >= 0.019, 2, 1)
-    shift = torch.where(y >= 0.145, 0.8, shift)
-    slope = torch.where(y >= 0.145, 4.444444444444445, slope)
-    low = torch.where(y >= 0.145, 4, low)
-    cell = torch.maximum(torch.minimum(((y + shift) * slope).to(torch.int32), 2 * low - 1), low)
-    cell = torch.where(y >= 0.00275, cell, 0)
-    return torch.where(y >= 0.94375, 8, cell)
-
-
 def scale_m(x: Tensor) -> Tensor:
     """The value of largest magnitude, with its sign."""
     largest = torch.amax(x, dim=-1, keepdim=True)
@@ -63,9 +39,28 @@ def scale_m(x: Tensor) -> Tensor:
 
 def decode_m(code: Tensor, scale: Tensor) -> Tensor:
     """The value of each code."""
-    offset = code - 7
-    magnitude = level_m(torch.abs(offset))
-    return torch.where(offset < 0, -magnitude, magnitude) * scale
+    return (
+        lookup(
+            code,
+            -0.8875,
+            -0.6625,
+            -0.4375,
+            -0.2125,
+            -0.0775,
+            -0.0325,
+            -0.0055,
+            0.0,
+            0.0055,
+            0.0325,
+            0.0775,
+            0.2125,
+            0.4375,
+            0.6625,
+            0.8875,
+            1.0,
+        )
+        * scale
+    )
 
 
 def encode_m(x: Tensor, scale: Tensor) -> Tensor:
@@ -74,10 +69,30 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
         torch.where(torch.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
     )
     scaled = x * inverse
-    last = choose_int(scaled < 0.0, 7, 8)
-    size = torch.clamp(torch.abs(scaled), max=1.0)
-    n = torch.minimum(nearest_m(size), last)
-    return torch.where(scaled < 0.0, 7 - n, 7 + n)
+    code = choose_int(scaled >= 0.002749999985098839, 1, 0)
+    code = 2 * code + choose_int(scaled >= lookup(code, -0.14499998092651367, 0.32499998807907104), 1, 0)
+    code = 2 * code + choose_int(
+        scaled
+        >= lookup(code, -0.5499999523162842, -0.018999997526407242, 0.054999999701976776, 0.7749999761581421),
+        1,
+        0,
+    )
+    return 2 * code + choose_int(
+        scaled
+        >= lookup(
+            code,
+            -0.7749999165534973,
+            -0.32499995827674866,
+            -0.05499999597668648,
+            -0.002749999752268195,
+            0.01899999938905239,
+            0.14499999582767487,
+            0.550000011920929,
+            0.9437500238418579,
+        ),
+        1,
+        0,
+    )
 
 
 def log2_fixed(positive: Tensor) -> Tensor:
@@ -105,12 +120,12 @@ def exp2_fixed(distance: Tensor) -> Tensor:
 
 
 def exp2_rough(distance: Tensor) -> Tensor:
-    """2**-distance, of a distance in units of 2**-22, good to 4e-6."""
-    fraction = (distance & 4194303) << 10
-    series = 114623018 - mul_high(fraction, 14838271)
-    series = 514423337 - mul_high(fraction, series)
-    series = 1488375885 - mul_high(fraction, series)
-    return (((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7)).view(torch.float32)
+    """2**-distance, of a distance in units of 2**-22, good to 6e-5."""
+    fraction = (distance >> 6) & 65535
+    series = 3498 - mul_high16(fraction, 453)
+    series = 15699 - mul_high16(fraction, series)
+    series = 45422 - mul_high16(fraction, series)
+    return (((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8)).view(torch.float32)
 
 
 def scale_v(x: Tensor) -> Tensor:
@@ -143,7 +158,7 @@ def decode_v(code: Tensor, scale: Tensor, base: Tensor) -> Tensor:
 def encode_v(x: Tensor, scale: Tensor, steps: Tensor, base: Tensor, u: Tensor) -> Tensor:
     """The code of each value."""
     base2 = base * base
-    shifted = x * exp2_rough(mul_high(u << 16, steps))
+    shifted = x * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535))
     lower = scale * base2
     level = torch.where(shifted <= lower, lower, scale)
     code = choose_int(shifted <= lower, 2, 0)

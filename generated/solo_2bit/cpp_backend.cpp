@@ -12,39 +12,15 @@
 
 constexpr bool maximize = FLAG_maximize;
 
-// The value of magnitude n on a scale of 1.
-INLINE floats level_m(ints n) {
-    floats count = to_float(n);
-    ints pattern = bits(count);
-    floats power = from_bits(pattern & 2139095040);
-    floats cells = count * 18.0f - power * 16.0f + 9.0f;
-    floats value = cells * 1.0f * 0.05f;
-    value = n == 2 ? 1.0f : value;
-    return n == 0 ? 0.0f : value;
-}
-
-// The magnitude nearest to y, 0 <= y <= 1.
-INLINE ints nearest_m(floats y) {
-    ints cell = at_least(at_most(trunc((y + 0.8f) * 1.1111111111111112f), spread(1)), spread(1));
-    cell = y >= 0.275f ? cell : 0;
-    return y >= 0.775f ? 2 : cell;
-}
-
 // The value of each code.
-INLINE floats decode_m(ints code, floats scale) {
-    ints offset = code - 1;
-    floats magnitude = level_m(abs(offset));
-    return (offset < 0 ? -magnitude : magnitude) * scale;
-}
+INLINE floats decode_m(ints code, floats scale) { return lookup(code, {-0.55f, 0.0f, 0.55f, 1.0f}) * scale; }
 
 // The code of each value.
 INLINE ints encode_m(floats x_, floats scale) {
     floats inverse = reciprocal((abs(scale) < 1.1754943508222875e-38f ? 1.1754943508222875e-38f : scale));
     floats scaled = x_ * inverse;
-    ints last = scaled < 0.0f ? spread(1) : spread(2);
-    floats size_ = at_most(abs(scaled), spread(1.0f));
-    ints n = minimum(nearest_m(size_), last);
-    return scaled < 0.0f ? 1 - n : 1 + n;
+    ints code = -(scaled >= 0.2750000059604645f);
+    return 2 * code - (scaled >= lookup(code, {-0.2749999761581421f, 0.7749999761581421f}));
 }
 
 // 127 + log2 of a positive number, in units of 2**-22.
@@ -71,13 +47,13 @@ INLINE floats exp2_fixed(ints distance) {
     return from_bits(((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7));
 }
 
-// 2**-distance, of a distance in units of 2**-22, good to 4e-6.
+// 2**-distance, of a distance in units of 2**-22, good to 6e-5.
 INLINE floats exp2_rough(ints distance) {
-    ints fraction = (distance & 4194303) << 10;
-    ints series = 114623018 - mul_high(fraction, 14838271);
-    series = 514423337 - mul_high(fraction, series);
-    series = 1488375885 - mul_high(fraction, series);
-    return from_bits(((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7));
+    ints fraction = (distance >> 6) & 65535;
+    ints series = 3498 - mul_high16(fraction, spread(453));
+    series = 15699 - mul_high16(fraction, series);
+    series = 45422 - mul_high16(fraction, series);
+    return from_bits(((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8));
 }
 
 // The ratio of neighbouring levels.
@@ -93,12 +69,12 @@ INLINE floats decode_v(ints code, floats scale, floats base) {
 // The code of each value.
 INLINE ints encode_v(floats x_, floats scale, ints steps, floats base, ints u) {
     floats base2 = base * base;
-    floats shifted = x_ * exp2_rough(mul_high(u << 16, steps));
-    floats lower = scale * base2;
-    floats level = shifted <= lower ? lower : scale;
-    ints code = shifted <= lower ? spread(2) : spread(0);
-    lower = level * base;
-    return shifted <= lower ? code + 1 : code;
+    floats shifted = x_ * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535));
+    floats lower_ = scale * base2;
+    floats level = shifted <= lower_ ? lower_ : scale;
+    ints code = shifted <= lower_ ? spread(2) : spread(0);
+    lower_ = level * base;
+    return shifted <= lower_ ? code + 1 : code;
 }
 
 // One step of a tile.

@@ -15,7 +15,9 @@ from optgen.runtime.torch_ops import (
     block_select,
     choose_int,
     from_blocks,
+    lookup,
     mul_high,
+    mul_high16,
     pack,
     random_bits,
     to_blocks,
@@ -28,24 +30,6 @@ __all__ = [
 ]
 
 
-def level_m(n: Tensor) -> Tensor:
-    """The value of magnitude n on a scale of 1."""
-    count = n.to(torch.float32)
-    pattern = count.view(torch.int32)
-    power = (pattern & 2139095040).view(torch.float32)
-    cells = count * 18.0 - power * 16.0 + 9.0
-    value = cells * 1.0 * 0.05
-    value = torch.where(n == 2, 1.0, value)
-    return torch.where(n == 0, 0.0, value)
-
-
-def nearest_m(y: Tensor) -> Tensor:
-    """The magnitude nearest to y, 0 <= y <= 1."""
-    cell = torch.clamp(torch.clamp(((y + 0.8) * 1.1111111111111112).to(torch.int32), max=1), min=1)
-    cell = torch.where(y >= 0.275, cell, 0)
-    return torch.where(y >= 0.775, 2, cell)
-
-
 def scale_m(x: Tensor) -> Tensor:
     """The value of largest magnitude, with its sign."""
     largest = torch.amax(x, dim=-1, keepdim=True)
@@ -55,9 +39,7 @@ def scale_m(x: Tensor) -> Tensor:
 
 def decode_m(code: Tensor, scale: Tensor) -> Tensor:
     """The value of each code."""
-    offset = code - 1
-    magnitude = level_m(torch.abs(offset))
-    return torch.where(offset < 0, -magnitude, magnitude) * scale
+    return lookup(code, -0.55, 0.0, 0.55, 1.0) * scale
 
 
 def encode_m(x: Tensor, scale: Tensor) -> Tensor:
@@ -66,10 +48,8 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
         torch.where(torch.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
     )
     scaled = x * inverse
-    last = choose_int(scaled < 0.0, 1, 2)
-    size = torch.clamp(torch.abs(scaled), max=1.0)
-    n = torch.minimum(nearest_m(size), last)
-    return torch.where(scaled < 0.0, 1 - n, 1 + n)
+    code = choose_int(scaled >= 0.2750000059604645, 1, 0)
+    return 2 * code + choose_int(scaled >= lookup(code, -0.2749999761581421, 0.7749999761581421), 1, 0)
 
 
 def log2_fixed(positive: Tensor) -> Tensor:
@@ -97,12 +77,12 @@ def exp2_fixed(distance: Tensor) -> Tensor:
 
 
 def exp2_rough(distance: Tensor) -> Tensor:
-    """2**-distance, of a distance in units of 2**-22, good to 4e-6."""
-    fraction = (distance & 4194303) << 10
-    series = 114623018 - mul_high(fraction, 14838271)
-    series = 514423337 - mul_high(fraction, series)
-    series = 1488375885 - mul_high(fraction, series)
-    return (((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7)).view(torch.float32)
+    """2**-distance, of a distance in units of 2**-22, good to 6e-5."""
+    fraction = (distance >> 6) & 65535
+    series = 3498 - mul_high16(fraction, 453)
+    series = 15699 - mul_high16(fraction, series)
+    series = 45422 - mul_high16(fraction, series)
+    return (((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8)).view(torch.float32)
 
 
 def scale_v(x: Tensor) -> Tensor:
@@ -135,7 +115,7 @@ def decode_v(code: Tensor, scale: Tensor, base: Tensor) -> Tensor:
 def encode_v(x: Tensor, scale: Tensor, steps: Tensor, base: Tensor, u: Tensor) -> Tensor:
     """The code of each value."""
     base2 = base * base
-    shifted = x * exp2_rough(mul_high(u << 16, steps))
+    shifted = x * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535))
     lower = scale * base2
     level = torch.where(shifted <= lower, lower, scale)
     code = choose_int(shifted <= lower, 2, 0)

@@ -16,9 +16,11 @@ from optgen.runtime.triton_ops import (
     load_codes,
     load_elements,
     load_scalars,
+    lookup_2,
+    lookup_4,
     maximum,
-    minimum,
     mul_high,
+    mul_high16,
     pointer,
     random_bits,
     store_codes,
@@ -32,26 +34,6 @@ __all__ = ["KERNELS", "launch"]
 
 
 @triton.jit
-def level_m(n):
-    """The value of magnitude n on a scale of 1."""
-    count = n.to(tl.float32)
-    pattern = count.to(tl.int32, bitcast=True)
-    power = (pattern & 2139095040).to(tl.float32, bitcast=True)
-    cells = count * 18.0 - power * 16.0 + 9.0
-    value = cells * 1.0 * 0.05
-    value = tl.where(n == 2, 1.0, value)
-    return tl.where(n == 0, 0.0, value)
-
-
-@triton.jit
-def nearest_m(y):
-    """The magnitude nearest to y, 0 <= y <= 1."""
-    cell = maximum(minimum(((y + 0.8) * 1.1111111111111112).to(tl.int32), 1), 1)
-    cell = tl.where(y >= 0.275, cell, 0)
-    return tl.where(y >= 0.775, 2, cell)
-
-
-@triton.jit
 def scale_m(x):
     """The value of largest magnitude, with its sign."""
     largest = tl.max(x, 1, keep_dims=True)
@@ -62,9 +44,7 @@ def scale_m(x):
 @triton.jit
 def decode_m(code, scale):
     """The value of each code."""
-    offset = code - 1
-    magnitude = level_m(tl.abs(offset))
-    return tl.where(offset < 0, -magnitude, magnitude) * scale
+    return lookup_4(code, -0.55, 0.0, 0.55, 1.0) * scale
 
 
 @triton.jit
@@ -72,10 +52,8 @@ def encode_m(x, scale):
     """The code of each value."""
     inverse = tl.div_rn(1.0, tl.where(tl.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale))
     scaled = x * inverse
-    last = tl.where(scaled < 0.0, 1, 2)
-    size = minimum(tl.abs(scaled), 1.0)
-    n = minimum(nearest_m(size), last)
-    return tl.where(scaled < 0.0, 1 - n, 1 + n)
+    code = tl.where(scaled >= 0.2750000059604645, 1, 0)
+    return 2 * code + tl.where(scaled >= lookup_2(code, -0.2749999761581421, 0.7749999761581421), 1, 0)
 
 
 @triton.jit
@@ -108,12 +86,12 @@ def exp2_fixed(distance):
 
 @triton.jit
 def exp2_rough(distance):
-    """2**-distance, of a distance in units of 2**-22, good to 4e-6."""
-    fraction = (distance & 4194303) << 10
-    series = 114623018 - mul_high(fraction, 14838271)
-    series = 514423337 - mul_high(fraction, series)
-    series = 1488375885 - mul_high(fraction, series)
-    return (((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7)).to(
+    """2**-distance, of a distance in units of 2**-22, good to 6e-5."""
+    fraction = (distance >> 6) & 65535
+    series = 3498 - mul_high16(fraction, 453)
+    series = 15699 - mul_high16(fraction, series)
+    series = 45422 - mul_high16(fraction, series)
+    return (((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8)).to(
         tl.float32, bitcast=True
     )
 
@@ -153,7 +131,7 @@ def decode_v(code, scale, base):
 def encode_v(x, scale, steps, base, u):
     """The code of each value."""
     base2 = base * base
-    shifted = x * exp2_rough(mul_high(u << 16, steps))
+    shifted = x * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535))
     lower = scale * base2
     level = tl.where(shifted <= lower, lower, scale)
     code = tl.where(shifted <= lower, 2, 0)

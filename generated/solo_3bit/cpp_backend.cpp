@@ -12,43 +12,19 @@
 
 constexpr bool maximize = FLAG_maximize;
 
-// The value of magnitude n on a scale of 1.
-INLINE floats level_m(ints n) {
-    floats count = to_float(n);
-    ints pattern = bits(count);
-    floats power = from_bits(pattern & 2139095040);
-    ints h = (pattern >> 23) - 127;
-    floats cells = count * 18.0f - power * 16.0f + 9.0f;
-    floats value = cells * ((h & 1) != 0 ? spread(5.0f) : spread(1.0f)) * 0.005f;
-    value = n == 4 ? 1.0f : value;
-    return n == 0 ? 0.0f : value;
-}
-
-// The magnitude nearest to y, 0 <= y <= 1.
-INLINE ints nearest_m(floats y) {
-    floats shift = y >= 0.19f ? spread(0.8f) : spread(0.08f);
-    floats slope = y >= 0.19f ? spread(2.2222222222222223f) : spread(11.11111111111111f);
-    ints low_ = y >= 0.19f ? spread(2) : spread(1);
-    ints cell = maximum(minimum(trunc((y + shift) * slope), 2 * low_ - 1), low_);
-    cell = y >= 0.0275f ? cell : 0;
-    return y >= 0.8875f ? 4 : cell;
-}
-
 // The value of each code.
 INLINE floats decode_m(ints code, floats scale) {
-    ints offset = code - 3;
-    floats magnitude = level_m(abs(offset));
-    return (offset < 0 ? -magnitude : magnitude) * scale;
+    return lookup(code, {-0.775f, -0.325f, -0.055f, 0.0f, 0.055f, 0.325f, 0.775f, 1.0f}) * scale;
 }
 
 // The code of each value.
 INLINE ints encode_m(floats x_, floats scale) {
     floats inverse = reciprocal((abs(scale) < 1.1754943508222875e-38f ? 1.1754943508222875e-38f : scale));
     floats scaled = x_ * inverse;
-    ints last = scaled < 0.0f ? spread(3) : spread(4);
-    floats size_ = at_most(abs(scaled), spread(1.0f));
-    ints n = minimum(nearest_m(size_), last);
-    return scaled < 0.0f ? 3 - n : 3 + n;
+    ints code = -(scaled >= 0.027499999850988388f);
+    code = 2 * code - (scaled >= lookup(code, {-0.18999998271465302f, 0.550000011920929f}));
+    return 2 * code - (scaled >= lookup(code, {-0.5499999523162842f, -0.02749999798834324f,
+                                               0.1899999976158142f, 0.887499988079071f}));
 }
 
 // 127 + log2 of a positive number, in units of 2**-22.
@@ -75,13 +51,13 @@ INLINE floats exp2_fixed(ints distance) {
     return from_bits(((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7));
 }
 
-// 2**-distance, of a distance in units of 2**-22, good to 4e-6.
+// 2**-distance, of a distance in units of 2**-22, good to 6e-5.
 INLINE floats exp2_rough(ints distance) {
-    ints fraction = (distance & 4194303) << 10;
-    ints series = 114623018 - mul_high(fraction, 14838271);
-    series = 514423337 - mul_high(fraction, series);
-    series = 1488375885 - mul_high(fraction, series);
-    return from_bits(((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7));
+    ints fraction = (distance >> 6) & 65535;
+    ints series = 3498 - mul_high16(fraction, spread(453));
+    series = 15699 - mul_high16(fraction, series);
+    series = 45422 - mul_high16(fraction, series);
+    return from_bits(((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8));
 }
 
 // The ratio of neighbouring levels.
@@ -100,15 +76,15 @@ INLINE floats decode_v(ints code, floats scale, floats base) {
 INLINE ints encode_v(floats x_, floats scale, ints steps, floats base, ints u) {
     floats base2 = base * base;
     floats base4 = base2 * base2;
-    floats shifted = x_ * exp2_rough(mul_high(u << 16, steps));
-    floats lower = scale * base4;
-    floats level = shifted <= lower ? lower : scale;
-    ints code = shifted <= lower ? spread(4) : spread(0);
-    lower = level * base2;
-    level = shifted <= lower ? lower : level;
-    code = shifted <= lower ? code + 2 : code;
-    lower = level * base;
-    return shifted <= lower ? code + 1 : code;
+    floats shifted = x_ * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535));
+    floats lower_ = scale * base4;
+    floats level = shifted <= lower_ ? lower_ : scale;
+    ints code = shifted <= lower_ ? spread(4) : spread(0);
+    lower_ = level * base2;
+    level = shifted <= lower_ ? lower_ : level;
+    code = shifted <= lower_ ? code + 2 : code;
+    lower_ = level * base;
+    return shifted <= lower_ ? code + 1 : code;
 }
 
 // One step of a tile.

@@ -16,9 +16,12 @@ from optgen.runtime.triton_ops import (
     load_codes,
     load_elements,
     load_scalars,
+    lookup_2,
+    lookup_4,
+    lookup_8,
     maximum,
-    minimum,
     mul_high,
+    mul_high16,
     pointer,
     random_bits,
     store_codes,
@@ -32,30 +35,6 @@ __all__ = ["KERNELS", "launch"]
 
 
 @triton.jit
-def level_m(n):
-    """The value of magnitude n on a scale of 1."""
-    count = n.to(tl.float32)
-    pattern = count.to(tl.int32, bitcast=True)
-    power = (pattern & 2139095040).to(tl.float32, bitcast=True)
-    h = (pattern >> 23) - 127
-    cells = count * 18.0 - power * 16.0 + 9.0
-    value = cells * tl.where((h & 1) != 0, 5.0, 1.0) * 0.005
-    value = tl.where(n == 4, 1.0, value)
-    return tl.where(n == 0, 0.0, value)
-
-
-@triton.jit
-def nearest_m(y):
-    """The magnitude nearest to y, 0 <= y <= 1."""
-    shift = tl.where(y >= 0.19, 0.8, 0.08)
-    slope = tl.where(y >= 0.19, 2.2222222222222223, 11.11111111111111)
-    low = tl.where(y >= 0.19, 2, 1)
-    cell = maximum(minimum(((y + shift) * slope).to(tl.int32), 2 * low - 1), low)
-    cell = tl.where(y >= 0.0275, cell, 0)
-    return tl.where(y >= 0.8875, 4, cell)
-
-
-@triton.jit
 def scale_m(x):
     """The value of largest magnitude, with its sign."""
     largest = tl.max(x, 1, keep_dims=True)
@@ -66,9 +45,7 @@ def scale_m(x):
 @triton.jit
 def decode_m(code, scale):
     """The value of each code."""
-    offset = code - 3
-    magnitude = level_m(tl.abs(offset))
-    return tl.where(offset < 0, -magnitude, magnitude) * scale
+    return lookup_8(code, -0.775, -0.325, -0.055, 0.0, 0.055, 0.325, 0.775, 1.0) * scale
 
 
 @triton.jit
@@ -76,10 +53,14 @@ def encode_m(x, scale):
     """The code of each value."""
     inverse = tl.div_rn(1.0, tl.where(tl.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale))
     scaled = x * inverse
-    last = tl.where(scaled < 0.0, 3, 4)
-    size = minimum(tl.abs(scaled), 1.0)
-    n = minimum(nearest_m(size), last)
-    return tl.where(scaled < 0.0, 3 - n, 3 + n)
+    code = tl.where(scaled >= 0.027499999850988388, 1, 0)
+    code = 2 * code + tl.where(scaled >= lookup_2(code, -0.18999998271465302, 0.550000011920929), 1, 0)
+    return 2 * code + tl.where(
+        scaled
+        >= lookup_4(code, -0.5499999523162842, -0.02749999798834324, 0.1899999976158142, 0.887499988079071),
+        1,
+        0,
+    )
 
 
 @triton.jit
@@ -112,12 +93,12 @@ def exp2_fixed(distance):
 
 @triton.jit
 def exp2_rough(distance):
-    """2**-distance, of a distance in units of 2**-22, good to 4e-6."""
-    fraction = (distance & 4194303) << 10
-    series = 114623018 - mul_high(fraction, 14838271)
-    series = 514423337 - mul_high(fraction, series)
-    series = 1488375885 - mul_high(fraction, series)
-    return (((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7)).to(
+    """2**-distance, of a distance in units of 2**-22, good to 6e-5."""
+    fraction = (distance >> 6) & 65535
+    series = 3498 - mul_high16(fraction, 453)
+    series = 15699 - mul_high16(fraction, series)
+    series = 45422 - mul_high16(fraction, series)
+    return (((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8)).to(
         tl.float32, bitcast=True
     )
 
@@ -160,7 +141,7 @@ def encode_v(x, scale, steps, base, u):
     """The code of each value."""
     base2 = base * base
     base4 = base2 * base2
-    shifted = x * exp2_rough(mul_high(u << 16, steps))
+    shifted = x * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535))
     lower = scale * base4
     level = tl.where(shifted <= lower, lower, scale)
     code = tl.where(shifted <= lower, 4, 0)

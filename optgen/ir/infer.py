@@ -48,7 +48,7 @@ def infer_op(value: Op, args: list[tuple[Kind, Domain]]) -> tuple[Kind, Domain]:
     """Kind and domain of an operation whose arguments are known."""
     info = OPS[value.op]
     shared = _shared_kind(value, [kind for kind, _ in args])
-    for expected, (kind, _), arg in zip(info.args, args, value.args, strict=True):
+    for expected, (kind, _), arg in zip(info.kinds(len(args)), args, value.args, strict=True):
         wanted = shared if expected is None else expected
         if kind != wanted and not (kind == Kind.INT and wanted == Kind.REAL and _is_literal(arg)):
             raise KindError(arg, wanted, kind)
@@ -65,7 +65,7 @@ def _is_literal(value: Expr) -> bool:
 
 def _shared_kind(value: Op, kinds: list[Kind]) -> Kind:
     """The kind that the numeric arguments agree on: INT only if all are INT."""
-    expected = OPS[value.op].args
+    expected = OPS[value.op].kinds(len(kinds))
     numeric = [kind for kind, want in zip(kinds, expected, strict=True) if want is None]
     for alike in (Kind.BOOL, Kind.TEXT):
         if (

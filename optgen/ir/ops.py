@@ -18,6 +18,11 @@ class OpInfo:
     result: Kind | None
     meaning: str
     domain: Domain | None = None  # domain of the result where it is not the largest of the arguments'
+    repeats: bool = False  # whether the last argument may be given any number of times
+
+    def kinds(self, count: int) -> tuple[Kind | None, ...]:
+        """The kinds of `count` arguments."""
+        return self.args + self.args[-1:] * (count - len(self.args)) if self.repeats else self.args
 
 
 OPS: dict[str, OpInfo] = {
@@ -62,6 +67,8 @@ OPS: dict[str, OpInfo] = {
     "shift_left": OpInfo((I, I), I, "x * 2**y"),
     "shift_right": OpInfo((I, I), I, "x / 2**y, rounded down; x must not be negative"),
     "mul_high": OpInfo((I, I), I, "the high 32 bits of the unsigned 64-bit product"),
+    "mul_high16": OpInfo((I, I), I, "x * y / 2**16, rounded down; both have 16 bits, unsigned"),
+    "lookup": OpInfo((I, R), R, "the number at place x, modulo how many follow: 2, 4, 8 or 16", repeats=True),
     "real": OpInfo((N,), R, "the nearest float32, whatever the arithmetic"),
     "trunc": OpInfo((R,), I, "rounded towards zero; the argument must be in range"),
     "bits": OpInfo((R,), I, "the bit pattern of a float32"),
@@ -100,12 +107,13 @@ COMPARE = {"Lt": "lt", "LtE": "le", "Gt": "gt", "GtE": "ge", "Eq": "eq", "NotEq"
 
 @dataclass(frozen=True)
 class Word:
-    """A function a spec may call. A variadic word takes two or more arguments and folds them from the left."""
+    """A function of formulas. A variadic word takes two or more arguments and folds them from the left."""
 
     op: str
     signature: str
     meaning: str
     variadic: bool = False
+    repeats: bool = False  # an operation that takes all arguments at once
 
     @property
     def arity(self) -> int:

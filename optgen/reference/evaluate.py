@@ -68,6 +68,8 @@ OPS: dict[str, Callable[..., Array]] = {
     "shift_left": np.left_shift,
     "shift_right": np.right_shift,
     "mul_high": _mul_high,
+    "mul_high16": lambda x, y: (np.asarray(x, np.int64) * y >> 16).astype(np.int32),
+    "lookup": lambda x, *table: np.asarray(table, np.float32)[np.asarray(x) & (len(table) - 1)],
     "real": lambda x: np.asarray(x).astype(np.float32),
     "trunc": lambda x: np.asarray(x).astype(np.int32),
     "bits": lambda x: np.asarray(x, dtype=np.float32).view(np.int32),

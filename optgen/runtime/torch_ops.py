@@ -20,7 +20,9 @@ __all__ = [
     "choose_int",
     "choose_real",
     "from_blocks",
+    "lookup",
     "mul_high",
+    "mul_high16",
     "pack",
     "random_bits",
     "random_elements",
@@ -106,6 +108,17 @@ def mul_high(x: Tensor, y: Tensor | int) -> Tensor:
     """The high 32 bits of the product of two int32 numbers taken as unsigned."""
     wide = y.to(torch.int64) & 0xFFFFFFFF if isinstance(y, Tensor) else y
     return (((x.to(torch.int64) & 0xFFFFFFFF) * wide) >> 32).to(torch.int32)
+
+
+def mul_high16(x: Tensor, y: Tensor | int) -> Tensor:
+    """The product of two int32 numbers of 16 bits, unsigned, over 2**16, rounded down."""
+    return ((x.to(torch.int64) * y) >> 16).to(torch.int32)
+
+
+def lookup(index: Tensor, *table: float) -> Tensor:
+    """The float32 number of `table` at each place, modulo its length, a power of two."""
+    values = torch.tensor(table, dtype=torch.float32, device=index.device)
+    return values[(index & (len(table) - 1)).to(torch.int64)]
 
 
 def choose_real(condition: Tensor, x: float, y: float) -> Tensor:

@@ -9,6 +9,17 @@ contiguous and nothing needs a mask: a mask on bulk accesses would turn them sca
 import triton
 import triton.language as tl
 
+from optgen.runtime.triton_numbers import (
+    lookup_2,
+    lookup_4,
+    lookup_8,
+    lookup_16,
+    maximum,
+    minimum,
+    mul_high,
+    mul_high16,
+    sign,
+)
 from optgen.runtime.triton_select import block_select
 
 __all__ = [
@@ -19,9 +30,14 @@ __all__ = [
     "load_rows",
     "load_scalars",
     "load_whole",
+    "lookup_2",
+    "lookup_4",
+    "lookup_8",
+    "lookup_16",
     "maximum",
     "minimum",
     "mul_high",
+    "mul_high16",
     "pointer",
     "random_bits",
     "random_elements",
@@ -359,29 +375,3 @@ def _hash(counter, key, SALT: tl.constexpr):
 def block_count(condition):
     """How many elements of each block hold: int32 (blocks, 1)."""
     return tl.sum(condition.to(tl.int32), 1, keep_dims=True)
-
-
-@triton.jit
-def mul_high(x, y):
-    """The high 32 bits of the product of two int32 numbers taken as unsigned."""
-    return tl.umulhi(x.to(tl.uint32, bitcast=True), (y + tl.zeros_like(x)).to(tl.uint32, bitcast=True)).to(
-        tl.int32, bitcast=True
-    )
-
-
-@triton.jit
-def minimum(x, y):
-    """The smaller; NaN if one is NaN."""
-    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def maximum(x, y):
-    """The larger; NaN if one is NaN."""
-    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def sign(x):
-    """-1, 0 or 1; NaN stays NaN."""
-    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))

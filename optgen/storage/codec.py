@@ -104,7 +104,7 @@ def build_functions(codec: Codec, suffix: str, scope: str = "block") -> tuple[Fu
 
 
 def _build(formula: Formula, name: str, known: Mapping[str, Function], scope: str) -> Function:
-    words = {op: Word(op, op, info.meaning) for op, info in OPS.items()}
+    words = {op: Word(op, op, info.meaning, repeats=info.repeats) for op, info in OPS.items()}
     source = Source(f"<{formula.name}>", formula.text)
     lines = formula.text.split("\n")
     starts = tuple(source.line_starts[: len(lines)])
@@ -150,6 +150,7 @@ class _CallWord(Word):
         object.__setattr__(self, "signature", name)
         object.__setattr__(self, "meaning", "")
         object.__setattr__(self, "variadic", False)
+        object.__setattr__(self, "repeats", False)
         object.__setattr__(self, "count", count)
 
     @property

@@ -10,12 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
+import numpy as np
+
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
 from optgen.storage.codec import Codec
 from optgen.storage.magnitudes import Numbers, magnitude_codec
 
 __all__ = ["DynamicExponent"]
+
+TABLE = 8  # entries of a table: as many as the smallest vectors hold
+EXPONENT_OF_1 = 127  # in the bits of a float32
 
 
 class DynamicExponent:
@@ -35,13 +40,20 @@ class DynamicExponent:
         return positive if unsigned else [-value for value in positive[-2:0:-1]] + positive
 
     def codec(self, storage: Storage, unsigned: bool) -> Codec:
-        """Magnitudes by small integers and two products; the nearest by comparisons, one sum and one product."""
+        """Few levels by tables; magnitudes of many from the bits of a float32, and back."""
         shape = _Shape(storage.bits, unsigned)
         numbers = Numbers(shape.zero, shape.one)
         if not unsigned:
             numbers = Numbers(shape.zero, shape.one, signed=True, lowest=shape.one - 1, middle=shape.middle)
         random = storage.rounding == "stochastic"
-        return magnitude_codec(_level(shape), _nearest(shape), numbers, random=random, published=storage.published)
+        return magnitude_codec(
+            _level(shape),
+            _nearest(shape),
+            numbers,
+            random=random,
+            published=storage.published,
+            levels=self.levels(storage, unsigned),
+        )
 
 
 class _Shape:
@@ -68,40 +80,51 @@ class _Shape:
 
 
 def _level(shape: _Shape) -> str:
-    """(18 n + 9 - 16*2**h) * 5**h * 10**-top / 20: small integers, then two products."""
-    factors = [f"where(bit_and(h, {2**i}) != 0, {5.0**2**i!r}, 1.0)" for i in range(shape.top.bit_length())]
+    """With 2n + 1 = 2**e*w, 1 <= w < 2: (9w - 8)/10 * 10**(e - 1 - top), where the bracket is exact."""
+    powers = [0.0] * TABLE  # those of zero stay
+    for h in range(shape.first, shape.top + 1):
+        powers[(EXPONENT_OF_1 + h + 1) % TABLE] = float(Fraction(1, 10 ** (shape.top - h + 1)))
+    table = ", ".join(map(repr, powers))
     return f"""
-count = real(n)
-pattern = bits(count)
-power = from_bits(bit_and(pattern, 0x7f800000))
-h = shift_right(pattern, 23) - 127
-cells = count*18.0 - power*16.0 + 9.0
-value = cells*{"*".join(["(" + "*".join(factors) + ")"] if factors else ["1.0"])}*{float(Fraction(1, 20 * 10**shape.top))!r}
+pattern = bits(real(2*n + 1))
+power = lookup(shift_right(pattern, 23), {table})
+value = (from_bits(bit_or(bit_and(pattern, 0x7fffff), 0x3f800000))*9.0 - 8.0)*power
 value = where(n == {shape.one}, 1.0, value)
-value = where(n == {shape.zero}, 0.0, value)
 """.strip()
 
 
 def _nearest(shape: _Shape) -> str:
-    """Find the decade by comparisons, then the cell by one sum and one product."""
-    lines = []
-    for h in range(shape.first, shape.top + 1):
-        width = Fraction(10) ** (h - shape.top)
-        shift, slope = float(width * Fraction(8, 10)), float(2**h / (width * Fraction(9, 10)))
-        if h == shape.first:
-            lines += [f"shift = {shift!r}", f"slope = {slope!r}", f"low = {2**h}"]
-        else:
-            border = repr(shape.border(2**h))
-            lines += [
-                f"shift = where(y >= {border}, {shift!r}, shift)",
-                f"slope = where(y >= {border}, {slope!r}, slope)",
-                f"low = where(y >= {border}, {2**h}, low)",
-            ]
-    if shape.first > shape.top:
-        lines.append("n = 0")
-    lines += [
-        "cell = max(min(trunc((y + shift)*slope), 2*low - 1), low)",
-        f"cell = where(y >= {shape.border(shape.zero + 1)!r}, cell, {shape.zero})",
-        f"cell = where(y >= {shape.border(shape.one)!r}, {shape.one}, cell)",
-    ]
-    return "\n".join(lines)
+    """Guess the decade from the exponent and correct it by one comparison; w is then the level's 2n as in `_level`.
+
+    Zero and one count as decades of one level each.
+    """
+    decades = range(shape.first - 1, shape.top + 2)  # from that of zero to that of one
+    borders = [shape.border(2**h) for h in decades[1:]]
+    slopes = [1 / 9, *(float(Fraction(10) ** (shape.top - h) / Fraction(9, 10)) for h in decades[1:-1])]
+    least, factor, first = _guess(borders)
+    borders += [borders[-1]] * (TABLE - len(borders))
+    slopes += [1 / 9] * (TABLE - len(slopes))
+    return f"""
+guess = mul_high16(shift_right(bits(max(y, {least!r})), 16), {factor}) - {first}
+decade = where(y >= lookup(guess, {", ".join(map(repr, borders))}), guess + 1, guess)
+cell = max(min(y*lookup(decade, {", ".join(map(repr, slopes))}), 1.1111106) + 0.8888889, 1.0)
+n = shift_right(bit_or(bit_and(bits(cell), 0x7fffff), 0x800000), {23 - decades[0]} - decade)
+""".strip()
+
+
+def _guess(borders: list[float]) -> tuple[float, int, int]:
+    """What makes the decade, or the one below, of the upper half of a float32 between the least number and 1.
+
+    Returns:
+        The least number, and the factor f and the first g of the guess upper*f/2**16 - g.
+    """
+    least = borders[0] / 2
+    upper = np.arange(np.float32(least).view(np.int32) >> 16, (np.float32(1.0).view(np.int32) >> 16) + 1)
+    lowest = np.searchsorted(borders, (upper << 16).astype(np.int32).view(np.float32), side="right")
+    highest = np.searchsorted(borders, ((upper << 16) + 0xFFFF).astype(np.int32).view(np.float32), side="right")
+    for factor in range(120, 190):
+        guess = upper * factor >> 16
+        guess -= guess[0]
+        if np.all(guess <= lowest) and np.all(guess >= highest - 1):
+            return least, factor, int(upper[0] * factor >> 16)
+    raise AssertionError("decades are far apart")

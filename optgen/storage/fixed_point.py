@@ -1,7 +1,8 @@
 """Logarithms and powers of two in integers: the same bits on every machine.
 
 log2 is in units of 2**-22. The polynomials are minimax fits in Horner form with 30 fractional bits; their signs
-alternate, so that every intermediate value is positive. Errors: log2 5e-8, exp2 1.2e-7 and 4e-6 (relative).
+alternate, so that every intermediate value is positive. Errors: log2 5e-8, exp2 1.2e-7. Where 16 random bits decide, a
+rough exp2 of 15 fractional bits and an error of 6e-5 is as good, and its products fit 32 bits.
 """
 
 from optgen.storage.codec import Formula
@@ -10,12 +11,12 @@ __all__ = ["EXP2_FIXED", "EXP2_ROUGH", "LOG2_FIXED"]
 
 LOG2 = (1549076464, 774345888, 513982707, 372911696, 259700315, 147662407, 55897914, 9995635)
 EXP2 = (1488516314, 515797037, 118791697, 19817795, 2048773)
-ROUGH = (1488375885, 514423337, 114623018, 14838271)
+ROUGH = (45422, 15699, 3498, 453)
 
 
-def _horner(coefficients: tuple[int, ...]) -> str:
+def _horner(coefficients: tuple[int, ...], product: str = "mul_high") -> str:
     lines = [f"series = {coefficients[-1]}"]
-    lines += [f"series = {coefficient} - mul_high(fraction, series)" for coefficient in reversed(coefficients[:-1])]
+    lines += [f"series = {coefficient} - {product}(fraction, series)" for coefficient in reversed(coefficients[:-1])]
     return "\n".join(lines)
 
 
@@ -33,14 +34,25 @@ result = shift_left(shift_right(pattern, 23), 22) + shift_right(mul_high(fractio
 )
 
 
-def _exp2(name: str, coefficients: tuple[int, ...], doc: str) -> Formula:
-    text = f"""
+EXP2_FIXED = Formula(
+    "exp2_fixed",
+    ("distance",),
+    f"""
 fraction = shift_left(bit_and(distance, 0x3fffff), 10)
-{_horner(coefficients)}
+{_horner(EXP2)}
 result = from_bits(shift_left(127 - shift_right(distance, 22), 23) - shift_right(mul_high(fraction, series) + 64, 7))
-""".strip()
-    return Formula(name, ("distance",), text, doc, shared=True)
-
-
-EXP2_FIXED = _exp2("exp2_fixed", EXP2, "2**-distance, of a distance in units of 2**-22.")
-EXP2_ROUGH = _exp2("exp2_rough", ROUGH, "2**-distance, of a distance in units of 2**-22, good to 4e-6.")
+""".strip(),
+    "2**-distance, of a distance in units of 2**-22.",
+    shared=True,
+)
+EXP2_ROUGH = Formula(
+    "exp2_rough",
+    ("distance",),
+    f"""
+fraction = bit_and(shift_right(distance, 6), 0xffff)
+{_horner(ROUGH, "mul_high16")}
+result = from_bits(shift_left(127 - shift_right(distance, 22), 23) - shift_left(mul_high16(fraction, series), 8))
+""".strip(),
+    "2**-distance, of a distance in units of 2**-22, good to 6e-5.",
+    shared=True,
+)

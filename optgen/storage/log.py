@@ -143,4 +143,4 @@ def _shift(storage: Storage) -> str:
     octaves = "max(steps, 0)" if storage.published else "steps"
     if storage.rounding == "nearest":
         return f"exp2_fixed(shift_right({octaves}, 1))"
-    return f"exp2_rough(mul_high(shift_left(u, 16), {octaves}))"
+    return f"exp2_rough(u*shift_right({octaves}, 16) + mul_high16(u, bit_and({octaves}, 0xffff)))"

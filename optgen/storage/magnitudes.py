@@ -6,9 +6,11 @@ where zero is no level, from the middle between two codes; `sign_bit` keeps sign
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optgen.storage.codec import BlockScalar, Codec, Formula
+from optgen.storage.lookup import MOST_LEVELS, borders, decode, search
 from optgen.storage.scales import DRAW, absmax, inverse, signed_absmax
 
 __all__ = ["Numbers", "bisection", "magnitude_codec", "with_signs"]
@@ -27,7 +29,15 @@ class Numbers:
     sign_bit: int | None = None  # the code of -0, where the sign is a bit of its own
 
 
-def magnitude_codec(level: str, nearest: str, numbers: Numbers, *, random: bool, published: bool = False) -> Codec:
+def magnitude_codec(
+    level: str,
+    nearest: str,
+    numbers: Numbers,
+    *,
+    random: bool,
+    published: bool = False,
+    levels: Sequence[float] = (),
+) -> Codec:
     """A codec from the formulas of its magnitudes on a scale of 1.
 
     Args:
@@ -37,16 +47,20 @@ def magnitude_codec(level: str, nearest: str, numbers: Numbers, *, random: bool,
         random: whether rounding is stochastic.
         published: whether a block whose largest magnitude is negative shrinks where -1 is no level, as published;
             otherwise the scale takes that value's sign.
+        levels: of all codes, in their order, on a scale of 1: where they are few, they are looked up.
     """
     turned = numbers.lowest is not None and not published
     scale = signed_absmax() if turned else absmax(not numbers.signed, published)
     doc = "The value of largest magnitude, with its sign." if turned else "The largest magnitude of each block."
-    encode = f"{inverse(signed=turned)}\nscaled = x*inverse\n{_encode(numbers, random)}"
+    few = 0 < len(levels) <= MOST_LEVELS
+    code = search(borders(levels), "scaled") if few and not random else _encode(numbers, random)
+    encode = f"{inverse(signed=turned)}\nscaled = x*inverse\n{code}"
+    value = decode(levels) if few else _decode(numbers)
     formulas = (
         Formula("level", ("n",), level, "The value of magnitude n on a scale of 1."),
         Formula("nearest", ("y",), nearest, "The magnitude nearest to y, 0 <= y <= 1."),
         Formula("scale", ("x",), scale, doc),
-        Formula("decode", ("code", "scale"), _decode(numbers), "The value of each code."),
+        Formula("decode", ("code", "scale"), value, "The value of each code."),
         Formula("encode", ("x", "scale", "u") if random else ("x", "scale"), encode, "The code of each value."),
     )
     return Codec((BlockScalar("scale"),), formulas, random)

@@ -1,6 +1,6 @@
 """Levels as the spec lists them, on a scale of 1. Values go to the nearest one, a tie to the larger level.
 
-Code and value are found by one comparison per level, so a table has at most 16; codebooks with more have a formula.
+Levels and borders are looked up, so there are at most 16; codebooks with more have a formula.
 Where 1 is a level and -1 is not, the scale takes the sign of the block's largest value, so that none shrinks.
 """
 
@@ -12,6 +12,7 @@ from itertools import pairwise
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
 from optgen.storage.codec import BlockScalar, Codec, Formula
+from optgen.storage.lookup import decode, search
 from optgen.storage.scales import DRAW, absmax, inverse, signed_absmax
 
 __all__ = ["Table"]
@@ -41,12 +42,12 @@ class Table:
         return list(storage.levels)
 
     def codec(self, storage: Storage, unsigned: bool) -> Codec:
-        """Comparisons with every level or border."""
+        """A search among the borders; stochastic rounding compares with every level."""
         levels, random = storage.levels, storage.rounding == "stochastic"
         turned = levels[0] > -1 and not unsigned
-        decode = [f"value = {levels[0]!r}", *(f"value = where(code >= {k}, {x!r}, value)" for k, x in _numbered(levels))]
-        encode = [inverse(signed=turned), "scaled = max(min(x*inverse, 1.0), -1.0)", "code = 0"]
+        encode = [inverse(signed=turned), "scaled = max(min(x*inverse, 1.0), -1.0)"]
         if random:
+            encode.append("code = 0")
             gaps = [above - below for below, above in pairwise(levels)]
             encode += [f"below = {levels[0]!r}", f"gap = {gaps[0]!r}"]
             for k, x in list(_numbered(levels))[:-1]:
@@ -55,12 +56,11 @@ class Table:
                 encode.append(f"gap = where({reached}, {gaps[k]!r}, gap)")
             encode.append(f"code = where(scaled - below > real({DRAW})*1.52587890625e-05*gap, code + 1, code)")
         else:
-            borders = [(below + above) / 2 for below, above in pairwise(levels)]
-            encode += [f"code = where(scaled >= {border!r}, {k}, code)" for k, border in enumerate(borders, start=1)]
+            encode.append(search([(below + above) / 2 for below, above in pairwise(levels)], "scaled"))
         doc = "The value of largest magnitude, with its sign." if turned else "The largest magnitude of each block."
         formulas = (
             Formula("scale", ("x",), signed_absmax() if turned else absmax(unsigned, published=False), doc),
-            Formula("decode", ("code", "scale"), "\n".join([*decode, "value = value*scale"]), "The value of each code."),
+            Formula("decode", ("code", "scale"), decode(levels), "The value of each code."),
             Formula("encode", ("x", "scale", "u") if random else ("x", "scale"), "\n".join(encode), "The code of each value."),
         )
         return Codec((BlockScalar("scale"),), formulas, random)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from optgen.backends.cpp.config import FORMATS, is_taken
 from optgen.backends.cpp.schedule import Step, Value, precision_of
-from optgen.backends.printer import ATOM, COMPARE, INFIX, Printer
+from optgen.backends.printer import ATOM, COMPARE, INFIX, SUM, UNARY, Printer
 from optgen.ir.infer import infer
 from optgen.ir.nodes import Const, Expr, Function, Guard, Kind, Op, Ref, Role, Symbol
 from optgen.plan.nodes import Buffer, Kernel
@@ -39,6 +41,12 @@ class CppPrinter(Printer):
         match value:
             case Ref(name=name):
                 return ATOM, name.removeprefix(TEXT) if name.startswith(TEXT) else cpp_name(name)
+            case Op(op="add", args=(x, Op(op="where", args=(condition, Const(value=1), Const(value=0))))) if self.is_mask(
+                value
+            ):
+                return SUM, f"{self.expression(x, SUM)} - ({self.expression(condition)})"
+            case Op(op="where", args=(condition, Const(value=1), Const(value=0))) if self.is_mask(value):
+                return UNARY, f"-({self.expression(condition)})"
             case Op(op="where", args=(condition, x, y)):
                 return TERNARY, self.choice(value, condition, x, y)
             case (
@@ -53,9 +61,22 @@ class CppPrinter(Printer):
             case Op(op=op, args=args) if op in INFIX and op != "pow":
                 typed = tuple(Ref(TEXT + self.literal(arg, value)) if isinstance(arg, Const) else arg for arg in args)
                 return self.infix(op, *typed)
-            case Op(op=op, args=args) if op not in ("neg", "load", "load_codes", "random_bits", "random_elements", "blocks"):
+            case Op(op=op, args=args) if op not in (
+                "neg",
+                "lookup",
+                "load",
+                "load_codes",
+                "random_bits",
+                "random_elements",
+                "blocks",
+            ):
                 return ATOM, self.formatted(op, [self.vector(arg, value) for arg in args])
         return super().printed(value)
+
+    def lookup(self, index: Expr, table: Sequence[Expr]) -> str:
+        """A table that fits registers."""
+        numbers = ", ".join(self.real(float(number.value), Op("lookup", ())) for number in table if isinstance(number, Const))
+        return f"lookup({self.expression(index)}, {{{numbers}}})"
 
     def choice(self, whole: Op, condition: Expr, x: Expr, y: Expr) -> str:
         """`condition ? x : y`; one of both must be a vector, and both where the condition is none."""
@@ -89,6 +110,10 @@ class CppPrinter(Printer):
     def real(self, number: float, whole: Op) -> str:  # noqa: ARG002 -- what it meets matters where not all is float32
         """A real number; in functions of codecs all are float32."""
         return "infinity" if number == float("inf") else f"{number!r}f"
+
+    def is_mask(self, value: Expr) -> bool:
+        """Whether an integer is made of vectors alone; a comparison of vectors is -1 where it holds."""
+        return self.kind(value) == Kind.INT and not self.is_single(value)
 
     def is_single(self, value: Expr) -> bool:
         """Whether a value is one number and no vector."""

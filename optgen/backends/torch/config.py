@@ -13,6 +13,7 @@ FORMATS = {
     "max": "torch.maximum({0}, {1})",
     "where": "torch.where({0}, {1}, {2})",
     "mul_high": "@mul_high({0}, {1})",
+    "mul_high16": "@mul_high16({0}, {1})",
     "real": "({0}).to(torch.float32)",
     "trunc": "({0}).to(torch.int32)",
     "bits": "({0}).view(torch.int32)",

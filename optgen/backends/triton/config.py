@@ -19,6 +19,7 @@ FORMATS = {
     "max": "@maximum({0}, {1})",
     "where": "tl.where({0}, {1}, {2})",
     "mul_high": "@mul_high({0}, {1})",
+    "mul_high16": "@mul_high16({0}, {1})",
     "real": "({0}).to(tl.float32)",
     "trunc": "({0}).to(tl.int32)",
     "bits": "({0}).to(tl.int32, bitcast=True)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from optgen.backends.printer import Printer, plain_parentheses
 from optgen.backends.triton.config import FORMATS
@@ -28,6 +28,10 @@ class TritonPrinter(Printer):
     def operation(self, value: Op) -> str:
         """Without needless parentheses around names."""
         return plain_parentheses(super().operation(value))
+
+    def lookup(self, index: Expr, table: Sequence[Expr]) -> str:
+        """A choice by the bits of the index: registers cannot be indexed."""
+        return self.helper(f"lookup_{len(table)}", *map(self.expression, (index, *table)))
 
 
 def _needs_float64(value: Expr) -> bool:

@@ -1,80 +1,94 @@
 // Codes of 1, 2, 3, 4 and 8 bits: code j stands in bits j*BITS ... of the bytes taken as one little-endian number.
 //
-// A tile's codes pass through an array of one byte per code, because shifts of whole words spread them there and back.
+// A tile's codes pass through an array of one byte per code. Vectors of bytes are cut in halves until a byte holds one
+// code, and joined again, two to one; codes of 3 bits, eight in three bytes, are moved by shifts of words.
 #pragma once
 
 #include "vectors.hpp"
 
-template <int BITS, int COUNT>
-INLINE void unpack(const uint8_t* __restrict from, uint8_t* __restrict codes) {
-    auto* half = reinterpret_cast<uint16_t*>(codes);
-    auto* word = reinterpret_cast<uint32_t*>(codes);
-    auto* wide = reinterpret_cast<uint64_t*>(codes);
-    if constexpr (BITS == 8) {
-        __builtin_memcpy(codes, from, COUNT);
-    } else if constexpr (BITS == 4) {
-        for (int i = 0; i < COUNT / 2; ++i) half[i] = (from[i] | from[i] << 4) & 0x0f0f;
-    } else if constexpr (BITS == 2) {
-        for (int i = 0; i < COUNT / 4; ++i) {
-            const uint32_t x = from[i];
-            word[i] = (x | x << 6 | x << 12 | x << 18) & 0x03030303;
-        }
-    } else if constexpr (BITS == 1) {
-        for (int i = 0; i < COUNT / 8; ++i) {
-            const uint64_t x = from[i];
-            const uint64_t fours = (x | x << 28) & 0x0000000f0000000f;
-            const uint64_t twos = (fours | fours << 14) & 0x0003000300030003;
-            wide[i] = (twos | twos << 7) & 0x0101010101010101;
-        }
+using byte_vector [[gnu::vector_size(32)]] = uint8_t;
+using short_vector [[gnu::vector_size(32)]] = uint16_t;
+using unaligned_bytes [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = uint8_t;
+
+// 32 bytes of WIDTH bits each become codes of BITS bits.
+template <int WIDTH, int BITS>
+INLINE void cut(byte_vector x, uint8_t* codes) {
+    if constexpr (WIDTH == BITS) {
+        *reinterpret_cast<unaligned_bytes*>(codes) = x;
     } else {
-        static_assert(BITS == 3);
-        for (int i = 0; i < COUNT / 8; ++i) {
-            const uint64_t x = from[3 * i] | from[3 * i + 1] << 8 | from[3 * i + 2] << 16;
-            const uint64_t fours = (x | x << 20) & 0x00000fff00000fff;
-            const uint64_t twos = (fours | fours << 10) & 0x003f003f003f003f;
-            wide[i] = (twos | twos << 5) & 0x0707070707070707;
+        constexpr int HALF = WIDTH / 2;
+        constexpr uint8_t MASK = (1 << HALF) - 1;
+        const byte_vector low = x & MASK, high = (byte_vector)((short_vector)x >> HALF) & MASK;
+        byte_vector first{}, second{};
+        for (int i = 0; i < 32; ++i) {
+            first[i] = i / 2 + i % 2 * 32;
+            second[i] = i / 2 + i % 2 * 32 + 16;
         }
+        cut<HALF, BITS>(__builtin_shuffle(low, high, first), codes);
+        cut<HALF, BITS>(__builtin_shuffle(low, high, second), codes + 32 * HALF / BITS);
     }
 }
 
-template <int BITS, int COUNT>
-INLINE void pack(const uint8_t* __restrict codes, uint8_t* __restrict to) {
-    auto* half = reinterpret_cast<const uint16_t*>(codes);
-    auto* word = reinterpret_cast<const uint32_t*>(codes);
-    auto* wide = reinterpret_cast<const uint64_t*>(codes);
-    if constexpr (BITS == 8) {
-        __builtin_memcpy(to, codes, COUNT);
-    } else if constexpr (BITS == 4) {
-        for (int i = 0; i < COUNT / 2; ++i) to[i] = half[i] | half[i] >> 4;
-    } else if constexpr (BITS == 2) {
-        for (int i = 0; i < COUNT / 4; ++i) to[i] = word[i] | word[i] >> 6 | word[i] >> 12 | word[i] >> 18;
-    } else if constexpr (BITS == 1) {
-        for (int i = 0; i < COUNT / 8; ++i) {
-            const uint64_t twos = (wide[i] | wide[i] >> 7) & 0x0003000300030003;
-            const uint64_t fours = (twos | twos >> 14) & 0x0000000f0000000f;
-            to[i] = fours | fours >> 28;
-        }
+// The inverse: bytes of WIDTH bits, made of codes of BITS bits.
+template <int WIDTH, int BITS>
+INLINE byte_vector joined(const uint8_t* codes) {
+    if constexpr (WIDTH == BITS) {
+        return *reinterpret_cast<const unaligned_bytes*>(codes);
     } else {
-        static_assert(BITS == 3);
-        for (int i = 0; i < COUNT / 8; ++i) {
-            const uint64_t twos = (wide[i] | wide[i] >> 5) & 0x003f003f003f003f;
-            const uint64_t fours = (twos | twos >> 10) & 0x00000fff00000fff;
-            const uint64_t x = fours | fours >> 20;
-            to[3 * i] = x;
-            to[3 * i + 1] = x >> 8;
-            to[3 * i + 2] = x >> 16;
-        }
+        constexpr int HALF = WIDTH / 2;
+        auto pairs = [](byte_vector x) { return x | (byte_vector)((short_vector)x >> (8 - HALF)); };
+        byte_vector even{};
+        for (int i = 0; i < 32; ++i) even[i] = 2 * i;
+        return __builtin_shuffle(pairs(joined<HALF, BITS>(codes)), pairs(joined<HALF, BITS>(codes + 32 * HALF / BITS)), even);
     }
 }
 
-// The same for `blocks` blocks of BLOCK codes.
+INLINE void unpack_threes(const uint8_t* __restrict from, uint8_t* __restrict codes, int count) {
+    auto* wide = reinterpret_cast<Aliasing<uint64_t>*>(codes);
+    for (int i = 0; i < count / 8; ++i) {
+        const uint64_t x = from[3 * i] | from[3 * i + 1] << 8 | from[3 * i + 2] << 16;
+        const uint64_t fours = (x | x << 20) & 0x00000fff00000fff;
+        const uint64_t twos = (fours | fours << 10) & 0x003f003f003f003f;
+        wide[i] = (twos | twos << 5) & 0x0707070707070707;
+    }
+}
+
+INLINE void pack_threes(const uint8_t* __restrict codes, uint8_t* __restrict to, int count) {
+    auto* wide = reinterpret_cast<const Aliasing<uint64_t>*>(codes);
+    for (int i = 0; i < count / 8; ++i) {
+        const uint64_t twos = (wide[i] | wide[i] >> 5) & 0x003f003f003f003f;
+        const uint64_t fours = (twos | twos >> 10) & 0x00000fff00000fff;
+        const uint64_t x = fours | fours >> 20;
+        to[3 * i] = x;
+        to[3 * i + 1] = x >> 8;
+        to[3 * i + 2] = x >> 16;
+    }
+}
+
+// The codes of `blocks` blocks, a byte each, and back.
 
 template <int BITS, int BLOCK>
 INLINE void load_codes(const uint8_t* from, uint8_t* codes, int blocks) {
-    for (int i = 0; i < blocks; ++i) unpack<BITS, BLOCK>(from + i * BLOCK * BITS / 8, codes + i * BLOCK);
+    constexpr int IN_BYTE = 8 / BITS;
+    if constexpr (BITS == 8) return copy(from, codes, blocks * BLOCK);
+    if constexpr (BITS == 3) return unpack_threes(from, codes, blocks * BLOCK);
+    const int size = blocks * BLOCK / IN_BYTE;
+    int i = 0;
+    for (; i + 32 <= size; i += 32) cut<8, BITS>(*reinterpret_cast<const unaligned_bytes*>(from + i), codes + i * IN_BYTE);
+    for (; i < size; ++i)
+        for (int j = 0; j < IN_BYTE; ++j) codes[i * IN_BYTE + j] = from[i] >> j * BITS & ((1 << BITS) - 1);
 }
 
 template <int BITS, int BLOCK>
 INLINE void store_codes(const uint8_t* codes, uint8_t* to, int blocks) {
-    for (int i = 0; i < blocks; ++i) pack<BITS, BLOCK>(codes + i * BLOCK, to + i * BLOCK * BITS / 8);
+    constexpr int IN_BYTE = 8 / BITS;
+    if constexpr (BITS == 8) return copy(codes, to, blocks * BLOCK);
+    if constexpr (BITS == 3) return pack_threes(codes, to, blocks * BLOCK);
+    const int size = blocks * BLOCK / IN_BYTE;
+    int i = 0;
+    for (; i + 32 <= size; i += 32) *reinterpret_cast<unaligned_bytes*>(to + i) = joined<8, BITS>(codes + i * IN_BYTE);
+    for (; i < size; ++i) {
+        to[i] = 0;
+        for (int j = 0; j < IN_BYTE; ++j) to[i] |= codes[i * IN_BYTE + j] << j * BITS;
+    }
 }

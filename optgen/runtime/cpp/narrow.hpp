@@ -51,6 +51,13 @@ INLINE void store_reals(double* to, reals x) { store(to, __builtin_convertvector
 INLINE void store_halves(uint16_t* to, ints x) {
 #ifdef __AVX512F__
     store(to, (Vector<uint16_t>)__builtin_ia32_pmovdw512_mask(x, Vector<int16_t>{}, -1));
+#elif defined(__AVX2__)
+    using v32qi [[gnu::vector_size(32)]] = char;
+    using v2di [[gnu::vector_size(16)]] = long long;
+    using v4di [[gnu::vector_size(32)]] = long long;
+    constexpr v32qi lower{0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4, 5, 8, 9, 12, 13};
+    const v4di pairs = (v4di)__builtin_ia32_pshufb256((v32qi)x, lower);
+    store(to, (Vector<uint16_t>)v2di{pairs[0], pairs[2]});
 #else
     store(to, __builtin_convertvector(x, Vector<uint16_t>));
 #endif

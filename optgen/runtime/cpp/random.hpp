@@ -13,8 +13,9 @@ struct Places {
 };
 
 // Ettinger's "lowbias32"; the key goes in before and after the first round.
-INLINE uint32_t hash(uint32_t counter, const uint32_t (&key)[2], uint32_t salt) {
-    uint32_t x = counter ^ key[0] ^ salt * 0x2c1b3c6d;
+template <class T>
+INLINE T hash(T counter, const uint32_t (&key)[2], uint32_t salt) {
+    T x = counter ^ key[0] ^ salt * 0x2c1b3c6d;
     x = (x ^ x >> 16) * 0x7feb352d;
     x ^= key[1];
     x = (x ^ x >> 15) * 0x846ca68b;
@@ -25,17 +26,25 @@ INLINE void random_bits(const Places& places, uint32_t salt, int count, uint16_t
     const uint32_t key[2] = {places.key[0], places.key[1]};
     if (places.index) {
         for (int i = 0; i < count; ++i) {
-            const uint32_t word = hash(places.index[i] >> 2, key, salt);
+            const uint32_t word = hash(uint32_t(places.index[i] >> 2), key, salt);
             to[i] = (word >> (places.index[i] & 3) * 8 & 255) << 8 | word * 0x9e3779b1 >> 24;
         }
     } else {
-        const uint32_t first = places.first >> 2;
-        auto* pairs = reinterpret_cast<uint32_t*>(to);
-        for (int i = 0; i < count / 4; ++i) {
-            const uint32_t word = hash(first + i, key, salt);
-            const uint32_t shared = (word * 0x9e3779b1 >> 24) * 0x00010001;
-            pairs[2 * i] = (word & 0xff) << 8 | (word & 0xff00) << 16 | shared;
-            pairs[2 * i + 1] = (word >> 8 & 0xff00) | (word & 0xff000000) | shared;
+        words counter = (words)spread(int32_t(places.first >> 2));
+        for (int i = 0; i < LANES; ++i) counter[i] += i;
+        for (int i = 0; i < count; i += 4 * LANES, counter += LANES) {
+            const words word = hash(counter, key, salt);
+            const words shared = (word * 0x9e3779b1 >> 24) * 0x01010101;
+            using quads = Vector<uint32_t>;
+            using octets [[gnu::vector_size(4 * LANES)]] = uint8_t;
+            octets low{}, high{};
+            for (int j = 0; j < 4 * LANES; ++j) {
+                low[j] = j / 2 + j % 2 * 4 * LANES;
+                high[j] = j / 2 + j % 2 * 4 * LANES + 2 * LANES;
+            }
+            *reinterpret_cast<Packed<uint32_t>*>(to + i) = (quads)__builtin_shuffle((octets)shared, (octets)word, low);
+            *reinterpret_cast<Packed<uint32_t>*>(to + i + 2 * LANES) =
+                (quads)__builtin_shuffle((octets)shared, (octets)word, high);
         }
     }
 }

@@ -79,11 +79,11 @@ INLINE void store_bytes(uint8_t* to, ints values) {
     using v16qi [[gnu::vector_size(16)]] = char;
     store(to, (Vector<uint8_t>)__builtin_ia32_pmovdb512_mask(values, v16qi{}, -1));
 #elif defined(__AVX2__)
-    const ints halves = (ints)__builtin_ia32_packusdw256(values, values);
-    using v16hi [[gnu::vector_size(32)]] = short;
-    const ints bytes = (ints)__builtin_ia32_packuswb256((v16hi)halves, (v16hi)halves);
-    reinterpret_cast<Aliasing<int32_t>*>(to)[0] = bytes[0];
-    reinterpret_cast<Aliasing<int32_t>*>(to)[1] = bytes[4];
+    using v32qi [[gnu::vector_size(32)]] = char;
+    using v4di [[gnu::vector_size(32)]] = long long;
+    constexpr v32qi first{0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12};
+    const ints bytes = (ints)__builtin_ia32_pshufb256((v32qi)values, first);
+    *reinterpret_cast<Aliasing<long long>*>(to) = ((v4di)__builtin_shuffle(bytes, ints{0, 4, 0, 4, 0, 4, 0, 4}))[0];
 #else
     store(to, __builtin_convertvector(values, Vector<uint8_t>));
 #endif
@@ -217,6 +217,14 @@ INLINE V at_least(V x, V bound) {
     return bound > x ? bound : x;
 }
 
+#if defined(__AVX512F__)
+INLINE floats at_most(floats x, floats bound) { return __builtin_ia32_minps512_mask(bound, x, x, -1, 4); }
+INLINE floats at_least(floats x, floats bound) { return __builtin_ia32_maxps512_mask(bound, x, x, -1, 4); }
+#elif defined(__AVX__)
+INLINE floats at_most(floats x, floats bound) { return __builtin_ia32_minps256(bound, x); }
+INLINE floats at_least(floats x, floats bound) { return __builtin_ia32_maxps256(bound, x); }
+#endif
+
 template <class V>
 INLINE V sign(V x) {
     return x > 0 ? V{} + 1 : x < 0 ? V{} - 1 : x;
@@ -244,6 +252,32 @@ INLINE ints mul_high(ints x, ints y) {
 }
 
 INLINE ints mul_high(ints x, int32_t y) { return mul_high(x, spread(y)); }
+
+// The product of two numbers of 16 bits, unsigned, over 2**16, rounded down.
+INLINE ints mul_high16(ints x, ints y) {
+    using halves [[gnu::vector_size(sizeof(ints))]] = short;
+#if defined(__AVX512BW__)
+    return (ints)__builtin_ia32_pmulhuw512_mask((halves)x, (halves)y, halves{}, -1);
+#elif defined(__AVX2__)
+    return (ints)__builtin_ia32_pmulhuw256((halves)x, (halves)y);
+#else
+    return (ints)((words)x * (words)y >> 16);
+#endif
+}
+
+// The number at `index`, modulo COUNT, which is 2, 4, 8 or 16.
+template <int COUNT>
+INLINE floats lookup(ints index, const float (&table)[COUNT]) {
+    static_assert(COUNT <= 16 && (COUNT & (COUNT - 1)) == 0);
+    floats low, high;
+    for (int i = 0; i < LANES; ++i) {
+        low[i] = table[i % COUNT];
+        high[i] = table[(LANES + i) % COUNT];
+    }
+    const floats chosen = __builtin_shuffle(low, index);
+    if constexpr (COUNT <= LANES) return chosen;
+    return (index & LANES) != 0 ? __builtin_shuffle(high, index) : chosen;
+}
 
 // What `function` makes of all lanes, in each lane.
 template <class V>
