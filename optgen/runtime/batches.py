@@ -14,9 +14,10 @@ from optgen.runtime.layout import WHOLE, Shard
 from optgen.runtime.low_precision import effective_mode
 from optgen.runtime.states import real_dtype
 
-__all__ = ["NO_KEY", "NO_SCALAR", "Batch", "Collected", "make_batches"]
+__all__ = ["NO_KEY", "NO_SCALAR", "Batch", "Collected", "make_batches", "take_rows"]
 
 NO_KEY = torch.zeros((), dtype=torch.int64, device="cpu")  # of a parameter that nothing random happens to
+ONE = torch.ones((), dtype=torch.float32, device="cpu")
 NO_SCALAR = torch.zeros((), dtype=torch.float64, device="cpu")  # a scalar state that does not exist under these flags
 Scalars = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 
@@ -83,30 +84,27 @@ def make_batches(
     params, kernels = found.params, found.kernels
     if not params:
         return []
-    torch._foreach_add_(found.steps, 1)
+    torch._foreach_add_(found.steps, ONE)  # a number would become a tensor for each of them
     t = torch.stack(found.steps).to(torch.float64)
     words = keys.step_words(torch.stack(found.rounding_keys), t) if found.rounding_keys else None
     starts = _starts(description, kernels)
     batches = []
-    for index, kernel in enumerate(description.kernels):
-        # parameters of one kernel, dtype and device share a table
-        for dtype, device in _places(params, kernels, index):
-            at = [i for i, p in enumerate(params) if kernels[i] == index and _place(p) == (dtype, device)]
-            columns = _table(description, flags, scalars, hypers, index, t, found.scalar_states, at)
-            taken: dict[str, bool | str] = {flag: flags[flag] for flag in kernel.flags}
-            taken["low_precision"] = effective_mode(dtype, group["low_precision"])
-            batches.append(
-                Batch(
-                    kernel=index,
-                    flags=taken,
-                    params=[params[i] for i in at],
-                    grads=[found.grads[i] for i in at],
-                    tensors=[found.tensors[starts[i] : starts[i + 1]] for i in at],
-                    shards=[_shard(found.shards[3 * i : 3 * i + 3]) for i in at],
-                    table=columns.to(dtype=real_dtype(dtype), device=device),
-                    words=None if words is None else words[at],
-                )
+    for (index, dtype, device), at in _places(params, kernels).items():
+        columns = _table(description, flags, scalars, hypers, index, t, found.scalar_states, at)
+        taken: dict[str, bool | str] = {flag: flags[flag] for flag in description.kernels[index].flags}
+        taken["low_precision"] = effective_mode(dtype, group["low_precision"])
+        batches.append(
+            Batch(
+                kernel=index,
+                flags=taken,
+                params=[params[i] for i in at],
+                grads=[found.grads[i] for i in at],
+                tensors=[found.tensors[starts[i] : starts[i + 1]] for i in at],
+                shards=[_shard(found.shards[3 * i : 3 * i + 3]) for i in at],
+                table=columns.to(dtype=real_dtype(dtype), device=device),
+                words=None if words is None else take_rows(words, at),
             )
+        )
     return batches
 
 
@@ -133,10 +131,9 @@ def _table(
     at: list[int],
 ) -> Tensor:
     """The host scalars of the parameters `at`, (n, columns) float64; scalar states take their new values."""
-    t = t[at]
+    t = take_rows(t, at)
     ones = torch.ones_like(t)
-    values = [ones * value for value in hypers]
-    values += [ones * fact for fact in description.kernels[kernel].facts]
+    values = [ones * value for value in (*hypers, *description.kernels[kernel].facts)]
     names = [state.name for state in description.states if state.scalar]
     olds = [[scalar_states[i * len(names) + j] for i in at] for j in range(len(names))]
     values += [torch.stack(old) for old in olds]
@@ -146,7 +143,7 @@ def _table(
             torch._foreach_copy_(olds[names.index(name)], list(new.unbind()))
     if not columns:
         return torch.zeros(len(at), 0, dtype=torch.float64, device="cpu")
-    return torch.stack([column + 0.0 for column in columns], dim=1)
+    return torch.stack(columns, dim=1)
 
 
 def _number(owner: str, name: str, value: Any) -> float | Tensor:
@@ -160,14 +157,14 @@ def _number(owner: str, name: str, value: Any) -> float | Tensor:
     return float(value)
 
 
-def _place(p: Tensor) -> tuple[torch.dtype, torch.device]:
-    return p.dtype, p.device
-
-
-def _places(params: list[Tensor], kernels: list[int], index: int) -> list[tuple[torch.dtype, torch.device]]:
-    """The dtypes and devices of the parameters that one kernel updates, each once."""
-    places: list[tuple[torch.dtype, torch.device]] = []
+def _places(params: list[Tensor], kernels: list[int]) -> dict[tuple[int, torch.dtype, torch.device], list[int]]:
+    """The parameters of one kernel, dtype and device, which share a table."""
+    places: dict[tuple[int, torch.dtype, torch.device], list[int]] = {}
     for i, p in enumerate(params):
-        if kernels[i] == index and _place(p) not in places:
-            places.append(_place(p))
+        places.setdefault((kernels[i], p.dtype, p.device), []).append(i)
     return places
+
+
+def take_rows(table: Tensor, at: list[int]) -> Tensor:
+    """The rows `at`, ascending; all of them as they are."""
+    return table if len(at) == len(table) else table[at]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optgen.runtime.keys import NO_WORDS
+from optgen.runtime.batches import take_rows
 from optgen.runtime.layout import Shard, row_shape
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
 
-__all__ = ["Bucket", "Item", "Scratch", "copy_back", "key_table", "make_scratch", "rows_of", "run_buckets"]
+__all__ = ["Bucket", "Item", "Scratch", "copy_back", "make_scratch", "rows_of", "run_buckets"]
 
 
 class Scratch(NamedTuple):
@@ -40,21 +41,23 @@ class Scratch(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One parameter of a bucket: its tensors as the kernel takes them, its rows of the tables, where its shard lies."""
+    """One parameter of a bucket: its tensors as the kernel takes them, where its shard lies, whether it is rounded at random."""
 
     tensors: list[Tensor]
-    table: Tensor
-    words: Tensor | None
     shard: Shard
+    random: bool
 
     @property
     def is_regular(self) -> bool:
         """Whether a whole tile finds its random bits by fours of elements, or needs none."""
-        return self.words is None or self.shard.is_regular
+        return not self.random or self.shard.is_regular
 
 
 class Bucket(NamedTuple):
-    """Parameters of one launch: `dtypes` are those of parameters, gradients, corrections and of the arithmetic."""
+    """Parameters of one launch: `dtypes` are those of parameters, gradients, corrections and of the arithmetic.
+
+    `rows` are the batches that its parameters come from, in order, each with their places in it.
+    """
 
     kernel: int
     flags: dict[str, Any]
@@ -62,6 +65,26 @@ class Bucket(NamedTuple):
     device: torch.device
     aligned: bool
     items: list[Item]
+    rows: list[tuple[Batch, list[int]]]
+
+    def scalar_table(self) -> Tensor:
+        """The host scalars of each parameter, (n, columns) in the dtype of the arithmetic."""
+        return _joined([take_rows(batch.table, at) for batch, at in self.rows])
+
+    def key_table(self) -> Tensor:
+        """The two words of each parameter's random bits as one number, then start, run and gap of its shard: int64 (n, 4)."""
+        words = [
+            torch.zeros(len(at), 1, dtype=torch.int64, device="cpu")
+            if batch.words is None
+            else take_rows(batch.words, at).cpu().contiguous().view(torch.int64)
+            for batch, at in self.rows
+        ]
+        shards = torch.tensor([item.shard for item in self.items], dtype=torch.int64, device="cpu")
+        return torch.cat([_joined(words), shards], dim=1)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
 
 
 def run_buckets(batches: Sequence[Batch], launch: Callable[[list[Bucket]], None], *, by_alignment: bool) -> None:
@@ -81,18 +104,22 @@ def _make_buckets(batches: Sequence[Batch], finish: list[tuple[Tensor, Tensor]],
     """The buckets of `batches`; what must be copied back after the launches is added to `finish`, as (target, source)."""
     buckets: dict[tuple[Any, ...], Bucket] = {}
     for batch in batches:
-        flags = tuple(batch.flags.items())
+        alike: dict[tuple[Any, ...], list[int]] = {}  # places in the batch, of each bucket
+        random, found = batch.words is not None, []
         for i, p in enumerate(batch.params):
+            tensors = _in_order([p, batch.grads[i], *batch.tensors[i]], finish, ordered=random)
+            found.append(tensors)
             if p.numel() == 0:
                 continue
-            tensors = _in_order([p, batch.grads[i], *batch.tensors[i]], finish, ordered=batch.words is not None)
             aligned = not by_alignment or all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
-            dtypes = (p.dtype, batch.grads[i].dtype, batch.tensors[i][0].dtype, batch.table.dtype)
-            key = (batch.kernel, flags, dtypes, p.device, aligned)
+            alike.setdefault((tensors[1].dtype, tensors[2].dtype, aligned), []).append(i)
+        for (grad, correction, aligned), at in alike.items():
+            dtypes, device = (batch.params[0].dtype, grad, correction, batch.table.dtype), batch.params[0].device
+            key = (batch.kernel, tuple(batch.flags.items()), dtypes, device, aligned)
             if key not in buckets:
-                buckets[key] = Bucket(batch.kernel, batch.flags, dtypes, p.device, aligned, [])
-            words = None if batch.words is None else batch.words[i]
-            buckets[key].items.append(Item(tensors, batch.table[i], words, batch.shards[i]))
+                buckets[key] = Bucket(batch.kernel, batch.flags, dtypes, device, aligned, [], [])
+            buckets[key].items.extend([Item(found[i], batch.shards[i], random) for i in at])
+            buckets[key].rows.append((batch, at))
     return list(buckets.values())
 
 
@@ -101,10 +128,12 @@ def _in_order(tensors: list[Tensor], finish: list[tuple[Tensor, Tensor]], *, ord
 
     Tensors per element may share any dense order: without codes and random bits an element's place does not matter.
     """
+    if all([tensor.is_contiguous() for tensor in tensors]):  # noqa: C419 -- a list is faster than a generator
+        return tensors
     p, grad = tensors[:2]
     coded = ordered or any(tensor.shape != p.shape for tensor in tensors)
     same = all(tensor.stride() == p.stride() for tensor in tensors) if not coded else False
-    if (same and _is_dense(p)) or all(tensor.is_contiguous() for tensor in tensors):
+    if same and _is_dense(p):
         return tensors
     copies: dict[int, Tensor] = {}
     for tensor in tensors:
@@ -127,6 +156,8 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def make_scratch(scratch: Sequence[Scratch], item: Item, least: int) -> list[Tensor]:
     """What lies between the sweeps of one parameter, whose rows have at least so many elements."""
+    if not scratch:
+        return []
     rows, length = rows_of(item, least)
     device = item.tensors[0].device
     return [torch.empty(kept.size(rows, length), dtype=torch.float32, device=device) for kept in scratch]
@@ -134,15 +165,13 @@ def make_scratch(scratch: Sequence[Scratch], item: Item, least: int) -> list[Ten
 
 def rows_of(item: Item, least: int) -> tuple[int, int]:
     """Rows, and elements in a row, if a row is to have at least so many."""
-    leading, length = row_shape(item.tensors[0].shape, least)
+    return _rows_of(item.tensors[0].shape, least)
+
+
+@functools.lru_cache(maxsize=4096)
+def _rows_of(shape: torch.Size, least: int) -> tuple[int, int]:
+    leading, length = row_shape(shape, least)
     return math.prod(leading), length
-
-
-def key_table(items: list[Item]) -> Tensor:
-    """A row for each parameter: the two words of its random bits as one number, then start, run and gap of its shard."""
-    words = torch.stack([NO_WORDS if item.words is None else item.words for item in items]).cpu()
-    shards = torch.tensor([item.shard for item in items], dtype=torch.int64, device="cpu")
-    return torch.cat([words.contiguous().view(torch.int64), shards], dim=1)
 
 
 def copy_back(kept: Sequence[Scratch], flags: Mapping[str, Any], items: list[Item], scratch: list[list[Tensor]]) -> None:

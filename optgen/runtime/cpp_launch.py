@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, key_table, make_scratch, rows_of, run_buckets
+from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, make_scratch, rows_of, run_buckets
 from optgen.runtime.cpp_compile import library
 
 if TYPE_CHECKING:
@@ -76,23 +77,23 @@ def _definitions(bucket: Bucket, flags: Sequence[str]) -> tuple[tuple[str, str],
 def _call(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> None:
     items = bucket.items
     scratch = [make_scratch(kernel.scratch, item, kernel.row) for item in items]
-    rows, tiles = _rows(kernel, items, scratch)
-    tensors = torch.tensor(rows, dtype=torch.int64)
-    scalars = torch.stack([item.table for item in items]).contiguous()
-    keys = key_table(items)
+    tensors, tiles = _rows(kernel, items, scratch)
+    scalars = bucket.scalar_table()
+    keys = bucket.key_table()
     threads = max(1, min(torch.get_num_threads(), tiles // TILES_PER_THREAD))
     arguments = _Arguments(tensors.data_ptr(), scalars.data_ptr(), keys.data_ptr(), len(items), tiles, threads)
     compiled[kernel.name](ctypes.byref(arguments))
     copy_back(kernel.scratch, bucket.flags, items, scratch)
 
 
-def _rows(kernel: CppKernel, items: list[Item], scratch: list[list[Tensor]]) -> tuple[list[list[int]], int]:
+def _rows(kernel: CppKernel, items: list[Item], scratch: list[list[Tensor]]) -> tuple[Tensor, int]:
     """Of each parameter the addresses, rows, elements in a row and the number of its first tile; and the number of tiles."""
-    table, tiles = [], 0
+    table, tiles = array("q"), 0
     for item, between in zip(items, scratch, strict=True):
-        addresses = [tensor.data_ptr() for tensor in (*item.tensors, *between)]
+        table.extend(map(Tensor.data_ptr, item.tensors))
+        table.extend(map(Tensor.data_ptr, between))
         rows, length = rows_of(item, kernel.row) if kernel.wide else (1, item.tensors[0].numel())
-        table.append([*addresses, rows, length, tiles])
+        table.extend((rows, length, tiles))
         padded = -(-length // kernel.wide) * kernel.wide if kernel.wide else length
         tiles += -(-rows * padded // kernel.tile)
-    return table, tiles
+    return torch.frombuffer(table, dtype=torch.int64), tiles

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from optgen.runtime.backends import interpreting
-from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, key_table, make_scratch, rows_of, run_buckets
+from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, make_scratch, rows_of, run_buckets
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
@@ -85,8 +85,8 @@ def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     rows, tiles = _tables(kernel, items, scratch)
     tables = (
         torch.tensor(rows, dtype=torch.int64, device=device),
-        torch.stack([item.table for item in items]).contiguous(),
-        key_table(items).to(device),
+        bucket.scalar_table(),
+        bucket.key_table().to(device),
         tiles.to(device),
     )
     constants = {

@@ -14,6 +14,7 @@ from optgen.runtime import checkpoint, keys, masters, sharding
 from optgen.runtime.backends import compiled_update, pick_backend
 from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, hyper_values, make_batches
 from optgen.runtime.description import Description, KernelInfo, State
+from optgen.runtime.known import Known
 from optgen.runtime.low_precision import (
     CORRECTION,
     correction_dtype,
@@ -66,6 +67,7 @@ class GeneratedOptimizer(Optimizer):
             TypeError: for parameters that are not real floating-point tensors.
         """
         self._options: dict[str, Any] = {"backend": backend, "compile": compile, "seed": seed}
+        self._known = Known(self.description)
         pick_backend(backend, None)
         self.description.check(defaults)
         super().__init__(params, {**defaults, **self.description.origin})
@@ -131,19 +133,31 @@ class GeneratedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not torch.compiler.is_compiling():
-            self._check_step()
-        collected = []
-        for group in self.param_groups:
-            found = Collected([], [], [], [], [], [], [], [])
-            self._init_group(group, *found)
-            collected.append((group, found, hyper_values(self.description, group)))
+        groups = [(group, type(self).flags(group)) for group in self.param_groups]
+        values = [hyper_values(self.description, group) for group in self.param_groups]
+        collected = self._collect(groups)
         batches: list[Batch] = []
-        for group, found, values in collected:  # nothing is refused from here on
-            batches += make_batches(self.description, type(self).flags(group), type(self).scalars, group, found, values)
+        for (group, flags), found, numbers in zip(groups, collected, values, strict=True):  # nothing is refused from here on
+            batches += make_batches(self.description, flags, type(self).scalars, group, found, numbers)
         self._run(batches)
         self._touch_sharded()
         return loss
+
+    def _collect(self, groups: list[tuple[dict[str, Any], dict[str, bool]]]) -> list[Collected]:
+        """What each group has to update; an eager step that finds nothing changed takes what the last one knew."""
+        eager = not torch.compiler.is_compiling()
+        if eager and (known := self._known.recall(groups, self.state)) is not None:
+            return known
+        if eager:
+            self._check_step()
+        collected = []
+        for group, _ in groups:
+            found = Collected([], [], [], [], [], [], [], [])
+            self._init_group(group, *found)
+            collected.append(found)
+        if eager:
+            self._known.remember([(*group, found) for group, found in zip(groups, collected, strict=True)], self.state)
+        return collected
 
     def _check_step(self) -> None:
         """Refuse what cannot be updated before anything changes."""
@@ -300,6 +314,7 @@ class GeneratedOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore, and give groups of older state dicts the hyperparameters they lack."""
         super().__setstate__(state)
+        self._known = Known(self.description)
         self.defaults.pop("differentiable", None)  # torch adds it here; no step reads it, and state dicts should not grow
         for group in self.param_groups:
             for name, value in self.defaults.items():
