@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +14,16 @@ import torch
 
 from optgen.runtime.cpp_compile import CompilerError, find_compiler
 
-__all__ = ["BACKENDS", "compiled_update", "interpreting", "pick_backend"]
+__all__ = ["BACKENDS", "compiled_update", "give_up_cpp", "interpreting", "pick_backend"]
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
 TRITON_DEVICES = ("cuda", "xpu")  # HIP devices call themselves cuda
 
 
-def pick_backend(asked: str, device: torch.device | None) -> str:
+def pick_backend(asked: str, device: torch.device | None, *, compiled: bool = False) -> str:
     """The backend for parameters on `device` (None: only check that `asked` can be had at all).
+
+    "auto" is triton on a GPU and cpp on a CPU, if they can be had, else torch; `compiled` asks for torch's compiler.
 
     Raises:
         ValueError: for a name that is no backend.
@@ -34,7 +37,7 @@ def pick_backend(asked: str, device: torch.device | None) -> str:
         return "torch"
     if asked == "auto":
         assert device is not None
-        return "triton" if device.type in TRITON_DEVICES and _has_triton() else "torch"
+        return _best_backend(device, compiled)
     if asked == "cpp":
         return _checked_cpp(device)
     if not _has_triton():
@@ -45,6 +48,34 @@ def pick_backend(asked: str, device: torch.device | None) -> str:
             "or set TRITON_INTERPRET=1 before Python starts to run the kernels in Triton's interpreter"
         )
     return "triton"
+
+
+def _best_backend(device: torch.device, compiled: bool) -> str:
+    if device.type in TRITON_DEVICES and _has_triton():
+        return "triton"
+    if device.type != "cpu" or compiled or torch.compiler.is_compiling() or _unusable:
+        return "torch"
+    try:
+        find_compiler()
+    except CompilerError as error:
+        give_up_cpp(error)
+        return "torch"
+    return "cpp"
+
+
+_unusable: list[str] = []  # why "auto" takes the cpp backend no more in this process
+
+
+def give_up_cpp(error: CompilerError) -> None:
+    """Let "auto" take torch on CPUs from now on, and warn once."""
+    if not _unusable:
+        _unusable.append(str(error))
+        warnings.warn(
+            f"optgen updates parameters on the CPU in torch, which is slower than its C++ kernels: {error}\n"
+            "With backend='torch' it does so without this warning.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _checked_cpp(device: torch.device | None) -> str:

@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     """Parameters of one group that the same kernel updates with the same flags.
 
     `tensors` holds each parameter's state tensors in the order of the kernel's arguments; `table` is (n, columns) in the
-    dtype of the arithmetic; `words` is int32 (n, 2) on the CPU, or None where nothing in the group is random.
+    dtype of the arithmetic, on the CPU; `words` is int32 (n, 2) on the CPU, or None where nothing in the group is random.
     """
 
     kernel: int
@@ -89,7 +89,7 @@ def make_batches(
     words = keys.step_words(torch.stack(found.rounding_keys), t) if found.rounding_keys else None
     starts = _starts(description, kernels)
     batches = []
-    for (index, dtype, device), at in _places(params, kernels).items():
+    for (index, dtype, _), at in _places(params, kernels).items():
         columns = _table(description, flags, scalars, hypers, index, t, found.scalar_states, at)
         taken: dict[str, bool | str] = {flag: flags[flag] for flag in description.kernels[index].flags}
         taken["low_precision"] = effective_mode(dtype, group["low_precision"])
@@ -101,7 +101,7 @@ def make_batches(
                 grads=[found.grads[i] for i in at],
                 tensors=[found.tensors[starts[i] : starts[i + 1]] for i in at],
                 shards=[_shard(found.shards[3 * i : 3 * i + 3]) for i in at],
-                table=columns.to(dtype=real_dtype(dtype), device=device),
+                table=columns.to(real_dtype(dtype)),
                 words=None if words is None else take_rows(words, at),
             )
         )

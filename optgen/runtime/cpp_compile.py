@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +29,7 @@ LEVELS = {
     "AVX2": ("-march=x86-64-v3",),
 }
 PATIENCE = 300  # seconds; a compilation takes one or two
+ABANDONED = 3600  # seconds
 
 
 class CompilerError(RuntimeError):
@@ -96,6 +99,7 @@ def _compile(command: list[str], source: str, place: Path) -> None:
     """Compile to a file of this process's own, which then takes its place at once: no one sees a part of it."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(place.parent)
         with tempfile.TemporaryDirectory(prefix=".compiling-", dir=place.parent, ignore_cleanup_errors=True) as folder:
             text, made = Path(folder) / "source.cpp", Path(folder) / "made.so"
             text.write_text(source, encoding="utf-8")
@@ -111,6 +115,14 @@ def _compile(command: list[str], source: str, place: Path) -> None:
             made.replace(place)
     except (OSError, subprocess.SubprocessError) as error:
         raise CompilerError(f"{place} cannot be made: {error}") from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what compilations left that were killed; none takes an hour."""
+    for left in folder.glob(".compiling-*"):
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _openmp() -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import pad
 
 from optgen.runtime.backends import interpreting
 from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, make_scratch, rows_of, run_buckets
@@ -82,13 +84,8 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
 def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     (param, grad, correction, real), device, items = bucket.dtypes, bucket.device, bucket.items
     scratch = [make_scratch(kernel.scratch, item, kernel.row) for item in items]
-    rows, tiles = _tables(kernel, items, scratch)
-    tables = (
-        torch.tensor(rows, dtype=torch.int64, device=device),
-        bucket.scalar_table(),
-        bucket.key_table().to(device),
-        tiles.to(device),
-    )
+    rows, counts = _rows(kernel, items, scratch)
+    tables = (*_on_device([rows, bucket.scalar_table(), bucket.key_table()], device), _tiles(counts, device))
     constants = {
         "PARAM": TRITON_DTYPES[param],
         "GRAD": TRITON_DTYPES[grad],
@@ -101,7 +98,7 @@ def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     with _on(device):
         for sweep in kernel.sweeps:
             entry, taken = sweep.entry, {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names}
-            entry[(len(tiles),)](*tables, **taken, **constants, **options)
+            entry[(len(tables[-1]),)](*tables, **taken, **constants, **options)
             for reduction in sweep.reductions:
                 if kernel.scratch[reduction.parts - len(items[0].tensors)].is_used(bucket.flags):
                     _join(kernel, reduction, items, rows)
@@ -113,14 +110,14 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)
 
 
-def _join(kernel: TritonKernel, reduction: Reduction, items: list[Item], slots: list[list[int]]) -> None:
+def _join(kernel: TritonKernel, reduction: Reduction, items: list[Item], slots: Tensor) -> None:
     """Reduce the parts of every parameter of a bucket in one launch."""
     from optgen.runtime.triton_reduce import join_parts
 
     first = len(items[0].tensors)
     parts, result = kernel.scratch[reduction.parts - first], kernel.scratch[reduction.result - first]
     rows = []
-    for item, addresses in zip(items, slots, strict=True):
+    for item, addresses in zip(items, slots.tolist(), strict=True):
         shape = rows_of(item, kernel.row)
         count = result.size(*shape)
         rows.append([addresses[reduction.parts], parts.size(*shape) // count, addresses[reduction.result], count])
@@ -138,26 +135,48 @@ def _platform(device: torch.device) -> tuple[str, int]:
     return target.backend, int(target.warp_size)
 
 
-def _tables(kernel: TritonKernel, items: list[Item], scratch: list[list[Tensor]]) -> tuple[list[list[int]], Tensor]:
-    """A row of addresses and sizes for each parameter, and the parameter and number of each tile.
+def _rows(kernel: TritonKernel, items: list[Item], scratch: list[list[Tensor]]) -> tuple[Tensor, tuple[int, ...]]:
+    """A row of addresses and sizes for each parameter, int64, and its number of tiles.
 
     The sizes are: how much of it whole tiles may take without masks, and blocks and row length, or elements.
     """
-    rows, counts = [], []
+    table, counts = array("q"), []
     for item, between in zip(items, scratch, strict=True):
-        addresses = [tensor.data_ptr() for tensor in (*item.tensors, *between)]
+        table.extend(map(Tensor.data_ptr, item.tensors))
+        table.extend(map(Tensor.data_ptr, between))
         if kernel.wide:
             lines, length = rows_of(item, kernel.row)
             blocks = lines * -(-length // kernel.wide)
             whole = blocks if length % kernel.wide == 0 and item.is_regular else 0
-            rows.append([*addresses, whole, blocks, length])
+            table.extend((whole, blocks, length))
             counts.append(-(-blocks * kernel.wide // kernel.tile))
         else:
             size = item.tensors[0].numel()
-            rows.append([*addresses, size if item.is_regular else 0, size])
+            table.extend((size if item.is_regular else 0, size))
             counts.append(-(-size // kernel.tile))
+    return torch.frombuffer(table, dtype=torch.int64).view(len(items), -1), tuple(counts)
+
+
+def _on_device(tables: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Tables of the host on the device, in one copy that the host does not wait for."""
+    if device.type == "cpu":
+        return tables
+    flat = [table.contiguous().view(torch.uint8).flatten() for table in tables]
+    sizes = [-(-part.numel() // 16) * 16 for part in flat]
+    together = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+    torch.cat([pad(part, (0, size - part.numel())) for part, size in zip(flat, sizes, strict=True)], out=together)
+    parts = torch.split(together.to(device, non_blocking=True), sizes)
+    return [
+        part[: source.numel()].view(table.dtype).view(table.shape)
+        for part, source, table in zip(parts, flat, tables, strict=True)
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def _tiles(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """The parameter of each tile, and which of its tiles it is: int32 (tiles, 2). Kept, because it seldom changes."""
     repeats = torch.tensor(counts, device="cpu")
-    owner = torch.repeat_interleave(torch.arange(len(items), device="cpu"), repeats)
+    owner = torch.repeat_interleave(torch.arange(len(counts), device="cpu"), repeats)
     start = torch.cumsum(repeats, 0) - repeats
     number = torch.arange(len(owner), device="cpu") - start[owner]
-    return rows, torch.stack([owner, number], dim=1).to(torch.int32)
+    return torch.stack([owner, number], dim=1).to(torch.int32).to(device)

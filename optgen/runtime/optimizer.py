@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import checkpoint, keys, masters, sharding
-from optgen.runtime.backends import compiled_update, pick_backend
+from optgen.runtime.backends import compiled_update, give_up_cpp, pick_backend
 from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, hyper_values, make_batches
+from optgen.runtime.cpp_compile import CompilerError
 from optgen.runtime.description import Description, KernelInfo, State
 from optgen.runtime.known import Known
 from optgen.runtime.low_precision import (
@@ -57,7 +58,7 @@ class GeneratedOptimizer(Optimizer):
         Args:
             params: parameters, `named_parameters()` or groups, as torch.optim takes them.
             defaults: hyperparameters of groups that do not set their own.
-            backend: "auto", "torch" or "triton".
+            backend: "auto" (triton on a GPU, cpp on a CPU, torch where these are missing), "torch", "triton" or "cpp".
             compile: compile the update function of the torch backend with torch.compile.
             seed: of stochastic rounding.
 
@@ -171,7 +172,7 @@ class GeneratedOptimizer(Optimizer):
                         kernel = self.description.kernels[self.description.kernel_index(p.shape, group["storage"])]
                         self._fit_state(p, state, kernel)
         for device in devices:
-            pick_backend(self._options["backend"], device)
+            self._backend(device)
 
     def _touch_sharded(self) -> None:
         """Tell autograd that sharded parameters have changed; kernels have only seen their shards."""
@@ -274,20 +275,35 @@ class GeneratedOptimizer(Optimizer):
         """Hand the batches to the backends."""
         launches: dict[str, list[Batch]] = {}
         for batch in batches:
-            backend = pick_backend(self._options["backend"], batch.params[0].device)
-            if backend == "torch":
-                self._run_torch(batch)
-            else:
-                launches.setdefault(backend, []).append(batch)
+            launches.setdefault(self._backend(batch.params[0].device), []).append(batch)
         for backend, taken in launches.items():
-            getattr(self, f"launch_{backend}")(taken)
+            self._launch(backend, taken)
+
+    def _launch(self, backend: str, batches: list[Batch]) -> None:
+        if backend == "triton":
+            self.launch_triton(batches)
+        elif backend == "torch":
+            for batch in batches:
+                self._run_torch(batch)
+        else:
+            try:
+                self.launch_cpp(batches)
+            except CompilerError as error:  # before anything was updated
+                if self._options["backend"] != "auto":
+                    raise
+                give_up_cpp(error)
+                self._launch("torch", batches)
+
+    def _backend(self, device: torch.device) -> str:
+        return pick_backend(self._options["backend"], device, compiled=self._options["compile"])
 
     def _run_torch(self, batch: Batch) -> None:
         update = self.torch_updates[batch.kernel]
         flatten = self._options["compile"] and not self.description.kernels[batch.kernel].stored
         if self._options["compile"]:
             update = compiled_update(update)
-        words = None if batch.words is None else batch.words.to(batch.params[0].device)
+        device = batch.params[0].device
+        words, table = None if batch.words is None else batch.words.to(device), batch.table.to(device)
         for i, p in enumerate(batch.params):
             if p.numel() == 0:
                 continue
@@ -295,7 +311,7 @@ class GeneratedOptimizer(Optimizer):
             tensors = [p, batch.grads[i], *batch.tensors[i]]
             if flatten and all(tensor.is_contiguous() for tensor in tensors):
                 tensors = [tensor.view(-1) for tensor in tensors]  # one number of dimensions: fewer compilations
-            update(*tensors, batch.table[i], key, **batch.flags)
+            update(*tensors, table[i], key, **batch.flags)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, or of the torch.optim class with the same rule.
