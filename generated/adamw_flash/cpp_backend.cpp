@@ -18,25 +18,11 @@ INLINE floats level_m(ints n) { return n == 127 ? 1.0f : to_float(n) * reciproca
 
 // The magnitude nearest to y, 0 <= y <= 1.
 INLINE ints nearest_m(floats y) {
-    ints n = y * 381.0f >= 127.0f ? spread(64) : spread(0);
-    ints next = n + 32;
-    ints odd = 2 * next - 1;
-    n = y * to_float(508 - odd) >= to_float(odd) ? next : n;
-    next = n + 16;
-    odd = 2 * next - 1;
-    n = y * to_float(508 - odd) >= to_float(odd) ? next : n;
-    next = n + 8;
-    odd = 2 * next - 1;
-    n = y * to_float(508 - odd) >= to_float(odd) ? next : n;
-    next = n + 4;
-    odd = 2 * next - 1;
-    n = y * to_float(508 - odd) >= to_float(odd) ? next : n;
-    next = n + 2;
-    odd = 2 * next - 1;
-    n = y * to_float(508 - odd) >= to_float(odd) ? next : n;
-    next = n + 1;
-    odd = 2 * next - 1;
-    return y * to_float(508 - odd) >= to_float(odd) ? next : n;
+    ints guess = trunc(y * 254.0f / (1.0f + y) + 0.5f);
+    ints odd = at_least(2 * guess - 1, spread(0));
+    ints n = y * to_float(508 - odd) >= to_float(odd) ? guess : guess - 1;
+    odd = 2 * guess + 1;
+    return y * to_float(508 - odd) >= to_float(odd) ? guess + 1 : n;
 }
 
 // The value of each code.
@@ -61,28 +47,11 @@ INLINE floats level_v(ints n) { return n == 255 ? 1.0f : to_float(n * n) * 1.537
 // The magnitude nearest to y, 0 <= y <= 1.
 INLINE ints nearest_v(floats y) {
     floats position = y * 260100.0f;
-    ints n = position >= 65025.0f ? spread(128) : spread(0);
-    ints next = n + 64;
-    ints odd = 2 * next - 1;
-    n = position >= to_float(odd * odd) ? next : n;
-    next = n + 32;
-    odd = 2 * next - 1;
-    n = position >= to_float(odd * odd) ? next : n;
-    next = n + 16;
-    odd = 2 * next - 1;
-    n = position >= to_float(odd * odd) ? next : n;
-    next = n + 8;
-    odd = 2 * next - 1;
-    n = position >= to_float(odd * odd) ? next : n;
-    next = n + 4;
-    odd = 2 * next - 1;
-    n = position >= to_float(odd * odd) ? next : n;
-    next = n + 2;
-    odd = 2 * next - 1;
-    n = position >= to_float(odd * odd) ? next : n;
-    next = n + 1;
-    odd = 2 * next - 1;
-    return position >= to_float(odd * odd) ? next : n;
+    ints guess = trunc(sqrt(position) * 0.5f + 0.5f);
+    ints odd = at_least(2 * guess - 1, spread(0));
+    ints n = position >= to_float(odd * odd) ? guess : guess - 1;
+    odd = 2 * guess + 1;
+    return position >= to_float(odd * odd) ? guess + 1 : n;
 }
 
 // The value of each code.

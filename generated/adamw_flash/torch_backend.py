@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optgen.runtime.keys import Key
 from optgen.runtime.low_precision import read_parameter, write_parameter
-from optgen.runtime.torch_ops import block_scalars, choose_int, from_blocks, pack, to_blocks, unpack
+from optgen.runtime.torch_ops import block_scalars, from_blocks, pack, to_blocks, unpack
 
 __all__ = [
     "update",
@@ -25,25 +25,11 @@ def level_m(n: Tensor) -> Tensor:
 
 def nearest_m(y: Tensor) -> Tensor:
     """The magnitude nearest to y, 0 <= y <= 1."""
-    n = choose_int(y * 381 >= 127, 64, 0)
-    next = n + 32
-    odd = 2 * next - 1
-    n = torch.where(y * (508 - odd).to(torch.float32) >= odd.to(torch.float32), next, n)
-    next = n + 16
-    odd = 2 * next - 1
-    n = torch.where(y * (508 - odd).to(torch.float32) >= odd.to(torch.float32), next, n)
-    next = n + 8
-    odd = 2 * next - 1
-    n = torch.where(y * (508 - odd).to(torch.float32) >= odd.to(torch.float32), next, n)
-    next = n + 4
-    odd = 2 * next - 1
-    n = torch.where(y * (508 - odd).to(torch.float32) >= odd.to(torch.float32), next, n)
-    next = n + 2
-    odd = 2 * next - 1
-    n = torch.where(y * (508 - odd).to(torch.float32) >= odd.to(torch.float32), next, n)
-    next = n + 1
-    odd = 2 * next - 1
-    return torch.where(y * (508 - odd).to(torch.float32) >= odd.to(torch.float32), next, n)
+    guess = (y * 254.0 / (1.0 + y) + 0.5).to(torch.int32)
+    odd = torch.clamp(2 * guess - 1, min=0)
+    n = torch.where(y * (508 - odd).to(torch.float32) >= odd.to(torch.float32), guess, guess - 1)
+    odd = 2 * guess + 1
+    return torch.where(y * (508 - odd).to(torch.float32) >= odd.to(torch.float32), guess + 1, n)
 
 
 def scale_m(x: Tensor) -> Tensor:
@@ -76,28 +62,11 @@ def level_v(n: Tensor) -> Tensor:
 def nearest_v(y: Tensor) -> Tensor:
     """The magnitude nearest to y, 0 <= y <= 1."""
     position = y * 260100.0
-    n = choose_int(position >= 65025, 128, 0)
-    next = n + 64
-    odd = 2 * next - 1
-    n = torch.where(position >= (odd * odd).to(torch.float32), next, n)
-    next = n + 32
-    odd = 2 * next - 1
-    n = torch.where(position >= (odd * odd).to(torch.float32), next, n)
-    next = n + 16
-    odd = 2 * next - 1
-    n = torch.where(position >= (odd * odd).to(torch.float32), next, n)
-    next = n + 8
-    odd = 2 * next - 1
-    n = torch.where(position >= (odd * odd).to(torch.float32), next, n)
-    next = n + 4
-    odd = 2 * next - 1
-    n = torch.where(position >= (odd * odd).to(torch.float32), next, n)
-    next = n + 2
-    odd = 2 * next - 1
-    n = torch.where(position >= (odd * odd).to(torch.float32), next, n)
-    next = n + 1
-    odd = 2 * next - 1
-    return torch.where(position >= (odd * odd).to(torch.float32), next, n)
+    guess = (torch.sqrt(position) * 0.5 + 0.5).to(torch.int32)
+    odd = torch.clamp(2 * guess - 1, min=0)
+    n = torch.where(position >= (odd * odd).to(torch.float32), guess, guess - 1)
+    odd = 2 * guess + 1
+    return torch.where(position >= (odd * odd).to(torch.float32), guess + 1, n)
 
 
 def scale_v(x: Tensor) -> Tensor:

@@ -36,25 +36,11 @@ def level_m(n):
 @triton.jit
 def nearest_m(y):
     """The magnitude nearest to y, 0 <= y <= 1."""
-    n = tl.where(y * 381 >= 127, 64, 0)
-    next = n + 32
-    odd = 2 * next - 1
-    n = tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), next, n)
-    next = n + 16
-    odd = 2 * next - 1
-    n = tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), next, n)
-    next = n + 8
-    odd = 2 * next - 1
-    n = tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), next, n)
-    next = n + 4
-    odd = 2 * next - 1
-    n = tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), next, n)
-    next = n + 2
-    odd = 2 * next - 1
-    n = tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), next, n)
-    next = n + 1
-    odd = 2 * next - 1
-    return tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), next, n)
+    guess = (y * 254.0 / (1.0 + y) + 0.5).to(tl.int32)
+    odd = maximum(2 * guess - 1, 0)
+    n = tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), guess, guess - 1)
+    odd = 2 * guess + 1
+    return tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), guess + 1, n)
 
 
 @triton.jit
@@ -92,28 +78,11 @@ def level_v(n):
 def nearest_v(y):
     """The magnitude nearest to y, 0 <= y <= 1."""
     position = y * 260100.0
-    n = tl.where(position >= 65025, 128, 0)
-    next = n + 64
-    odd = 2 * next - 1
-    n = tl.where(position >= (odd * odd).to(tl.float32), next, n)
-    next = n + 32
-    odd = 2 * next - 1
-    n = tl.where(position >= (odd * odd).to(tl.float32), next, n)
-    next = n + 16
-    odd = 2 * next - 1
-    n = tl.where(position >= (odd * odd).to(tl.float32), next, n)
-    next = n + 8
-    odd = 2 * next - 1
-    n = tl.where(position >= (odd * odd).to(tl.float32), next, n)
-    next = n + 4
-    odd = 2 * next - 1
-    n = tl.where(position >= (odd * odd).to(tl.float32), next, n)
-    next = n + 2
-    odd = 2 * next - 1
-    n = tl.where(position >= (odd * odd).to(tl.float32), next, n)
-    next = n + 1
-    odd = 2 * next - 1
-    return tl.where(position >= (odd * odd).to(tl.float32), next, n)
+    guess = (tl.sqrt(position) * 0.5 + 0.5).to(tl.int32)
+    odd = maximum(2 * guess - 1, 0)
+    n = tl.where(position >= (odd * odd).to(tl.float32), guess, guess - 1)
+    odd = 2 * guess + 1
+    return tl.where(position >= (odd * odd).to(tl.float32), guess + 1, n)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
 from optgen.storage.codec import Codec
-from optgen.storage.magnitudes import Numbers, bisection, magnitude_codec, with_signs
+from optgen.storage.magnitudes import Numbers, magnitude_codec, with_signs
 
 __all__ = ["Companded"]
 
@@ -35,15 +35,24 @@ class Companded:
         return with_signs([n / (2 * last - n) for n in range(last + 1)])
 
     def codec(self, storage: Storage, unsigned: bool) -> Codec:
-        """The border below magnitude n is the curve's inverse at (n - 1/2)/last: a ratio of integers, so one product decides."""
+        """The border below magnitude n is the curve's inverse at (n - 1/2)/last: a ratio of integers, so one product decides.
+
+        The curve itself guesses the magnitude, or one beside it where a machine rounds otherwise; two comparisons decide.
+        """
         last = _last(storage, unsigned)
         if unsigned:
             level = f"real(n*n)*{1.0 / last**2!r}"
-            search = bisection(last + 1, "position >= real(odd*odd)", "odd = 2*next - 1")
-            nearest = f"position = y*{4.0 * last**2!r}\n{search}"
+            nearest = f"position = y*{4.0 * last**2!r}\nguess = trunc(sqrt(position)*0.5 + 0.5)"
+            reached = "position >= real(odd*odd)"
         else:
             level = f"real(n)*reciprocal(real({2 * last} - n))"
-            nearest = bisection(last + 1, f"y*real({4 * last} - odd) >= real(odd)", "odd = 2*next - 1")
+            nearest = f"guess = trunc(y*{2.0 * last}/(1.0 + y) + 0.5)"
+            reached = f"y*real({4 * last} - odd) >= real(odd)"
+        nearest += f"""
+odd = max(2*guess - 1, 0)
+n = where({reached}, guess, guess - 1)
+odd = 2*guess + 1
+n = where({reached}, guess + 1, n)"""
         numbers = Numbers(0, last, not unsigned, middle=last)
         level = f"value = where(n == {last}, 1.0, {level})"
         return magnitude_codec(level, nearest, numbers, random=storage.rounding == "stochastic")

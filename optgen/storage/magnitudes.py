@@ -47,7 +47,8 @@ def magnitude_codec(
         random: whether rounding is stochastic.
         published: whether a block whose largest magnitude is negative shrinks where -1 is no level, as published;
             otherwise the scale takes that value's sign.
-        levels: of all codes, in their order, on a scale of 1: where they are few, they are looked up.
+        levels: of all codes, in their order, on a scale of 1. Where they are few, they are looked up, and a value goes to
+            the nearest of them.
     """
     turned = numbers.lowest is not None and not published
     scale = signed_absmax() if turned else absmax(not numbers.signed, published)

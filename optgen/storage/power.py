@@ -41,7 +41,8 @@ class Power:
         shape = _Shape(storage, unsigned)
         numbers = Numbers(0, shape.count - 1, not unsigned, middle=shape.middle, smallest=shape.level(0))
         random = storage.rounding == "stochastic"
-        return magnitude_codec(_level(shape), _nearest(shape), numbers, random=random)
+        levels = self.levels(storage, unsigned)
+        return magnitude_codec(_level(shape), _nearest(shape), numbers, random=random, levels=levels)
 
 
 class _Shape:
