@@ -14,7 +14,7 @@ from optgen import __version__
 
 __all__ = ["main"]
 
-COMMANDS = ("build", "check", "diff", "explain", "list", "memory", "new", "show", "verify")
+COMMANDS = ("build", "check", "diff", "explain", "list", "memory", "new", "roofline", "show", "verify")
 USER_ERROR, INTERNAL_ERROR = 1, 70
 
 

@@ -25,7 +25,7 @@ from optgen.spec.with_storage import with_storage
 if TYPE_CHECKING:
     from optgen.runtime.optimizer import GeneratedOptimizer
 
-__all__ = ["load_package", "optimizer_class", "unload_package"]
+__all__ = ["load_package", "optimizer_class", "package_of", "unload_package"]
 
 HEADER_LINES = 2
 LOCK = threading.RLock()
@@ -51,14 +51,19 @@ def optimizer_class(spec: str | Path | Definition, *, storage: Mapping[str, Any]
 
 
 def _loaded(built: Built) -> type[GeneratedOptimizer]:
+    made: type[GeneratedOptimizer] = getattr(sys.modules[package_of(built)], built.spec.name)
+    return made
+
+
+def package_of(built: Built) -> str:
+    """Import the package of a built spec and return its name, under which its modules can be imported."""
     bodies = [text.split("\n", HEADER_LINES)[-1] for text in built.files.values()]  # headers name the path of the spec
     digest = hashlib.sha256("\0".join(bodies).encode()).hexdigest()[:16]
     name = f"optgen_in_memory_{digest}"
     if name not in sys.modules:
         write_package(_folder(), name, built.files)
         load_package(_folder(), name)
-    made: type[GeneratedOptimizer] = getattr(sys.modules[name], built.spec.name)
-    return made
+    return name
 
 
 @functools.cache

@@ -30,7 +30,7 @@ def run(*arguments: str) -> Result:
 
 def test_every_command_has_help() -> None:
     listed = run("--help").output
-    for command in ("build", "check", "diff", "explain", "list", "memory", "new", "show", "verify"):
+    for command in ("build", "check", "diff", "explain", "list", "memory", "new", "roofline", "show", "verify"):
         assert command in listed
         assert "Usage" in run(command, "--help").output
 

@@ -1,17 +1,29 @@
-"""Ahead-of-time compilation of generated Triton kernels, no GPU needed, and the facts of the machine code."""
+"""Ahead-of-time compilation of generated Triton kernels, no GPU needed, and the facts of the machine code.
+
+The facts are kept in optgen's cache folder by the content of all that they follow from.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import json
 import os
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-__all__ = ["TARGETS", "GpuCode", "compile_kernel"]
+from optgen.analysis.machine_code import Instruction, PathError, bulk_path, parse_amdgcn, parse_sass
+from optgen.output import OutputError, write_bytes
+from optgen.runtime.cpp_compile import cache_folder
+
+__all__ = ["TARGETS", "GpuCode", "compile_kernel", "read_code"]
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
@@ -24,14 +36,19 @@ POINTERS = {"_tensors": "*i64", "_keys": "*i64", "_tiles": "*i32"}
 
 @dataclass(frozen=True)
 class GpuCode:
-    """Facts of one compiled kernel. `operations` counts instructions by full mnemonic; spills are bytes."""
+    """Facts of one compiled kernel; spills are bytes.
+
+    `operations` counts all its instructions by full mnemonic, `bulk` those that a thread runs in the bulk of a tensor; where
+    they cannot be told, `fault` says why.
+    """
 
     target: str
     registers: int
     spill_bytes: int
     shared_bytes: int
     operations: Mapping[str, int]
-    text: str
+    bulk: Mapping[str, int]
+    fault: str = ""
 
 
 def compile_kernel(
@@ -76,12 +93,47 @@ def compile_kernel(
     names = list(entry.arg_names)
     pointers = {**POINTERS, "scalars": f"*{real}"}
     signature = {name: "constexpr" if name in constants else pointers[name] for name in names}
+    platform, _, warp_size = TARGETS[target]
+    options = kernel.options(platform, warp_size)
+    place = _place(entry.cache_key, target, sorted(map(str, constants.items())), str(signature), sorted(options.items()))
+    with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or not whole
+        return GpuCode(**json.loads(place.read_text(encoding="utf-8")))
     values = {(names.index(name),): value for name, value in constants.items()}
     divisible = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
     source = ASTSource(entry, signature=signature, constexprs=values, attrs=divisible)
-    platform, _, warp_size = TARGETS[target]
-    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=kernel.options(platform, warp_size))
+    code = read_code(target, triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options))
+    with contextlib.suppress(OutputError):  # then the next one compiles too
+        write_bytes(place, json.dumps(asdict(code)).encode())
+    return code
+
+
+def _place(*reasons: object) -> Path:
+    """The file for the facts that follow from these reasons, from Triton and from what reads them."""
+    digest = hashlib.sha256("\0".join([*map(str, reasons), _readers()]).encode()).hexdigest()[:32]
+    return cache_folder() / f"{digest}.json"
+
+
+@functools.cache
+def _readers() -> str:
+    import triton
+
+    files = (Path(__file__), Path(__file__).with_name("machine_code.py"))
+    return "\0".join([triton.__version__, *(file.read_text(encoding="utf-8") for file in files)])
+
+
+def read_code(target: str, compiled: Any) -> GpuCode:
+    """The facts of what Triton compiled."""
     return _nvidia(target, compiled) if target.startswith("sm_") else _amd(target, compiled)
+
+
+def _facts(target: str, registers: int, spill_bytes: int, shared_bytes: int, code: Sequence[Instruction]) -> GpuCode:
+    bulk, fault = {}, ""
+    try:
+        bulk = dict(Counter(one.operation for one in bulk_path(code)))
+    except PathError as error:
+        fault = str(error)
+    operations = dict(Counter(one.operation for one in code))
+    return GpuCode(target, registers, spill_bytes, shared_bytes, operations, bulk, fault)
 
 
 def _nvidia(target: str, compiled: Any) -> GpuCode:
@@ -91,11 +143,8 @@ def _nvidia(target: str, compiled: Any) -> GpuCode:
         file.flush()
         text = _tool("nvdisasm", "-c", file.name)
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
-    pattern = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)")
-    operations = Counter(match.group(1) for match in pattern.finditer(text))
-    operations.pop("NOP", None)
     facts = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
-    return GpuCode(target, facts["REG"], facts["STACK"] + facts["LOCAL"], facts["SHARED"], operations, text)
+    return _facts(target, facts["REG"], facts["STACK"] + facts["LOCAL"], facts["SHARED"], parse_sass(text))
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -108,7 +157,6 @@ def _tool(name: str, *arguments: str) -> str:
 def _amd(target: str, compiled: Any) -> GpuCode:
     """Read the assembly's metadata."""
     text = compiled.asm["amdgcn"]
-    operations = Counter(re.findall(r"^\s+([a-z][a-z0-9_]+)\s", text, flags=re.MULTILINE))
 
     def fact(name: str) -> int:
         found = re.search(rf"\.{name}:\s*(\d+)", text)
@@ -116,4 +164,4 @@ def _amd(target: str, compiled: Any) -> GpuCode:
 
     # scalar registers spill to lanes of vector registers, which costs no memory
     spills = 4 * fact("vgpr_spill_count") + fact("private_segment_fixed_size")
-    return GpuCode(target, fact("vgpr_count"), spills, fact("group_segment_fixed_size"), operations, text)
+    return _facts(target, fact("vgpr_count"), spills, fact("group_segment_fixed_size"), parse_amdgcn(text))

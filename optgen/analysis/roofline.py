@@ -1,0 +1,148 @@
+"""What bounds a step on a GPU: bytes from the plan, instructions from the compiled code, times from the device's figures.
+
+The figures are those of the bulk of a large tensor with every pipe always busy: what a step takes at least. Latencies, bank
+conflicts and the launch come on top.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optgen.analysis.devices import Device, load_devices
+from optgen.analysis.gpu_code import GpuCode, compile_kernel
+from optgen.analysis.machine_code import access_bits
+from optgen.analysis.pipes import KINDS, by_kind
+from optgen.build import Built
+from optgen.in_memory import package_of
+from optgen.ir.constants import evaluate_condition
+from optgen.ir.nodes import Program
+from optgen.plan.nodes import Kernel
+from optgen.plan.traffic import kernel_bytes
+
+__all__ = ["PARAMS", "KernelRoofline", "Roofline", "RooflineError", "default_flags", "roofline"]
+
+PARAMS = {"bf16": 2, "fp32": 4, "fp16": 2}  # bytes of an element
+
+
+class RooflineError(RuntimeError):
+    """Code that cannot be counted, or no compiler; the message says why."""
+
+
+@dataclass(frozen=True)
+class KernelRoofline:
+    """One kernel, its sweeps together.
+
+    `bytes_moved` and `kinds`, instructions by kind, are per element. `accesses` counts those of a thread and tile to global
+    memory, by bits. `times` are picoseconds per element that memory and each pipe need.
+    """
+
+    name: str
+    bytes_moved: float
+    kinds: Mapping[str, float]
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    accesses: Mapping[int, int]
+    times: Mapping[str, float]
+
+    @property
+    def instructions(self) -> float:
+        """All of them, per element."""
+        return sum(self.kinds[kind] for kind in KINDS)
+
+    @property
+    def bound_by(self) -> str:
+        """What needs the longest: "memory", "issue" or another pipe."""
+        return max(self.times, key=lambda name: self.times[name])
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """All kernels of an optimizer on a device; most parameters take the last one, that of codes where there are any."""
+
+    optimizer: str
+    target: str
+    device: Device
+    param: str
+    grad: str
+    kernels: tuple[KernelRoofline, ...]
+
+    @property
+    def step(self) -> KernelRoofline:
+        """The kernel that most parameters take."""
+        return self.kernels[-1]
+
+
+def roofline(built: Built, target: str, *, param: str = "bf16", grad: str = "bf16") -> Roofline:
+    """Compile every kernel of an optimizer for a target, every hyperparameter at its default, and say what bounds it.
+
+    Raises:
+        RooflineError: if Triton is missing or interprets, or the code of a kernel cannot be counted.
+    """
+    device = load_devices()[target]
+    kernels = tuple(
+        _kernel(plan, entry, device, target, param, grad)
+        for plan, entry in zip(built.plan.kernels, _entries(built), strict=True)
+    )
+    return Roofline(built.spec.name, target, device, param, grad, kernels)
+
+
+def _entries(built: Built) -> Any:
+    try:
+        from optgen.runtime.backends import interpreting
+
+        if interpreting():
+            raise RooflineError("Triton interprets its kernels and compiles none: unset TRITON_INTERPRET")
+        return importlib.import_module(f"{package_of(built)}.triton_backend").KERNELS
+    except ImportError as error:
+        raise RooflineError(f"this needs Triton, which cannot be imported ({error}): pip install triton") from error
+
+
+def _kernel(plan: Kernel, entry: Any, device: Device, target: str, param: str, grad: str) -> KernelRoofline:
+    flags = default_flags(plan.program)
+    codes = []
+    for sweep in range(len(entry.sweeps)):
+        given = {flag: flags[flag] for flag in plan.flags}
+        code = compile_kernel(entry, target, param=param, grad=grad, flags=given, sweep=sweep)
+        if code.fault:
+            raise RooflineError(f"sweep {sweep} of kernel '{plan.name}': {code.fault}")
+        codes.append(code)
+    nbytes = kernel_bytes(plan, param=PARAMS[param], grad=PARAMS[grad], flags=flags)
+    return _measure(plan.name, codes, nbytes, entry.tile / entry.threads, device)
+
+
+def _measure(name: str, codes: list[GpuCode], nbytes: float, elements: float, device: Device) -> KernelRoofline:
+    """The facts of a kernel of which a thread has this many elements in a tile."""
+    counts, accesses = Counter[str](), Counter[int]()
+    for code in codes:
+        counts.update(code.bulk)
+        for operation, count in code.bulk.items():
+            if bits := access_bits(operation):
+                accesses[bits] += count
+    kinds = {kind: count / elements for kind, count in by_kind(counts).items()}
+    return KernelRoofline(
+        name,
+        nbytes,
+        kinds,
+        max(code.registers for code in codes),
+        sum(code.spill_bytes for code in codes),
+        max(code.shared_bytes for code in codes),
+        dict(sorted(accesses.items(), reverse=True)),
+        device.times(nbytes, kinds),
+    )
+
+
+def default_flags(program: Program) -> dict[str, bool]:
+    """The flags of a program when every hyperparameter has its default."""
+    defaults: dict[str, Any] = {}
+    for hyper in program.hypers:
+        if hyper.names:
+            assert isinstance(hyper.default, tuple)
+            defaults |= dict(zip(hyper.names, hyper.default, strict=True))
+        else:
+            defaults[hyper.name] = hyper.default
+    return {flag: bool(evaluate_condition(condition, defaults)) for flag, condition in program.flags.items()}
