@@ -93,12 +93,20 @@ def test_code_with_masks_alone_is_counted_whole() -> None:
     assert operations(lines) == ["BRA", "LDG.E", "FADD", "EXIT"]
 
 
+def test_a_loop_may_be_counted_for_one_turn() -> None:
+    """Also one that is left by what looks like a call."""
+    lines = "MOV R1, R2\n .L_x_0:\n LDG.E R4, desc[UR6][R2.64]\n @P1 CALL.REL.NOINC `(.L_x_1)\n BRA `(.L_x_0)\n .L_x_1:\n EXIT"
+    code = parse_sass(sass(lines))
+    assert [one.operation for one in bulk_path(code, one_turn=True)] == ["MOV", "LDG.E", "CALL.REL.NOINC", "EXIT"]
+
+
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
         (".L_x_0:\n LDG.E.128 R4, desc[UR6][R2.64]\n @P0 BRA `(.L_x_0)\n EXIT", "loop"),
         ("CALL.REL.NOINC `($f)\n EXIT\n $f:\n RET.REL.NODEC R9 `(update)", "calls"),
         ("BRX R2 -0x40\n EXIT", "unknown place"),
+        (".L_x_0:\n BRA `(.L_x_0)\n EXIT", "nothing leaves"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(lines: str, reason: str) -> None:

@@ -121,22 +121,23 @@ def _readers() -> str:
     return "\0".join([triton.__version__, *(file.read_text(encoding="utf-8") for file in files)])
 
 
-def read_code(target: str, compiled: Any) -> GpuCode:
-    """The facts of what Triton compiled."""
-    return _nvidia(target, compiled) if target.startswith("sm_") else _amd(target, compiled)
+def read_code(target: str, compiled: Any, *, one_turn: bool = False) -> GpuCode:
+    """The facts of what Triton compiled; `one_turn` counts loops for one turn, instead of refusing them."""
+    read = _nvidia if target.startswith("sm_") else _amd
+    return read(target, compiled, one_turn=one_turn)
 
 
-def _facts(target: str, registers: int, spill_bytes: int, shared_bytes: int, code: Sequence[Instruction]) -> GpuCode:
+def _facts(target: str, registers: int, spills: int, shared: int, code: Sequence[Instruction], *, one_turn: bool) -> GpuCode:
     bulk, fault = {}, ""
     try:
-        bulk = dict(Counter(one.operation for one in bulk_path(code)))
+        bulk = dict(Counter(one.operation for one in bulk_path(code, one_turn=one_turn)))
     except PathError as error:
         fault = str(error)
     operations = dict(Counter(one.operation for one in code))
-    return GpuCode(target, registers, spill_bytes, shared_bytes, operations, bulk, fault)
+    return GpuCode(target, registers, spills, shared, operations, bulk, fault)
 
 
-def _nvidia(target: str, compiled: Any) -> GpuCode:
+def _nvidia(target: str, compiled: Any, *, one_turn: bool) -> GpuCode:
     """Disassemble a cubin with the tools that Triton's wheel carries."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -144,7 +145,8 @@ def _nvidia(target: str, compiled: Any) -> GpuCode:
         text = _tool("nvdisasm", "-c", file.name)
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
     facts = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
-    return _facts(target, facts["REG"], facts["STACK"] + facts["LOCAL"], facts["SHARED"], parse_sass(text))
+    spills = facts["STACK"] + facts["LOCAL"]
+    return _facts(target, facts["REG"], spills, facts["SHARED"], parse_sass(text), one_turn=one_turn)
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -154,7 +156,7 @@ def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def _amd(target: str, compiled: Any) -> GpuCode:
+def _amd(target: str, compiled: Any, *, one_turn: bool) -> GpuCode:
     """Read the assembly's metadata."""
     text = compiled.asm["amdgcn"]
 
@@ -164,4 +166,5 @@ def _amd(target: str, compiled: Any) -> GpuCode:
 
     # scalar registers spill to lanes of vector registers, which costs no memory
     spills = 4 * fact("vgpr_spill_count") + fact("private_segment_fixed_size")
-    return _facts(target, fact("vgpr_count"), spills, fact("group_segment_fixed_size"), parse_amdgcn(text))
+    shared = fact("group_segment_fixed_size")
+    return _facts(target, fact("vgpr_count"), spills, shared, parse_amdgcn(text), one_turn=one_turn)

@@ -68,10 +68,13 @@ def parse_sass(text: str) -> list[Instruction]:
 
 def _sass(operation: str, operands: str, labels: tuple[str, ...], *, guarded: bool) -> Instruction:
     name = operation.split(".", 1)[0]
-    target = re.search(r"`\(([^)]+)\)", operands)
+    found = re.search(r"`\(([^)]+)\)", operands)
+    target = found.group(1) if found else "?"
+    if name == "CALL" and target.startswith(".L"):  # a way out of a loop, not a function
+        return Instruction(operation, labels, guarded, target, guarded)
     if name in ("BRA", "JMP"):
         conditional = guarded or operation != name or re.match(r"!?U?P\d", operands) is not None
-        return Instruction(operation, labels, guarded, target.group(1) if target else "?", conditional)
+        return Instruction(operation, labels, guarded, target, conditional)
     if name in ("EXIT", "RET"):
         return Instruction(operation, labels, guarded, falls=guarded)
     if name in INDIRECT:
@@ -126,8 +129,12 @@ def access_bits(operation: str, *, shared: bool = False) -> int:
 SASS_BITS = {"128": 128, "64": 64, "U8": 8, "S8": 8, "U16": 16, "S16": 16}
 
 
-def bulk_path(code: Sequence[Instruction]) -> list[Instruction]:
+def bulk_path(code: Sequence[Instruction], *, one_turn: bool = False) -> list[Instruction]:
     """The instructions that a thread runs in the bulk, in order.
+
+    Args:
+        code: all of a kernel.
+        one_turn: whether loops are counted for one turn, such as a loop over tiles, instead of being refused.
 
     Raises:
         PathError: if a loop, a call or a computed jump lies on the path: how many instructions it runs is not known.
@@ -138,13 +145,17 @@ def bulk_path(code: Sequence[Instruction]) -> list[Instruction]:
     best: dict[int, tuple[tuple[int, int, int], int | None]] = {}
     for number in _order(blocks):
         own = _worth(blocks[number].code, telling, lanes_branch=not is_amd)
-        ways = [(best[other][0], other) for other in blocks[number].following if other in best]
+        ways: list[tuple[tuple[int, int, int], int | None]] = [(best[n][0], n) for n in blocks[number].following if n in best]
+        if blocks[number].following and not ways:  # it leads back alone, as the end of a loop that is left before
+            continue
         worth, following = max(ways, default=((0, 0, 0), None), key=lambda way: way[0])
         best[number] = tuple(map(sum, zip(own, worth, strict=True))), following  # type: ignore[assignment]
+    if 0 not in best:
+        raise PathError("the kernel runs through a loop that nothing leaves")
     path: list[Instruction] = []
     place: int | None = 0
     while place is not None:
-        _refuse(blocks, place)
+        _refuse(blocks, place, one_turn=one_turn)
         path += blocks[place].code
         place = best[place][1]
     return path
@@ -196,7 +207,7 @@ def _order(blocks: Sequence[_Block]) -> Iterator[int]:
             stack.append((other, iter(blocks[other].following)))
 
 
-def _refuse(blocks: Sequence[_Block], number: int) -> None:
+def _refuse(blocks: Sequence[_Block], number: int, *, one_turn: bool) -> None:
     last = blocks[number].code[-1]
     if any(one.calls for one in blocks[number].code):
         raise PathError("the bulk calls a function: how many instructions it runs is not known")
@@ -207,5 +218,5 @@ def _refuse(blocks: Sequence[_Block], number: int) -> None:
         more = [other for other in blocks[new.pop()].following if other not in reached]
         reached.update(more)
         new += more
-    if number in reached:
+    if number in reached and not one_turn:
         raise PathError("the bulk runs through a loop: how many turns it takes is not known")

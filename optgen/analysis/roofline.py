@@ -23,7 +23,7 @@ from optgen.ir.nodes import Program
 from optgen.plan.nodes import Kernel
 from optgen.plan.traffic import kernel_bytes
 
-__all__ = ["PARAMS", "KernelRoofline", "Roofline", "RooflineError", "default_flags", "roofline"]
+__all__ = ["PARAMS", "KernelRoofline", "Roofline", "RooflineError", "default_flags", "measure", "roofline"]
 
 PARAMS = {"bf16": 2, "fp32": 4, "fp16": 2}  # bytes of an element
 
@@ -112,10 +112,10 @@ def _kernel(plan: Kernel, entry: Any, device: Device, target: str, param: str, g
             raise RooflineError(f"sweep {sweep} of kernel '{plan.name}': {code.fault}")
         codes.append(code)
     nbytes = kernel_bytes(plan, param=PARAMS[param], grad=PARAMS[grad], flags=flags)
-    return _measure(plan.name, codes, nbytes, entry.tile / entry.threads, device)
+    return measure(plan.name, codes, nbytes, entry.tile / entry.threads, device)
 
 
-def _measure(name: str, codes: list[GpuCode], nbytes: float, elements: float, device: Device) -> KernelRoofline:
+def measure(name: str, codes: list[GpuCode], nbytes: float, elements: float, device: Device) -> KernelRoofline:
     """The facts of a kernel of which a thread has this many elements in a tile."""
     counts, accesses = Counter[str](), Counter[int]()
     for code in codes:
