@@ -30,6 +30,15 @@ def interpreted(*arguments: str, status: tuple[int, ...] = (0,)) -> str:
     return done.stdout
 
 
+@pytest.fixture(autouse=True)
+def compiling() -> Iterator[None]:
+    """`optgen verify` chooses Triton's interpreter for its process; the next test's kernels are to be compiled again."""
+    before = os.environ.get("TRITON_INTERPRET")
+    yield
+    if before is None:
+        os.environ.pop("TRITON_INTERPRET", None)
+
+
 @pytest.fixture
 def generate(tmp_path: Path) -> Iterator[Callable[[str], ModuleType]]:
     """Build a spec given as text and import the generated package."""
