@@ -55,6 +55,17 @@ def reshape(params: list[Tensor], optimizer: AdamW) -> None:
     params[0].grad = torch.ones_like(params[0])
 
 
+def narrow(params: list[Tensor], optimizer: AdamW) -> None:
+    """The gradient stays as it is."""
+    params[0].data = params[0].data.bfloat16()
+
+
+def rename(params: list[Tensor], optimizer: AdamW) -> None:
+    """The same tensors in the same order, but what AdamW looks for is missing."""
+    state = optimizer.state[params[0]]
+    optimizer.state[params[0]] = {"mine" if key == "exp_avg" else key: value for key, value in state.items()}
+
+
 def replace_state(params: list[Tensor], optimizer: AdamW) -> None:
     optimizer.state[params[1]]["exp_avg"] = torch.zeros(4, 5)
 
@@ -77,7 +88,7 @@ def set_flag(params: list[Tensor], optimizer: AdamW) -> None:
     optimizer.param_groups[0]["amsgrad"] = True
 
 
-CHANGES = (double, reshape, replace_state, reload, pop_state, add_group, set_flag)
+CHANGES = (double, narrow, reshape, rename, replace_state, reload, pop_state, add_group, set_flag)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=[change.__name__ for change in CHANGES])
@@ -90,6 +101,39 @@ def test_changes_are_seen(change: Callable[[list[Tensor], AdamW], None], monkeyp
     assert len(seen) == 2
     optimizer.step()
     assert len(seen) == 2
+
+
+def test_another_shape_than_its_states_is_refused_after_steps() -> None:
+    params, optimizer = made()
+    optimizer.step()
+    params[0].grad = None
+    params[0].data = params[0].data.view(20)
+    params[0].grad = torch.ones(20)
+    with pytest.raises(RuntimeError, match="made for another shape"):
+        optimizer.step()
+
+
+def test_a_parameter_listed_twice_is_updated_once_in_every_step() -> None:
+    p, q = torch.ones(5).requires_grad_(), torch.ones(5).requires_grad_()
+    p.grad, q.grad = torch.ones(5), torch.ones(5)
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        twice = AdamW([p, p], lr=0.1)
+    once = AdamW([q], lr=0.1)
+    for _ in range(3):
+        twice.step()
+        once.step()
+    assert twice.state[p]["step"] == 3
+    assert torch.equal(p, q)
+
+
+def test_another_parameter_in_the_same_place_is_not_known() -> None:
+    """An id is given again when its object is gone."""
+    params, optimizer = made()
+    optimizer.step()
+    (known, *_), state = optimizer._known.parameters.values(), optimizer.state[params[0]]
+    values = tuple(state.values())
+    assert known.holds(params[0], params[0].grad, state, values)
+    assert not known.holds(params[1], params[1].grad, state, values)
 
 
 def test_a_sparse_gradient_is_refused_after_dense_ones() -> None:
