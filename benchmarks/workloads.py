@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optgen.analysis.memory import MODELS, load_model
 from optgen.build import Built
-from optgen.ir.constants import evaluate_condition
+from optgen.ir.constants import default_flags
 from optgen.plan.traffic import kernel_bytes
 from optgen.spec.places import SHIPPED, spec_names
 
@@ -91,14 +91,7 @@ def parameters(shapes: Sequence[tuple[int, ...]], device: str = "cpu", dtype: to
 
 def bytes_moved(built: Built, optimizer: torch.optim.Optimizer) -> float:
     """Bytes that a step moves by the plan, with every flag at its default: codes where the state has them."""
-    defaults: dict[str, Any] = {}
-    for hyper in built.program.hypers:
-        if hyper.names:
-            assert isinstance(hyper.default, tuple)
-            defaults |= dict(zip(hyper.names, hyper.default, strict=True))
-        else:
-            defaults[hyper.name] = hyper.default
-    flags = {name: bool(evaluate_condition(condition, defaults)) for name, condition in built.program.flags.items()}
+    flags = default_flags(built.program)
     total = 0.0
     for group in optimizer.param_groups:
         for p in group["params"]:

@@ -18,11 +18,12 @@ from optgen.analysis.devices import load_devices
 from optgen.analysis.gpu_code import TARGETS, compile_kernel
 from optgen.analysis.machine_code import PathError, access_bits, bulk_path, parse_amdgcn, parse_sass
 from optgen.analysis.pipes import KINDS, WORDS, by_kind, kind, words
-from optgen.analysis.roofline import default_flags, roofline
+from optgen.analysis.roofline import PARAMS, roofline
 from optgen.build import build
 from optgen.cli.main import main
 from optgen.cli.roofline import DTYPES
 from optgen.cli.roofline import TARGETS as SHOWN_TARGETS
+from optgen.ir.constants import default_flags
 from optgen.output import write_package
 from tests.conftest import SHIPPED
 from tests.test_gpu_code import KINDS as KINDS_OF_SPECS
@@ -267,7 +268,7 @@ def test_dtypes_and_targets() -> None:
     assert (data["param"], data["grad"], data["kernels"][0]["bytes"]) == ("fp32", "fp32", 28)
     data = json.loads(run("adamw", "--param", "bf16", "--grad", "fp32", "--json").output)
     assert data["kernels"][0]["bytes"] == 24
-    assert DTYPES[0] == "bf16"
+    assert list(DTYPES) == list(PARAMS)
 
 
 def test_sweeps_are_summed(tmp_path: Path) -> None:

@@ -172,15 +172,6 @@ def binary_unit(nbytes: int) -> tuple[int, str]:
 
 def exists_by_default(program: Program, state: State) -> bool:
     """Whether a state exists when every hyperparameter has its default."""
-    from optgen.ir.constants import evaluate_condition
+    from optgen.ir.constants import default_flags
 
-    if state.when is None:
-        return True
-    defaults: dict[str, Any] = {}
-    for hyper in program.hypers:
-        if hyper.names:
-            assert isinstance(hyper.default, tuple)
-            defaults |= dict(zip(hyper.names, hyper.default, strict=True))
-        else:
-            defaults[hyper.name] = hyper.default
-    return bool(evaluate_condition(program.flags[state.when.flag], defaults)) == state.when.holds
+    return state.when is None or default_flags(program)[state.when.flag] == state.when.holds

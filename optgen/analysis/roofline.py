@@ -18,12 +18,11 @@ from optgen.analysis.machine_code import access_bits
 from optgen.analysis.pipes import KINDS, by_kind
 from optgen.build import Built
 from optgen.in_memory import package_of
-from optgen.ir.constants import evaluate_condition
-from optgen.ir.nodes import Program
+from optgen.ir.constants import default_flags
 from optgen.plan.nodes import Kernel
 from optgen.plan.traffic import kernel_bytes
 
-__all__ = ["PARAMS", "KernelRoofline", "Roofline", "RooflineError", "default_flags", "measure", "roofline"]
+__all__ = ["PARAMS", "KernelRoofline", "Roofline", "RooflineError", "measure", "roofline"]
 
 PARAMS = {"bf16": 2, "fp32": 4, "fp16": 2}  # bytes of an element
 
@@ -134,15 +133,3 @@ def measure(name: str, codes: list[GpuCode], nbytes: float, elements: float, dev
         dict(sorted(accesses.items(), reverse=True)),
         device.times(nbytes, kinds),
     )
-
-
-def default_flags(program: Program) -> dict[str, bool]:
-    """The flags of a program when every hyperparameter has its default."""
-    defaults: dict[str, Any] = {}
-    for hyper in program.hypers:
-        if hyper.names:
-            assert isinstance(hyper.default, tuple)
-            defaults |= dict(zip(hyper.names, hyper.default, strict=True))
-        else:
-            defaults[hyper.name] = hyper.default
-    return {flag: bool(evaluate_condition(condition, defaults)) for flag, condition in program.flags.items()}

@@ -7,9 +7,9 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from optgen.ir.nodes import Const, Expr, Op, Ref
+from optgen.ir.nodes import Const, Expr, Op, Program, Ref
 
-__all__ = ["ConstantError", "evaluate_condition", "fold", "fold_finite"]
+__all__ = ["ConstantError", "by_part", "default_flags", "evaluate_condition", "fold", "fold_finite"]
 
 
 class ConstantError(Exception):
@@ -102,3 +102,18 @@ def evaluate_condition(value: Expr, names: Mapping[str, Any]) -> Any:
             return {**FOLD, **CONDITIONS}[op](*(evaluate_condition(arg, names) for arg in args))
         case _:
             raise TypeError(f"{value} is not a condition")
+
+
+def by_part(program: Program, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters, those not in `values` at their defaults, by the names that conditions use."""
+    parts: dict[str, Any] = {}
+    for hyper in program.hypers:
+        value = values.get(hyper.name, hyper.default)
+        parts |= dict(zip(hyper.names, value, strict=True)) if hyper.names else {hyper.name: value}
+    return parts
+
+
+def default_flags(program: Program) -> dict[str, bool]:
+    """The compile-time flags when every hyperparameter has its default."""
+    defaults = by_part(program, {})
+    return {flag: bool(evaluate_condition(condition, defaults)) for flag, condition in program.flags.items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice, product
 from typing import Any
 
 import torch
 
-from optgen.ir.constants import evaluate_condition
+from optgen.ir.constants import by_part, evaluate_condition
 from optgen.ir.infer import refs
 from optgen.ir.nodes import Assign, Const, Hyper, Op, Program, Ref
 from optgen.reference.compare import Case
@@ -104,10 +104,10 @@ def _numeric_branches(program: Program, tried: list[dict[str, Any]]) -> list[tup
     for condition in program.flags.values():
         for side in (True, False):
             seen = [{}, *tried, *(values for _, values in found)]
-            if any(bool(evaluate_condition(condition, _by_part(program, values))) == side for values in seen):
+            if any(bool(evaluate_condition(condition, by_part(program, values))) == side for values in seen):
                 continue
             for values in islice(_assignments(program, set(refs(condition))), 2000):
-                if bool(evaluate_condition(condition, _by_part(program, values))) == side:
+                if bool(evaluate_condition(condition, by_part(program, values))) == side:
                     found.append((", ".join(f"{name}={value}" for name, value in values.items()), values))
                     break
     return found
@@ -128,12 +128,3 @@ def _candidates(hyper: Hyper) -> Iterator[Any]:
     else:
         numbers = [value for value in OTHERS if _allowed(hyper, value)]
         yield from product(numbers, repeat=len(hyper.names)) if hyper.names else numbers
-
-
-def _by_part(program: Program, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments and defaults by the names that conditions use."""
-    parts: dict[str, Any] = {}
-    for hyper in program.hypers:
-        value = values.get(hyper.name, hyper.default)
-        parts |= dict(zip(hyper.names, value, strict=True)) if hyper.names else {hyper.name: value}
-    return parts
