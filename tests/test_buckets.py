@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import interpreted
 
@@ -45,3 +46,15 @@ def test_any_strides(seen: dict[str, Any]) -> None:
 
 def test_parts_of_reductions_are_joined(seen: dict[str, Any]) -> None:
     assert seen["joined"]
+
+
+def test_tables_reach_a_gpu_as_they_are() -> None:
+    """They go there as one array of bytes, each from a multiple of 16."""
+    launch = pytest.importorskip("optgen.runtime.launch")
+    whole = torch.arange(15).view(3, 5)
+    for tables in ([whole, torch.randn(3, 7), torch.arange(12).view(3, 4)], [whole[:1], torch.zeros(1, 0), whole[:, 1:3]]):
+        packed = launch._packed(tables)
+        assert packed.numel() == sum(-(-table.nbytes // 16) * 16 for table in tables)
+        found = launch._unpacked(packed, tables)
+        assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, tables, strict=True))
+        assert all((part.data_ptr() - packed.data_ptr()) % 16 == 0 for part in found if part.numel())

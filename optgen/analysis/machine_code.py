@@ -22,6 +22,7 @@ SASS_LABEL = re.compile(r"^\s*(\.L_x_\w+|\$[\w$]+):")
 AMD_LINE = re.compile(r"^\s+((?:s|v|ds|global|buffer|flat|scratch)_\w+)([^;]*)")
 AMD_LABEL = re.compile(r"^(\.LBB\w+):")
 INDIRECT = ("BRX", "BRXU", "JMX", "JMXU", "s_setpc_b64", "s_swappc_b64", "s_call_b64")
+SASS_BITS = {"128": 128, "64": 64, "U8": 8, "S8": 8, "U16": 16, "S16": 16}
 AMD_BITS = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "short": 16, "ushort": 16, "sshort": 16}
 AMD_BITS |= {"b128": 128, "b96": 96, "b64": 64, "b32": 32, "b16": 16, "u16": 16, "i16": 16}
 
@@ -124,9 +125,6 @@ def access_bits(operation: str, *, shared: bool = False) -> int:
     if name in ("LDSM", "STSM"):
         return 32 * next((int(suffix) for suffix in suffixes if suffix in ("2", "4")), 1)
     return next((bits for word, bits in SASS_BITS.items() if word in suffixes), 32)
-
-
-SASS_BITS = {"128": 128, "64": 64, "U8": 8, "S8": 8, "U16": 16, "S16": 16}
 
 
 def bulk_path(code: Sequence[Instruction], *, one_turn: bool = False) -> list[Instruction]:

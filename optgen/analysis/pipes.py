@@ -25,48 +25,14 @@ KINDS = {
 WORDS = "words"  # of 32 bits, moved between a lane's registers and memory; a pipe may be bound by them
 
 FP32 = ("FADD", "FMUL", "FFMA", "FADD2", "FMUL2", "FFMA2", "HADD2", "HMUL2", "HFMA2", "DADD", "DMUL", "DFMA")
-INTEGER = (
-    *(
-        "IADD",
-        "IADD3",
-        "IADD32I",
-        "VIADD",
-        "IABS",
-        "VABSDIFF",
-        "LEA",
-        "SHF",
-        "SHL",
-        "SHR",
-        "SGXT",
-        "BMSK",
-        "BREV",
-        "FLO",
-        "POPC",
-    ),
-    *(
-        "LOP",
-        "LOP3",
-        "LOP32I",
-        "PLOP3",
-        "PRMT",
-        "SEL",
-        "FSEL",
-        "ISETP",
-        "ISET",
-        "ICMP",
-        "FSETP",
-        "FSET",
-        "FCMP",
-        "FCHK",
-        "DSETP",
-    ),
-    *("IMNMX", "VIMNMX", "VIMNMX3", "VIADDMNMX", "FMNMX", "FMNMX3", "DMNMX", "HMNMX2", "HSETP2", "HSET2"),
-    *("MOV", "MOV32I", "CS2R", "P2R", "R2P"),
-)
+INTEGER = """
+IADD IADD3 IADD32I VIADD IABS VABSDIFF LEA SHF SHL SHR SGXT BMSK BREV FLO POPC LOP LOP3 LOP32I PLOP3 PRMT SEL FSEL ISETP ISET
+ICMP FSETP FSET FCMP FCHK DSETP IMNMX VIMNMX VIMNMX3 VIADDMNMX FMNMX FMNMX3 DMNMX HMNMX2 HSETP2 HSET2 MOV MOV32I CS2R P2R R2P
+"""
 SASS = {
     **dict.fromkeys(FP32, "fp32"),
     **dict.fromkeys(("IMAD", "IMUL", "IDP", "IDP4A", "XMAD", "IMAD32I"), "multiply"),
-    **dict.fromkeys(INTEGER, "integer"),
+    **dict.fromkeys(INTEGER.split(), "integer"),
     **dict.fromkeys(("F2FP", "I2FP", "I2IP"), "packing"),
     **dict.fromkeys(("F2F", "F2I", "I2F", "FRND", "I2I", "F2IP"), "conversion"),
     "MUFU": "special",

@@ -72,8 +72,8 @@ class Printer:
                 return ATOM, f"{name}({', '.join(self.expression(arg) for arg in args)})"
             case Op(op="square", args=(Ref(name=name),)):
                 return PRODUCT, f"{name} * {name}"
-            case Op(op="lookup", args=(index, *table)):
-                return ATOM, self.lookup(index, table)
+            case Op(op="lookup"):
+                return ATOM, self.lookup(value)
             case Op(op=op, args=(left, right)) if op in INFIX:
                 return self.infix(op, left, right)
             case Op(op=op, args=(arg,)) if op in PREFIX:
@@ -105,9 +105,9 @@ class Printer:
             self.helpers.add(form.split("(")[0])
         return form.format(*args)
 
-    def lookup(self, index: Expr, table: Sequence[Expr]) -> str:
+    def lookup(self, value: Op) -> str:
         """One of several constants."""
-        return self.helper("lookup", *map(self.expression, (index, *table)))
+        return self.helper("lookup", *map(self.expression, value.args))
 
     def helper(self, name: str, *args: object) -> str:
         """A call of a function of the runtime."""

@@ -309,9 +309,8 @@ class _Walk:
         if node.keywords or any(isinstance(arg, ast.Starred) for arg in node.args):
             self.report(node, f"'{name}' takes plain arguments only", f"write {word.signature}", "wrong-arguments")
         count = len(node.args)
-        is_open = word.variadic or word.repeats
-        if count != word.arity and not (is_open and count > word.arity):
-            expected = f"{word.arity} or more" if is_open else str(word.arity)
+        if count != word.arity and not (word.is_open and count > word.arity):
+            expected = f"{word.arity} or more" if word.is_open else str(word.arity)
             message = f"'{name}' takes {expected} argument{'s' if word.arity > 1 else ''}, got {count}"
             self.report(node, message, f"write {word.signature}", "wrong-arguments")
         args = self.expressions(node.args)

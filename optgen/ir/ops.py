@@ -113,12 +113,16 @@ class Word:
     signature: str
     meaning: str
     variadic: bool = False
-    repeats: bool = False  # an operation that takes all arguments at once
 
     @property
     def arity(self) -> int:
-        """The number of arguments."""
+        """The number of arguments, or the least."""
         return len(OPS[self.op].args)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes more arguments than that."""
+        return self.variadic or OPS[self.op].repeats
 
 
 WORDS: dict[str, Word] = {

@@ -161,15 +161,23 @@ def _on_device(tables: list[Tensor], device: torch.device) -> list[Tensor]:
     """Tables of the host on the device, in one copy that the host does not wait for."""
     if device.type == "cpu":
         return tables
-    flat = [table.contiguous().view(torch.uint8).flatten() for table in tables]
-    sizes = [-(-part.numel() // 16) * 16 for part in flat]
-    together = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
-    torch.cat([pad(part, (0, size - part.numel())) for part, size in zip(flat, sizes, strict=True)], out=together)
-    parts = torch.split(together.to(device, non_blocking=True), sizes)
-    return [
-        part[: source.numel()].view(table.dtype).view(table.shape)
-        for part, source, table in zip(parts, flat, tables, strict=True)
-    ]
+    return _unpacked(_packed(tables).pin_memory().to(device, non_blocking=True), tables)
+
+
+def _packed(tables: list[Tensor]) -> Tensor:
+    """The bytes of all tables, each from a multiple of 16."""
+    parts = [table.contiguous().view(torch.uint8).flatten() for table in tables]
+    return torch.cat([pad(part, (0, -part.numel() % 16)) for part in parts])
+
+
+def _unpacked(packed: Tensor, tables: list[Tensor]) -> list[Tensor]:
+    """Tables like these, of the bytes of `_packed`."""
+    found, start = [], 0
+    for table in tables:
+        part = packed[start : start + table.nbytes]
+        found.append(part.view(table.dtype).view(table.shape))
+        start += table.nbytes + -table.nbytes % 16
+    return found
 
 
 @functools.lru_cache(maxsize=64)

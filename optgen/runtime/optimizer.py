@@ -280,19 +280,17 @@ class GeneratedOptimizer(Optimizer):
             self._launch(backend, taken)
 
     def _launch(self, backend: str, batches: list[Batch]) -> None:
-        if backend == "triton":
-            self.launch_triton(batches)
-        elif backend == "torch":
+        if backend == "torch":
             for batch in batches:
                 self._run_torch(batch)
-        else:
-            try:
-                self.launch_cpp(batches)
-            except CompilerError as error:  # before anything was updated
-                if self._options["backend"] != "auto":
-                    raise
-                give_up_cpp(error)
-                self._launch("torch", batches)
+            return
+        try:
+            getattr(self, f"launch_{backend}")(batches)
+        except CompilerError as error:  # before anything was updated
+            if self._options["backend"] != "auto":
+                raise
+            give_up_cpp(error)
+            self._launch("torch", batches)
 
     def _backend(self, device: torch.device) -> str:
         return pick_backend(self._options["backend"], device, compiled=self._options["compile"])

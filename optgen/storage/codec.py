@@ -104,7 +104,7 @@ def build_functions(codec: Codec, suffix: str, scope: str = "block") -> tuple[Fu
 
 
 def _build(formula: Formula, name: str, known: Mapping[str, Function], scope: str) -> Function:
-    words = {op: Word(op, op, info.meaning, repeats=info.repeats) for op, info in OPS.items()}
+    words = {op: Word(op, op, info.meaning) for op, info in OPS.items()}
     source = Source(f"<{formula.name}>", formula.text)
     lines = formula.text.split("\n")
     starts = tuple(source.line_starts[: len(lines)])
@@ -150,12 +150,15 @@ class _CallWord(Word):
         object.__setattr__(self, "signature", name)
         object.__setattr__(self, "meaning", "")
         object.__setattr__(self, "variadic", False)
-        object.__setattr__(self, "repeats", False)
         object.__setattr__(self, "count", count)
 
     @property
     def arity(self) -> int:
         return int(getattr(self, "count"))  # noqa: B009
+
+    @property
+    def is_open(self) -> bool:
+        return False
 
 
 def _link(value: Expr, known: Mapping[str, Function], scope: str) -> Expr:

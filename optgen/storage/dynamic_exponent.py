@@ -94,7 +94,7 @@ value = where(n == {shape.one}, 1.0, value)
 
 
 def _nearest(shape: _Shape) -> str:
-    """Guess the decade from the exponent and correct it by one comparison; w is then the level's 2n as in `_level`.
+    """Guess the decade from the exponent and correct it by one comparison; n then stands in the bits of `cell`, 1 <= cell < 2.
 
     Zero and one count as decades of one level each.
     """
@@ -127,4 +127,4 @@ def _guess(borders: list[float]) -> tuple[float, int, int]:
         guess -= guess[0]
         if np.all(guess <= lowest) and np.all(guess >= highest - 1):
             return least, factor, int(upper[0] * factor >> 16)
-    raise AssertionError("decades are far apart")
+    raise AssertionError("no factor guesses every decade")

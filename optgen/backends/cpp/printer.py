@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from optgen.backends.cpp.config import FORMATS, is_taken
 from optgen.backends.cpp.schedule import Step, Value, precision_of
 from optgen.backends.printer import ATOM, COMPARE, INFIX, SUM, UNARY, Printer
@@ -15,6 +13,7 @@ __all__ = ["CppPrinter", "LoopPrinter", "condition", "cpp_name"]
 
 TERNARY = COMPARE - 1  # binds less than anything else
 LARGEST_INT = 2**31
+OTHERWISE = ("neg", "lookup", "load", "load_codes", "random_bits", "random_elements", "blocks")  # not printed by a format
 TEXT = "="  # begins a reference that is a literal already
 
 
@@ -61,22 +60,14 @@ class CppPrinter(Printer):
             case Op(op=op, args=args) if op in INFIX and op != "pow":
                 typed = tuple(Ref(TEXT + self.literal(arg, value)) if isinstance(arg, Const) else arg for arg in args)
                 return self.infix(op, *typed)
-            case Op(op=op, args=args) if op not in (
-                "neg",
-                "lookup",
-                "load",
-                "load_codes",
-                "random_bits",
-                "random_elements",
-                "blocks",
-            ):
+            case Op(op=op, args=args) if op not in OTHERWISE:
                 return ATOM, self.formatted(op, [self.vector(arg, value) for arg in args])
         return super().printed(value)
 
-    def lookup(self, index: Expr, table: Sequence[Expr]) -> str:
+    def lookup(self, value: Op) -> str:
         """A table that fits registers."""
-        numbers = ", ".join(self.real(float(number.value), Op("lookup", ())) for number in table if isinstance(number, Const))
-        return f"lookup({self.expression(index)}, {{{numbers}}})"
+        index, *table = value.args
+        return f"lookup({self.expression(index)}, {{{', '.join(self.literal(number, value) for number in table)}}})"
 
     def choice(self, whole: Op, condition: Expr, x: Expr, y: Expr) -> str:
         """`condition ? x : y`; one of both must be a vector, and both where the condition is none."""

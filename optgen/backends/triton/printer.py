@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from optgen.backends.printer import Printer, plain_parentheses
 from optgen.backends.triton.config import FORMATS
@@ -29,9 +29,9 @@ class TritonPrinter(Printer):
         """Without needless parentheses around names."""
         return plain_parentheses(super().operation(value))
 
-    def lookup(self, index: Expr, table: Sequence[Expr]) -> str:
+    def lookup(self, value: Op) -> str:
         """A choice by the bits of the index: registers cannot be indexed."""
-        return self.helper(f"lookup_{len(table)}", *map(self.expression, (index, *table)))
+        return self.helper(f"lookup_{len(value.args) - 1}", *map(self.expression, value.args))
 
 
 def _needs_float64(value: Expr) -> bool:

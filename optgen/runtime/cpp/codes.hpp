@@ -19,13 +19,10 @@ INLINE void cut(byte_vector x, uint8_t* codes) {
         constexpr int HALF = WIDTH / 2;
         constexpr uint8_t MASK = (1 << HALF) - 1;
         const byte_vector low = x & MASK, high = (byte_vector)((short_vector)x >> HALF) & MASK;
-        byte_vector first{}, second{};
-        for (int i = 0; i < 32; ++i) {
-            first[i] = i / 2 + i % 2 * 32;
-            second[i] = i / 2 + i % 2 * 32 + 16;
-        }
-        cut<HALF, BITS>(__builtin_shuffle(low, high, first), codes);
-        cut<HALF, BITS>(__builtin_shuffle(low, high, second), codes + 32 * HALF / BITS);
+        byte_vector first, second;
+        interleave(low, high, first, second);
+        cut<HALF, BITS>(first, codes);
+        cut<HALF, BITS>(second, codes + 32 * HALF / BITS);
     }
 }
 

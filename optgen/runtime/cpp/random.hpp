@@ -30,21 +30,17 @@ INLINE void random_bits(const Places& places, uint32_t salt, int count, uint16_t
             to[i] = (word >> (places.index[i] & 3) * 8 & 255) << 8 | word * 0x9e3779b1 >> 24;
         }
     } else {
+        using byte_lanes [[gnu::vector_size(4 * LANES)]] = uint8_t;
+        auto* pairs = reinterpret_cast<uint32_t*>(to);
         words counter = (words)spread(int32_t(places.first >> 2));
         for (int i = 0; i < LANES; ++i) counter[i] += i;
         for (int i = 0; i < count; i += 4 * LANES, counter += LANES) {
             const words word = hash(counter, key, salt);
             const words shared = (word * 0x9e3779b1 >> 24) * 0x01010101;
-            using quads = Vector<uint32_t>;
-            using octets [[gnu::vector_size(4 * LANES)]] = uint8_t;
-            octets low{}, high{};
-            for (int j = 0; j < 4 * LANES; ++j) {
-                low[j] = j / 2 + j % 2 * 4 * LANES;
-                high[j] = j / 2 + j % 2 * 4 * LANES + 2 * LANES;
-            }
-            *reinterpret_cast<Packed<uint32_t>*>(to + i) = (quads)__builtin_shuffle((octets)shared, (octets)word, low);
-            *reinterpret_cast<Packed<uint32_t>*>(to + i + 2 * LANES) =
-                (quads)__builtin_shuffle((octets)shared, (octets)word, high);
+            byte_lanes low, high;
+            interleave((byte_lanes)shared, (byte_lanes)word, low, high);
+            store(pairs + i / 2, (words)low);
+            store(pairs + i / 2 + LANES, (words)high);
         }
     }
 }

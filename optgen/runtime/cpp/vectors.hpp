@@ -279,6 +279,19 @@ INLINE floats lookup(ints index, const float (&table)[COUNT]) {
     return (index & LANES) != 0 ? __builtin_shuffle(high, index) : chosen;
 }
 
+// The bytes of two vectors in turn: `low` takes the first halves, `high` the second.
+template <class V>
+INLINE void interleave(V x, V y, V& low, V& high) {
+    constexpr int SIZE = sizeof(V);
+    V first{}, second{};
+    for (int i = 0; i < SIZE; ++i) {
+        first[i] = i / 2 + i % 2 * SIZE;
+        second[i] = i / 2 + i % 2 * SIZE + SIZE / 2;
+    }
+    low = __builtin_shuffle(x, y, first);
+    high = __builtin_shuffle(x, y, second);
+}
+
 // What `function` makes of all lanes, in each lane.
 template <class V>
 INLINE V across(V x, auto function) {
