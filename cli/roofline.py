@@ -104,7 +104,7 @@ def _print(found: Roofline) -> None:
     table.add_section()
     table.add_row("registers", *(str(kernel.registers) for kernel in kernels), "of a thread")
     table.add_row("spilled", *(str(kernel.spill_bytes) for kernel in kernels), "bytes of a thread")
-    table.add_row("shared", *(str(kernel.shared_bytes) for kernel in kernels), "bytes of a program, those known when compiled")
+    table.add_row("shared", *(str(kernel.shared_bytes) for kernel in kernels), "bytes of a program")
     table.add_row("accesses", *(_accesses(kernel) for kernel in kernels), "of a thread to global memory: count x bits")
     console = table_console()
     console.print(table)

@@ -248,6 +248,10 @@ update: |
   b = a*t
   p = p - where(g > 0.3719 and (b > 0.7 or not (t > 1)), 0.1, 0.2) - where((b > 0.7) == (g > 0.3719), 0.3, g)
 """,
+    "a constant over what is never negative": f"""{HEAD}hyper: {{eps: {{default: 0.1, min: 0}}}}
+update: |
+  p = p - 0.5/(abs(g) + eps) - 2/sqrt(g*g + 0.1)
+""",
     "names that kernels might use": f"""{HEAD}hyper: {{size: {{default: 0.3}}, blocks: {{default: true}}, tile: {{default: false}}}}
 state:
   first: {{like: p}}
@@ -281,7 +285,7 @@ def test_accepted_specs(name: str, path: Path) -> None:
 def test_specs_on_triton(tmp_path: Path) -> None:
     """In a process of its own: Triton must know early that it is to interpret."""
     pytest.importorskip("triton")
-    names = ("conditions on scalars and on elements", "names that kernels might use")
+    names = ("conditions on scalars and on elements", "a constant over what is never negative", "names that kernels might use")
     texts = [*(ACCEPTED[name] for name in names), *map(random_spec, range(10 * TIMES))]
     for index, text in enumerate(texts):
         (tmp_path / f"rule{index}.yaml").write_bytes(text.encode())

@@ -24,10 +24,13 @@ from optgen.cli.main import main
 from optgen.cli.roofline import DTYPES
 from optgen.cli.roofline import TARGETS as SHOWN_TARGETS
 from optgen.ir.constants import default_flags
+from optgen.ir.infer import walk
+from optgen.ir.nodes import Assign, Op
 from optgen.output import write_package
+from optgen.plan.nodes import Kernel
 from tests.conftest import SHIPPED
 from tests.test_gpu_code import KINDS as KINDS_OF_SPECS
-from tests.test_gpu_code import share
+from tests.test_gpu_code import looked_up, share
 
 pytest.importorskip("triton")
 
@@ -198,7 +201,7 @@ def test_the_path_is_what_a_kernel_of_the_bulk_alone_runs(name: str, target: str
     )
     assert sum(bulk.operations.values()) < sum(whole.operations.values()) / 2
     counts, expected = by_kind(whole.bulk), by_kind(bulk.bulk)
-    assert sum(whole.bulk.values()) == pytest.approx(sum(bulk.bulk.values()), rel=0.03)
+    assert sum(whole.bulk.values()) == pytest.approx(sum(bulk.bulk.values()), rel=0.04)
     for what in ("fp32", "special", "shared", "shuffle"):
         assert counts[what] == pytest.approx(expected[what], rel=0.03), what
     wide = [sum(n for op, n in code.bulk.items() if access_bits(op) == 128) for code in (whole, bulk)]
@@ -207,10 +210,15 @@ def test_the_path_is_what_a_kernel_of_the_bulk_alone_runs(name: str, target: str
         assert bulk.bulk == {op: n - (op == "BRA") for op, n in bulk.operations.items() if op != "BRA" or n > 1}
 
 
+def statements(kernel: Kernel) -> list[Assign]:
+    return [statement for function in kernel.functions for statement in function.body]
+
+
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_no_shipped_spec_takes_more_than_its_budget(target: str) -> None:
     """The most instructions, and the most that the integer side takes, per element with bf16 parameters.
 
+    What selects no quantile is bound by memory, or but for 4% (`adamw_4bit` on an H100).
     OPTGEN_UPDATE=1 writes the figures of now; they should fall.
     """
     names = sorted(SHIPPED) if target == "sm_90" else list(KINDS_OF_SPECS)
@@ -223,7 +231,9 @@ def test_no_shipped_spec_takes_more_than_its_budget(target: str) -> None:
         flags = default_flags(plan.program)
         present = [b for b in plan.buffers if b.guard is None or flags.get(b.guard.flag, False) == b.guard.holds]
         whole = [(b.read + b.written) * (share(b, entry.tile, entry.threads, "bf16", "bf16") // 16) for b in present]
-        assert step.accesses[128] == sum(whole), f"another path than the bulk's of {name}"
+        assert step.accesses[128] == sum(whole) + looked_up(entry) // 2, f"another path than the bulk's of {name}"
+        if not any(isinstance(node, Op) and node.op == "block_low" for s in statements(plan) for node in walk(s.value)):
+            assert max(step.times.values()) <= 1.04 * step.times["memory"], f"{name} is bound by {step.bound_by}"
         integer = step.kinds["integer"] + step.kinds["packing"]
         found[name] = {"instructions": round(step.instructions, 2), "integer": round(integer, 2)}
     budgets = json.loads(BUDGETS.read_text(encoding="utf-8")) if BUDGETS.exists() else {}
@@ -275,10 +285,10 @@ def test_sweeps_are_summed(tmp_path: Path) -> None:
     path = tmp_path / "wide.yaml"
     text = "name: Wide\nsummary: A wide scale.\nextends: lion\nstate:\n  m: {storage: {codebook: e4m3, block: tensor}}\n"
     path.write_text(text, encoding="utf-8")
-    for target, tables in (("sm_90", [0, 0]), ("gfx942", [1, 1])):  # read 128 bits at a time too
+    for target, tables in (("sm_90", [0, 0]), ("gfx942", [1, 2])):  # read 128 bits at a time too
         data = json.loads(run(str(path), "--target", target, "--json").output)
         whole = [kernel["accesses"]["128"] for kernel in data["kernels"]]
-        assert whole == [3 + 4 + tables[0], 1 + 3 + tables[1]]  # p, g and m; g, then p and g
+        assert whole == [3 + 4 + tables[0], 3 + 8 + tables[1]]  # p, g and m; g and codes, then p, g and codes
         assert data["kernels"][1]["bytes"] == (2 + 1 + 8 / 128) + (4 + 2 + 2)  # g, codes, parts of the scale; p, g, codes
 
 

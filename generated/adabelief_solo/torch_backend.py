@@ -11,8 +11,8 @@ from torch import Tensor
 from optgen.runtime.keys import Key
 from optgen.runtime.low_precision import read_parameter, write_parameter
 from optgen.runtime.torch_ops import (
+    block_low,
     block_scalars,
-    block_select,
     choose_int,
     from_blocks,
     lookup,
@@ -30,55 +30,41 @@ __all__ = [
 ]
 
 
-def scale_m(x: Tensor) -> Tensor:
-    """The value of largest magnitude, with its sign."""
-    largest = torch.amax(x, dim=-1, keepdim=True)
-    smallest = torch.amin(x, dim=-1, keepdim=True)
-    return torch.where(largest >= -smallest, largest, smallest)
-
-
-def decode_m(code: Tensor, scale: Tensor) -> Tensor:
-    """The value of each code."""
-    return (
-        lookup(
-            code,
-            -0.8875,
-            -0.6625,
-            -0.4375,
-            -0.2125,
-            -0.0775,
-            -0.0325,
-            -0.0055,
-            0.0,
-            0.0055,
-            0.0325,
-            0.0775,
-            0.2125,
-            0.4375,
-            0.6625,
-            0.8875,
-            1.0,
-        )
-        * scale
+def unscaled_m(code: Tensor) -> Tensor:
+    """The value of each code on a scale of 1."""
+    return lookup(
+        code,
+        -0.8875,
+        -0.6625,
+        -0.4375,
+        -0.2125,
+        -0.0775,
+        -0.0325,
+        -0.0055,
+        0.0,
+        0.0055,
+        0.0325,
+        0.0775,
+        0.2125,
+        0.4375,
+        0.6625,
+        0.8875,
+        1.0,
     )
 
 
-def encode_m(x: Tensor, scale: Tensor) -> Tensor:
-    """The code of each value."""
-    inverse = torch.reciprocal(
-        torch.where(torch.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
-    )
-    scaled = x * inverse
-    code = choose_int(scaled >= 0.002749999985098839, 1, 0)
-    code = 2 * code + choose_int(scaled >= lookup(code, -0.14499998092651367, 0.32499998807907104), 1, 0)
+def nearest_code_m(y: Tensor) -> Tensor:
+    """The code of the level nearest to y."""
+    code = choose_int(y >= 0.002749999985098839, 1, 0)
+    code = 2 * code + choose_int(y >= lookup(code, -0.14499998092651367, 0.32499998807907104), 1, 0)
     code = 2 * code + choose_int(
-        scaled
+        y
         >= lookup(code, -0.5499999523162842, -0.018999997526407242, 0.054999999701976776, 0.7749999761581421),
         1,
         0,
     )
     return 2 * code + choose_int(
-        scaled
+        y
         >= lookup(
             code,
             -0.7749999165534973,
@@ -93,6 +79,27 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
         1,
         0,
     )
+
+
+def scale_m(x: Tensor) -> Tensor:
+    """The value of largest magnitude, with its sign."""
+    largest = torch.amax(x, dim=-1, keepdim=True)
+    smallest = torch.amin(x, dim=-1, keepdim=True)
+    return torch.where(largest >= -smallest, largest, smallest)
+
+
+def decode_m(code: Tensor, scale: Tensor) -> Tensor:
+    """The value of each code."""
+    return unscaled_m(code) * scale
+
+
+def encode_m(x: Tensor, scale: Tensor) -> Tensor:
+    """The code of each value."""
+    inverse = torch.reciprocal(
+        torch.where(torch.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
+    )
+    scaled = x * inverse
+    return nearest_code_m(scaled)
 
 
 def log2_fixed(positive: Tensor) -> Tensor:
@@ -119,13 +126,19 @@ def exp2_fixed(distance: Tensor) -> Tensor:
     return (((127 - (distance >> 22)) << 23) - ((mul_high(fraction, series) + 64) >> 7)).view(torch.float32)
 
 
+def exp2_bend(n: Tensor) -> Tensor:
+    """How far the pattern of 2**-x lies below a straight line, x in cell n of 2,048 between two integers."""
+    fraction = 32 * n + 16
+    series = 13992 - mul_high16(fraction, 1811)
+    series = 62796 - mul_high16(fraction, series)
+    series = 50614 - mul_high16(fraction, series)
+    return mul_high16(fraction, series) << 6
+
+
 def exp2_rough(distance: Tensor) -> Tensor:
-    """2**-distance, of a distance in units of 2**-22, good to 6e-5."""
-    fraction = (distance >> 6) & 65535
-    series = 3498 - mul_high16(fraction, 453)
-    series = 15699 - mul_high16(fraction, series)
-    series = 45422 - mul_high16(fraction, series)
-    return (((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8)).view(torch.float32)
+    """2**-distance, of a distance in units of 2**-22, good to 9e-5, and to 3e-8 on average."""
+    n = (distance >> 11) & 2047
+    return (1065353216 - (distance + distance) - exp2_bend(n)).view(torch.float32)
 
 
 def scale_v(x: Tensor) -> Tensor:
@@ -136,10 +149,7 @@ def scale_v(x: Tensor) -> Tensor:
 
 def steps_v(x: Tensor, scale: Tensor) -> Tensor:
     """The distance between neighbouring levels, in units of 2**-22 octaves."""
-    count = torch.sum(x > 0.0, dim=-1, keepdim=True, dtype=torch.int32)
-    rank = (torch.clamp(count - 1, min=0).to(torch.float32) * 0.1).to(torch.int32)
-    low = block_select(torch.where(x > 0.0, x, 3.4028234663852886e38), rank, 12)
-    low = torch.where(count > 0, low, scale)
+    low = torch.minimum(block_low(x, 0.1, 12), scale)
     return mul_high(torch.clamp(log2_fixed(scale) - log2_fixed(low), min=0), 1431655766)
 
 
@@ -158,12 +168,11 @@ def decode_v(code: Tensor, scale: Tensor, base: Tensor) -> Tensor:
 def encode_v(x: Tensor, scale: Tensor, steps: Tensor, base: Tensor, u: Tensor) -> Tensor:
     """The code of each value."""
     base2 = base * base
-    shifted = x * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535))
-    lower = scale * base2
-    level = torch.where(shifted <= lower, lower, scale)
-    code = choose_int(shifted <= lower, 2, 0)
-    lower = level * base
-    return torch.where(shifted <= lower, code + 1, code)
+    shifted = x * exp2_rough(mul_high16(u, steps))
+    half = scale * base2
+    upper = choose_int(shifted <= scale * base, 1, 0)
+    lower = choose_int(shifted <= half * base, 3, 2)
+    return torch.where(shifted <= half, lower, upper)
 
 
 def update(

@@ -8,31 +8,45 @@ Arithmetic is float32, or float64 for float64 parameters (REAL); each tensor is 
 import triton
 import triton.language as tl
 
-from optgen.runtime.launch import Sweep, TritonKernel, run
+from optgen.runtime.launch import StepTable, Sweep, TritonKernel, ValueTable, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import (
-    block_count,
-    block_select,
+    block_low,
+    divide,
+    integer_at,
     load_codes,
     load_elements,
     load_scalars,
-    lookup_2,
-    lookup_4,
-    lookup_8,
-    lookup_16,
     maximum,
+    minimum,
     mul_high,
-    mul_high16,
     pointer,
     random_bits,
+    share16,
+    step_at,
     store_codes,
     store_elements,
     store_scalars,
     tile_elements,
     to_blocks,
+    value_at,
 )
 
+from . import torch_backend
+
 __all__ = ["KERNELS", "launch"]
+
+
+@triton.jit
+def unscaled_m(code, _tables):
+    """The value of each code on a scale of 1."""
+    return value_at(_tables + 0, code, 16)
+
+
+@triton.jit
+def nearest_code_m(y, _tables):
+    """The code of the level nearest to y."""
+    return step_at(_tables + 16, y, 21, 0x3B200000, 64, True)
 
 
 @triton.jit
@@ -44,63 +58,17 @@ def scale_m(x):
 
 
 @triton.jit
-def decode_m(code, scale):
+def decode_m(code, scale, _tables):
     """The value of each code."""
-    return (
-        lookup_16(
-            code,
-            -0.8875,
-            -0.6625,
-            -0.4375,
-            -0.2125,
-            -0.0775,
-            -0.0325,
-            -0.0055,
-            0.0,
-            0.0055,
-            0.0325,
-            0.0775,
-            0.2125,
-            0.4375,
-            0.6625,
-            0.8875,
-            1.0,
-        )
-        * scale
-    )
+    return unscaled_m(code, _tables) * scale
 
 
 @triton.jit
-def encode_m(x, scale):
+def encode_m(x, scale, _tables):
     """The code of each value."""
     inverse = tl.div_rn(1.0, tl.where(tl.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale))
     scaled = x * inverse
-    code = tl.where(scaled >= 0.002749999985098839, 1, 0)
-    code = 2 * code + tl.where(scaled >= lookup_2(code, -0.14499998092651367, 0.32499998807907104), 1, 0)
-    code = 2 * code + tl.where(
-        scaled
-        >= lookup_4(
-            code, -0.5499999523162842, -0.018999997526407242, 0.054999999701976776, 0.7749999761581421
-        ),
-        1,
-        0,
-    )
-    return 2 * code + tl.where(
-        scaled
-        >= lookup_8(
-            code,
-            -0.7749999165534973,
-            -0.32499995827674866,
-            -0.05499999597668648,
-            -0.002749999752268195,
-            0.01899999938905239,
-            0.14499999582767487,
-            0.550000011920929,
-            0.9437500238418579,
-        ),
-        1,
-        0,
-    )
+    return nearest_code_m(scaled, _tables)
 
 
 @triton.jit
@@ -132,15 +100,16 @@ def exp2_fixed(distance):
 
 
 @triton.jit
-def exp2_rough(distance):
-    """2**-distance, of a distance in units of 2**-22, good to 6e-5."""
-    fraction = (distance >> 6) & 65535
-    series = 3498 - mul_high16(fraction, 453)
-    series = 15699 - mul_high16(fraction, series)
-    series = 45422 - mul_high16(fraction, series)
-    return (((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8)).to(
-        tl.float32, bitcast=True
-    )
+def exp2_bend(n, _tables):
+    """How far the pattern of 2**-x lies below a straight line, x in cell n of 2,048 between two integers."""
+    return integer_at(_tables + 144, n, 2048)
+
+
+@triton.jit
+def exp2_rough(distance, _tables):
+    """2**-distance, of a distance in units of 2**-22, good to 9e-5, and to 3e-8 on average."""
+    n = (distance >> 11) & 2047
+    return (1065353216 - (distance + distance) - exp2_bend(n, _tables)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -153,10 +122,7 @@ def scale_v(x):
 @triton.jit
 def steps_v(x, scale):
     """The distance between neighbouring levels, in units of 2**-22 octaves."""
-    count = block_count(x > 0.0)
-    rank = (maximum(count - 1, 0).to(tl.float32) * 0.1).to(tl.int32)
-    low = block_select(tl.where(x > 0.0, x, 3.4028234663852886e38), rank, 12)
-    low = tl.where(count > 0, low, scale)
+    low = minimum(block_low(x, 0.1, 12), scale)
     return mul_high(maximum(log2_fixed(scale) - log2_fixed(low), 0), 1431655766)
 
 
@@ -175,15 +141,14 @@ def decode_v(code, scale, base):
 
 
 @triton.jit
-def encode_v(x, scale, steps, base, u):
+def encode_v(x, scale, steps, base, u, _tables):
     """The code of each value."""
     base2 = base * base
-    shifted = x * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535))
-    lower = scale * base2
-    level = tl.where(shifted <= lower, lower, scale)
-    code = tl.where(shifted <= lower, 2, 0)
-    lower = level * base
-    return tl.where(shifted <= lower, code + 1, code)
+    shifted = x * exp2_rough(share16(u, steps), _tables)
+    half = scale * base2
+    upper = tl.where(shifted <= scale * base, 1, 0)
+    lower = tl.where(shifted <= half * base, 3, 2)
+    return tl.where(shifted <= half, lower, upper)
 
 
 @triton.jit
@@ -227,7 +192,7 @@ def update_tile(
     m = b1 * m + one_minus_b1 * g
     g_minus_m = g - m
     v = beta2 * v + one_minus_beta2 * (g_minus_m * g_minus_m)
-    p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_b1 * m, tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
@@ -308,6 +273,7 @@ def update_coded_tile(
     v_base_blocks,  # float32[blocks]  in/out  base of each block of v
     scalars,  # REAL[8]  host scalars of this step
     _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
+    _tables,  # int32[entries]  what functions look up
     _first,  # first block of the tile
     _blocks,  # blocks of 128 in the parameter
     _length,  # elements in a row
@@ -332,7 +298,7 @@ def update_coded_tile(
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m_code = load_codes(m_codes, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
     m_scale = load_scalars(m_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
-    m = tl.reshape(decode_m(m_code, m_scale), (TILE,)).to(REAL)
+    m = tl.reshape(decode_m(m_code, m_scale, _tables), (TILE,)).to(REAL)
     v_code = load_codes(v_codes, _first, _blocks, _length, 2, 128, 128, TILE, BULK)
     v_scale = load_scalars(v_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
     v_base = load_scalars(v_base_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
@@ -344,12 +310,12 @@ def update_coded_tile(
     m = b1 * m + one_minus_b1 * g
     g_minus_m = g - m
     v = beta2 * v + one_minus_beta2 * (g_minus_m * g_minus_m)
-    p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_b1 * m, tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
-    m_code = encode_m(m_blocks, m_scale)
+    m_code = encode_m(m_blocks, m_scale, _tables)
     store_codes(m_codes, m_code, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
     store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
     v_blocks = to_blocks(v, _valid, 128, TILE, BULK)
@@ -358,7 +324,12 @@ def update_coded_tile(
     v_steps = steps_v(v_blocks, v_scale)
     v_base = base_v(v_steps)
     v_code = encode_v(
-        v_blocks, v_scale, v_steps, v_base, random_bits(_key, _first, _length, 1, 128, 128, TILE, BULK)
+        v_blocks,
+        v_scale,
+        v_steps,
+        v_base,
+        random_bits(_key, _first, _length, 1, 128, 128, TILE, BULK),
+        _tables,
     )
     store_codes(v_codes, v_code, _first, _blocks, _length, 2, 128, 128, TILE, BULK)
     store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
@@ -372,6 +343,7 @@ def update_coded(
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _tables,  # int32[entries]  what functions look up
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
     PARAM: tl.constexpr,
@@ -408,6 +380,7 @@ def update_coded(
             v_base_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -429,6 +402,7 @@ def update_coded(
             v_base_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -440,9 +414,16 @@ def update_coded(
         )
 
 
+TABLES = (
+    ValueTable(torch_backend.unscaled_m, 16),
+    StepTable(torch_backend.nearest_code_m, 21, 0x3B200000, 64, True),
+    ValueTable(torch_backend.exp2_bend, 2048),
+)
 KERNELS = (
     TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),
-    TritonKernel((Sweep(update_coded),), wide=128, row=128, tile=2048, threads=128, registers=255),
+    TritonKernel(
+        (Sweep(update_coded),), wide=128, row=128, tile=2048, threads=128, registers=248, tables=TABLES
+    ),
 )
 
 

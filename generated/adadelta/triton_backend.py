@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, pointer, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -51,7 +51,7 @@ def update_tile(
         g = -g
     d = g + weight_decay * p
     v = rho * v + one_minus_rho * (d * d)
-    u = tl.sqrt(a + eps) / tl.sqrt(v + eps) * d
+    u = divide(tl.sqrt(a + eps), tl.sqrt(v + eps)) * d
     a = rho * a + one_minus_rho * (u * u)
     p = p - lr * u
 

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, pointer, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -50,7 +50,7 @@ def update_tile(
     s = tl.where(if_t_is_1 != 0.0, initial_accumulator_value, s)
     d = g + weight_decay * p
     s = s + d * d
-    p = p - lr_over_one_plus_t_minus_1_lr_decay * d / (tl.sqrt(s) + eps)
+    p = p - divide(lr_over_one_plus_t_minus_1_lr_decay * d, tl.sqrt(s) + eps)
 
     store_elements(s_state + _start, _offsets, s, _valid, BULK)
     write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, maximum, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, maximum, pointer, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -63,7 +63,7 @@ def update_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)

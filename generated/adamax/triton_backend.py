@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, maximum, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, maximum, pointer, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -53,7 +53,7 @@ def update_tile(
     d = g + weight_decay * p
     m = beta1 * m + one_minus_beta1 * d
     u = maximum(beta2 * u, tl.abs(d) + eps)
-    p = p - lr_over_bias_correction_beta1 * m / u
+    p = p - divide(lr_over_bias_correction_beta1 * m, u)
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(u_state + _start, _offsets, u, _valid, BULK)

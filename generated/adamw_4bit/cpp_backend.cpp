@@ -13,35 +13,43 @@
 constexpr bool amsgrad = FLAG_amsgrad;
 constexpr bool maximize = FLAG_maximize;
 
-// The value of each code.
-INLINE floats decode_m(ints code, floats scale) {
+// The value of each code on a scale of 1.
+INLINE floats unscaled_m(ints code) {
     return lookup(code, {-0.8875f, -0.6625f, -0.4375f, -0.2125f, -0.0775f, -0.0325f, -0.0055f, 0.0f, 0.0055f,
-                         0.0325f, 0.0775f, 0.2125f, 0.4375f, 0.6625f, 0.8875f, 1.0f}) *
-           scale;
+                         0.0325f, 0.0775f, 0.2125f, 0.4375f, 0.6625f, 0.8875f, 1.0f});
 }
+
+// The code of the level nearest to y.
+INLINE ints nearest_code_m(floats y) {
+    ints code = -(y >= 0.002749999985098839f);
+    code = 2 * code - (y >= lookup(code, {-0.14499998092651367f, 0.32499998807907104f}));
+    code = 2 * code - (y >= lookup(code, {-0.5499999523162842f, -0.018999997526407242f, 0.054999999701976776f,
+                                          0.7749999761581421f}));
+    return 2 * code - (y >= lookup(code, {-0.7749999165534973f, -0.32499995827674866f, -0.05499999597668648f,
+                                          -0.002749999752268195f, 0.01899999938905239f, 0.14499999582767487f,
+                                          0.550000011920929f, 0.9437500238418579f}));
+}
+
+// The value of each code.
+INLINE floats decode_m(ints code, floats scale) { return unscaled_m(code) * scale; }
 
 // The code of each value.
 INLINE ints encode_m(floats x_, floats scale) {
     floats inverse = reciprocal((abs(scale) < 1.1754943508222875e-38f ? 1.1754943508222875e-38f : scale));
     floats scaled = x_ * inverse;
-    ints code = -(scaled >= 0.002749999985098839f);
-    code = 2 * code - (scaled >= lookup(code, {-0.14499998092651367f, 0.32499998807907104f}));
-    code = 2 * code - (scaled >= lookup(code, {-0.5499999523162842f, -0.018999997526407242f,
-                                               0.054999999701976776f, 0.7749999761581421f}));
-    return 2 * code -
-           (scaled >= lookup(code, {-0.7749999165534973f, -0.32499995827674866f, -0.05499999597668648f,
-                                    -0.002749999752268195f, 0.01899999938905239f, 0.14499999582767487f,
-                                    0.550000011920929f, 0.9437500238418579f}));
+    return nearest_code_m(scaled);
 }
 
+// The value of each code on a scale of 1.
+INLINE floats unscaled_v(ints code) { return to_float(code + 1) * 0.0625f; }
+
 // The value of each code.
-INLINE floats decode_v(ints code, floats scale) { return to_float(code + 1) * 0.0625f * scale; }
+INLINE floats decode_v(ints code, floats scale) { return unscaled_v(code) * scale; }
 
 // The code of each value.
 INLINE ints encode_v(floats x_, floats scale) {
     floats inverse = reciprocal(at_least(scale, spread(1.1754943508222875e-38f)));
-    return at_most(trunc(at_least(at_most(abs(x_ * inverse), spread(1.0f)) * 16.0f - 0.5f, spread(0.0f))),
-                   spread(15));
+    return trunc(at_most(abs(x_ * inverse), spread(1.0f)) * 16.0f - 0.5f);
 }
 
 // One step of a tile.

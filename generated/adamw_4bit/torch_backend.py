@@ -18,55 +18,41 @@ __all__ = [
 ]
 
 
-def scale_m(x: Tensor) -> Tensor:
-    """The value of largest magnitude, with its sign."""
-    largest = torch.amax(x, dim=-1, keepdim=True)
-    smallest = torch.amin(x, dim=-1, keepdim=True)
-    return torch.where(largest >= -smallest, largest, smallest)
-
-
-def decode_m(code: Tensor, scale: Tensor) -> Tensor:
-    """The value of each code."""
-    return (
-        lookup(
-            code,
-            -0.8875,
-            -0.6625,
-            -0.4375,
-            -0.2125,
-            -0.0775,
-            -0.0325,
-            -0.0055,
-            0.0,
-            0.0055,
-            0.0325,
-            0.0775,
-            0.2125,
-            0.4375,
-            0.6625,
-            0.8875,
-            1.0,
-        )
-        * scale
+def unscaled_m(code: Tensor) -> Tensor:
+    """The value of each code on a scale of 1."""
+    return lookup(
+        code,
+        -0.8875,
+        -0.6625,
+        -0.4375,
+        -0.2125,
+        -0.0775,
+        -0.0325,
+        -0.0055,
+        0.0,
+        0.0055,
+        0.0325,
+        0.0775,
+        0.2125,
+        0.4375,
+        0.6625,
+        0.8875,
+        1.0,
     )
 
 
-def encode_m(x: Tensor, scale: Tensor) -> Tensor:
-    """The code of each value."""
-    inverse = torch.reciprocal(
-        torch.where(torch.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
-    )
-    scaled = x * inverse
-    code = choose_int(scaled >= 0.002749999985098839, 1, 0)
-    code = 2 * code + choose_int(scaled >= lookup(code, -0.14499998092651367, 0.32499998807907104), 1, 0)
+def nearest_code_m(y: Tensor) -> Tensor:
+    """The code of the level nearest to y."""
+    code = choose_int(y >= 0.002749999985098839, 1, 0)
+    code = 2 * code + choose_int(y >= lookup(code, -0.14499998092651367, 0.32499998807907104), 1, 0)
     code = 2 * code + choose_int(
-        scaled
+        y
         >= lookup(code, -0.5499999523162842, -0.018999997526407242, 0.054999999701976776, 0.7749999761581421),
         1,
         0,
     )
     return 2 * code + choose_int(
-        scaled
+        y
         >= lookup(
             code,
             -0.7749999165534973,
@@ -83,24 +69,47 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
     )
 
 
+def scale_m(x: Tensor) -> Tensor:
+    """The value of largest magnitude, with its sign."""
+    largest = torch.amax(x, dim=-1, keepdim=True)
+    smallest = torch.amin(x, dim=-1, keepdim=True)
+    return torch.where(largest >= -smallest, largest, smallest)
+
+
+def decode_m(code: Tensor, scale: Tensor) -> Tensor:
+    """The value of each code."""
+    return unscaled_m(code) * scale
+
+
+def encode_m(x: Tensor, scale: Tensor) -> Tensor:
+    """The code of each value."""
+    inverse = torch.reciprocal(
+        torch.where(torch.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
+    )
+    scaled = x * inverse
+    return nearest_code_m(scaled)
+
+
 def scale_v(x: Tensor) -> Tensor:
     """The largest magnitude of each block."""
     largest = torch.amax(x, dim=-1, keepdim=True)
     return torch.clamp(largest, min=0.0)
 
 
+def unscaled_v(code: Tensor) -> Tensor:
+    """The value of each code on a scale of 1."""
+    return (code + 1).to(torch.float32) * 0.0625
+
+
 def decode_v(code: Tensor, scale: Tensor) -> Tensor:
     """The value of each code."""
-    return (code + 1).to(torch.float32) * 0.0625 * scale
+    return unscaled_v(code) * scale
 
 
 def encode_v(x: Tensor, scale: Tensor) -> Tensor:
     """The code of each value."""
     inverse = torch.reciprocal(torch.clamp(scale, min=1.1754943508222875e-38))
-    return torch.clamp(
-        (torch.clamp(torch.clamp(torch.abs(x * inverse), max=1.0) * 16.0 - 0.5, min=0.0)).to(torch.int32),
-        max=15,
-    )
+    return (torch.clamp(torch.abs(x * inverse), max=1.0) * 16.0 - 0.5).to(torch.int32)
 
 
 def update(

@@ -8,27 +8,40 @@ Arithmetic is float32, or float64 for float64 parameters (REAL); each tensor is 
 import triton
 import triton.language as tl
 
-from optgen.runtime.launch import Sweep, TritonKernel, run
+from optgen.runtime.launch import StepTable, Sweep, TritonKernel, ValueTable, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import (
+    divide,
     load_codes,
     load_elements,
     load_scalars,
-    lookup_2,
-    lookup_4,
-    lookup_8,
-    lookup_16,
     maximum,
     minimum,
     pointer,
+    step_at,
     store_codes,
     store_elements,
     store_scalars,
     tile_elements,
     to_blocks,
+    value_at,
 )
 
+from . import torch_backend
+
 __all__ = ["KERNELS", "launch"]
+
+
+@triton.jit
+def unscaled_m(code, _tables):
+    """The value of each code on a scale of 1."""
+    return value_at(_tables + 0, code, 16)
+
+
+@triton.jit
+def nearest_code_m(y, _tables):
+    """The code of the level nearest to y."""
+    return step_at(_tables + 16, y, 21, 0x3B200000, 64, True)
 
 
 @triton.jit
@@ -40,63 +53,17 @@ def scale_m(x):
 
 
 @triton.jit
-def decode_m(code, scale):
+def decode_m(code, scale, _tables):
     """The value of each code."""
-    return (
-        lookup_16(
-            code,
-            -0.8875,
-            -0.6625,
-            -0.4375,
-            -0.2125,
-            -0.0775,
-            -0.0325,
-            -0.0055,
-            0.0,
-            0.0055,
-            0.0325,
-            0.0775,
-            0.2125,
-            0.4375,
-            0.6625,
-            0.8875,
-            1.0,
-        )
-        * scale
-    )
+    return unscaled_m(code, _tables) * scale
 
 
 @triton.jit
-def encode_m(x, scale):
+def encode_m(x, scale, _tables):
     """The code of each value."""
     inverse = tl.div_rn(1.0, tl.where(tl.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale))
     scaled = x * inverse
-    code = tl.where(scaled >= 0.002749999985098839, 1, 0)
-    code = 2 * code + tl.where(scaled >= lookup_2(code, -0.14499998092651367, 0.32499998807907104), 1, 0)
-    code = 2 * code + tl.where(
-        scaled
-        >= lookup_4(
-            code, -0.5499999523162842, -0.018999997526407242, 0.054999999701976776, 0.7749999761581421
-        ),
-        1,
-        0,
-    )
-    return 2 * code + tl.where(
-        scaled
-        >= lookup_8(
-            code,
-            -0.7749999165534973,
-            -0.32499995827674866,
-            -0.05499999597668648,
-            -0.002749999752268195,
-            0.01899999938905239,
-            0.14499999582767487,
-            0.550000011920929,
-            0.9437500238418579,
-        ),
-        1,
-        0,
-    )
+    return nearest_code_m(scaled, _tables)
 
 
 @triton.jit
@@ -107,16 +74,22 @@ def scale_v(x):
 
 
 @triton.jit
-def decode_v(code, scale):
+def unscaled_v(code, _tables):
+    """The value of each code on a scale of 1."""
+    return value_at(_tables + 144, code, 16)
+
+
+@triton.jit
+def decode_v(code, scale, _tables):
     """The value of each code."""
-    return (code + 1).to(tl.float32) * 0.0625 * scale
+    return unscaled_v(code, _tables) * scale
 
 
 @triton.jit
 def encode_v(x, scale):
     """The code of each value."""
     inverse = tl.div_rn(1.0, maximum(scale, 1.1754943508222875e-38))
-    return minimum((maximum(minimum(tl.abs(x * inverse), 1.0) * 16.0 - 0.5, 0.0)).to(tl.int32), 15)
+    return (minimum(tl.abs(x * inverse), 1.0) * 16.0 - 0.5).to(tl.int32)
 
 
 @triton.jit
@@ -167,7 +140,7 @@ def update_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
@@ -257,6 +230,7 @@ def update_coded_tile(
     x_scale_blocks,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
     _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
+    _tables,  # int32[entries]  what functions look up
     _first,  # first block of the tile
     _blocks,  # blocks of 128 in the parameter
     _length,  # elements in a row
@@ -282,14 +256,14 @@ def update_coded_tile(
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m_code = load_codes(m_codes, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
     m_scale = load_scalars(m_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
-    m = tl.reshape(decode_m(m_code, m_scale), (TILE,)).to(REAL)
+    m = tl.reshape(decode_m(m_code, m_scale, _tables), (TILE,)).to(REAL)
     v_code = load_codes(v_codes, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
     v_scale = load_scalars(v_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
-    v = tl.reshape(decode_v(v_code, v_scale), (TILE,)).to(REAL)
+    v = tl.reshape(decode_v(v_code, v_scale, _tables), (TILE,)).to(REAL)
     if amsgrad:
         x_code = load_codes(x_codes, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
         x_scale = load_scalars(x_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
-        x = tl.reshape(decode_v(x_code, x_scale), (TILE,)).to(REAL)
+        x = tl.reshape(decode_v(x_code, x_scale, _tables), (TILE,)).to(REAL)
 
     if maximize:
         g = -g
@@ -300,12 +274,12 @@ def update_coded_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
-    m_code = encode_m(m_blocks, m_scale)
+    m_code = encode_m(m_blocks, m_scale, _tables)
     store_codes(m_codes, m_code, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
     store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
     v_blocks = to_blocks(v, _valid, 128, TILE, BULK)
@@ -330,6 +304,7 @@ def update_coded(
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _tables,  # int32[entries]  what functions look up
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -369,6 +344,7 @@ def update_coded(
             x_scale_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -392,6 +368,7 @@ def update_coded(
             x_scale_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -404,9 +381,23 @@ def update_coded(
         )
 
 
+TABLES = (
+    ValueTable(torch_backend.unscaled_m, 16),
+    StepTable(torch_backend.nearest_code_m, 21, 0x3B200000, 64, True),
+    ValueTable(torch_backend.unscaled_v, 16),
+)
 KERNELS = (
     TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),
-    TritonKernel((Sweep(update_coded),), wide=128, row=128, tile=1024, threads=128, registers=255),
+    TritonKernel(
+        (Sweep(update_coded),),
+        wide=128,
+        row=128,
+        tile=2048,
+        threads=128,
+        registers=248,
+        tables=TABLES,
+        extras=("amsgrad",),
+    ),
 )
 
 

@@ -38,21 +38,29 @@ INLINE ints nearest_m(floats y) {
     return ((bits(cell) & 8388607) | 8388608) >> (24 - decade);
 }
 
-// The value of each code.
-INLINE floats decode_m(ints code, floats scale) {
+// The value of each code on a scale of 1.
+INLINE floats unscaled_m(ints code) {
     ints offset = code - 127;
     floats magnitude = level_m(abs(offset));
-    return (offset < 0 ? -magnitude : magnitude) * scale;
+    return offset < 0 ? -magnitude : magnitude;
 }
+
+// The code of the level nearest to y.
+INLINE ints nearest_code_m(floats y) {
+    ints last = y < 0.0f ? spread(127) : spread(128);
+    floats size_ = at_most(abs(y), spread(1.0f));
+    ints n = minimum(nearest_m(size_), last);
+    return y < 0.0f ? 127 - n : 127 + n;
+}
+
+// The value of each code.
+INLINE floats decode_m(ints code, floats scale) { return unscaled_m(code) * scale; }
 
 // The code of each value.
 INLINE ints encode_m(floats x_, floats scale) {
     floats inverse = reciprocal((abs(scale) < 1.1754943508222875e-38f ? 1.1754943508222875e-38f : scale));
     floats scaled = x_ * inverse;
-    ints last = scaled < 0.0f ? spread(127) : spread(128);
-    floats size_ = at_most(abs(scaled), spread(1.0f));
-    ints n = minimum(nearest_m(size_), last);
-    return scaled < 0.0f ? 127 - n : 127 + n;
+    return nearest_code_m(scaled);
 }
 
 // The value of magnitude n on a scale of 1.
@@ -80,16 +88,24 @@ INLINE ints nearest_v(floats y) {
     return ((bits(cell) & 8388607) | 8388608) >> (23 - decade);
 }
 
+// The value of each code on a scale of 1.
+INLINE floats unscaled_v(ints code) { return level_v(code + 1); }
+
+// The code of the level nearest to y.
+INLINE ints nearest_code_v(floats y) {
+    floats size_ = at_most(abs(y), spread(1.0f));
+    ints n = at_most(nearest_v(size_), spread(256));
+    return n - 1;
+}
+
 // The value of each code.
-INLINE floats decode_v(ints code, floats scale) { return level_v(code + 1) * scale; }
+INLINE floats decode_v(ints code, floats scale) { return unscaled_v(code) * scale; }
 
 // The code of each value.
 INLINE ints encode_v(floats x_, floats scale) {
     floats inverse = reciprocal(at_least(scale, spread(1.1754943508222875e-38f)));
     floats scaled = x_ * inverse;
-    floats size_ = at_most(abs(scaled), spread(1.0f));
-    ints n = at_most(nearest_v(size_), spread(256));
-    return n - 1;
+    return nearest_code_v(scaled);
 }
 
 // One step of a tile.

@@ -68,6 +68,21 @@ def nearest_m(y: Tensor) -> Tensor:
     return ((cell.view(torch.int32) & 8388607) | 8388608) >> (24 - decade)
 
 
+def unscaled_m(code: Tensor) -> Tensor:
+    """The value of each code on a scale of 1."""
+    offset = code - 127
+    magnitude = level_m(torch.abs(offset))
+    return torch.where(offset < 0, -magnitude, magnitude)
+
+
+def nearest_code_m(y: Tensor) -> Tensor:
+    """The code of the level nearest to y."""
+    last = choose_int(y < 0.0, 127, 128)
+    size = torch.clamp(torch.abs(y), max=1.0)
+    n = torch.minimum(nearest_m(size), last)
+    return torch.where(y < 0.0, 127 - n, 127 + n)
+
+
 def scale_m(x: Tensor) -> Tensor:
     """The value of largest magnitude, with its sign."""
     largest = torch.amax(x, dim=-1, keepdim=True)
@@ -77,9 +92,7 @@ def scale_m(x: Tensor) -> Tensor:
 
 def decode_m(code: Tensor, scale: Tensor) -> Tensor:
     """The value of each code."""
-    offset = code - 127
-    magnitude = level_m(torch.abs(offset))
-    return torch.where(offset < 0, -magnitude, magnitude) * scale
+    return unscaled_m(code) * scale
 
 
 def encode_m(x: Tensor, scale: Tensor) -> Tensor:
@@ -88,10 +101,7 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
         torch.where(torch.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
     )
     scaled = x * inverse
-    last = choose_int(scaled < 0.0, 127, 128)
-    size = torch.clamp(torch.abs(scaled), max=1.0)
-    n = torch.minimum(nearest_m(size), last)
-    return torch.where(scaled < 0.0, 127 - n, 127 + n)
+    return nearest_code_m(scaled)
 
 
 def level_v(n: Tensor) -> Tensor:
@@ -143,6 +153,18 @@ def nearest_v(y: Tensor) -> Tensor:
     return ((cell.view(torch.int32) & 8388607) | 8388608) >> (23 - decade)
 
 
+def unscaled_v(code: Tensor) -> Tensor:
+    """The value of each code on a scale of 1."""
+    return level_v(code + 1)
+
+
+def nearest_code_v(y: Tensor) -> Tensor:
+    """The code of the level nearest to y."""
+    size = torch.clamp(torch.abs(y), max=1.0)
+    n = torch.clamp(nearest_v(size), max=256)
+    return n - 1
+
+
 def scale_v(x: Tensor) -> Tensor:
     """The largest magnitude of each block."""
     largest = torch.amax(x, dim=-1, keepdim=True)
@@ -151,16 +173,14 @@ def scale_v(x: Tensor) -> Tensor:
 
 def decode_v(code: Tensor, scale: Tensor) -> Tensor:
     """The value of each code."""
-    return level_v(code + 1) * scale
+    return unscaled_v(code) * scale
 
 
 def encode_v(x: Tensor, scale: Tensor) -> Tensor:
     """The code of each value."""
     inverse = torch.reciprocal(torch.clamp(scale, min=1.1754943508222875e-38))
     scaled = x * inverse
-    size = torch.clamp(torch.abs(scaled), max=1.0)
-    n = torch.clamp(nearest_v(size), max=256)
-    return n - 1
+    return nearest_code_v(scaled)
 
 
 def update(

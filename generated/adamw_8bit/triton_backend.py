@@ -8,68 +8,39 @@ Arithmetic is float32, or float64 for float64 parameters (REAL); each tensor is 
 import triton
 import triton.language as tl
 
-from optgen.runtime.launch import Sweep, TritonKernel, run
+from optgen.runtime.launch import StepTable, Sweep, TritonKernel, ValueTable, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import (
+    divide,
     load_codes,
     load_elements,
     load_scalars,
-    lookup_8,
     maximum,
-    minimum,
-    mul_high16,
     pointer,
+    step_at,
     store_codes,
     store_elements,
     store_scalars,
     tile_elements,
     to_blocks,
+    value_at,
 )
+
+from . import torch_backend
 
 __all__ = ["KERNELS", "launch"]
 
 
 @triton.jit
-def level_m(n):
-    """The value of magnitude n on a scale of 1."""
-    pattern = ((2 * n + 1).to(tl.float32)).to(tl.int32, bitcast=True)
-    power = lookup_8(pattern >> 23, 1e-07, 1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 0.0)
-    value = (((pattern & 8388607) | 1065353216).to(tl.float32, bitcast=True) * 9.0 - 8.0) * power
-    return tl.where(n == 128, 1.0, value)
+def unscaled_m(code, _tables):
+    """The value of each code on a scale of 1."""
+    return value_at(_tables + 0, code, 256)
 
 
 @triton.jit
-def nearest_m(y):
-    """The magnitude nearest to y, 0 <= y <= 1."""
-    guess = mul_high16(maximum(y, 1.375e-07).to(tl.int32, bitcast=True) >> 16, 146) - 29
-    decade = tl.where(
-        y
-        >= lookup_8(
-            guess, 2.75e-07, 1.9e-06, 1.45e-05, 0.0001225, 0.0011125, 0.0105625, 0.1028125, 0.996484375
-        ),
-        guess + 1,
-        guess,
-    )
-    cell = maximum(
-        minimum(
-            y
-            * lookup_8(
-                decade,
-                0.1111111111111111,
-                1111111.111111111,
-                111111.11111111111,
-                11111.111111111111,
-                1111.111111111111,
-                111.11111111111111,
-                11.11111111111111,
-                1.1111111111111112,
-            ),
-            1.1111106,
-        )
-        + 0.8888889,
-        1.0,
-    )
-    return ((cell.to(tl.int32, bitcast=True) & 8388607) | 8388608) >> (24 - decade)
+def nearest_code_m(y, _tables):
+    """The code of the level nearest to y."""
+    return step_at(_tables + 256, y, 17, 0x34920000, 2048, True)
 
 
 @triton.jit
@@ -81,73 +52,29 @@ def scale_m(x):
 
 
 @triton.jit
-def decode_m(code, scale):
+def decode_m(code, scale, _tables):
     """The value of each code."""
-    offset = code - 127
-    magnitude = level_m(tl.abs(offset))
-    return tl.where(offset < 0, -magnitude, magnitude) * scale
+    return unscaled_m(code, _tables) * scale
 
 
 @triton.jit
-def encode_m(x, scale):
+def encode_m(x, scale, _tables):
     """The code of each value."""
     inverse = tl.div_rn(1.0, tl.where(tl.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale))
     scaled = x * inverse
-    last = tl.where(scaled < 0.0, 127, 128)
-    size = minimum(tl.abs(scaled), 1.0)
-    n = minimum(nearest_m(size), last)
-    return tl.where(scaled < 0.0, 127 - n, 127 + n)
+    return nearest_code_m(scaled, _tables)
 
 
 @triton.jit
-def level_v(n):
-    """The value of magnitude n on a scale of 1."""
-    pattern = ((2 * n + 1).to(tl.float32)).to(tl.int32, bitcast=True)
-    power = lookup_8(pattern >> 23, 0.0, 1e-07, 1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1)
-    value = (((pattern & 8388607) | 1065353216).to(tl.float32, bitcast=True) * 9.0 - 8.0) * power
-    return tl.where(n == 256, 1.0, value)
+def unscaled_v(code, _tables):
+    """The value of each code on a scale of 1."""
+    return value_at(_tables + 4352, code, 256)
 
 
 @triton.jit
-def nearest_v(y):
-    """The magnitude nearest to y, 0 <= y <= 1."""
-    guess = mul_high16(maximum(y, 8.125e-08).to(tl.int32, bitcast=True) >> 16, 142) - 28
-    decade = tl.where(
-        y
-        >= lookup_8(
-            guess,
-            1.625e-07,
-            1.45e-06,
-            1.225e-05,
-            0.00011125,
-            0.00105625,
-            0.01028125,
-            0.10140625,
-            0.9982421875,
-        ),
-        guess + 1,
-        guess,
-    )
-    cell = maximum(
-        minimum(
-            y
-            * lookup_8(
-                decade,
-                0.1111111111111111,
-                1111111.111111111,
-                111111.11111111111,
-                11111.111111111111,
-                1111.111111111111,
-                111.11111111111111,
-                11.11111111111111,
-                1.1111111111111112,
-            ),
-            1.1111106,
-        )
-        + 0.8888889,
-        1.0,
-    )
-    return ((cell.to(tl.int32, bitcast=True) & 8388607) | 8388608) >> (23 - decade)
+def nearest_code_v(y, _tables):
+    """The code of the level nearest to y."""
+    return step_at(_tables + 4608, y, 16, 0x342E0000, 4096, False)
 
 
 @triton.jit
@@ -158,19 +85,17 @@ def scale_v(x):
 
 
 @triton.jit
-def decode_v(code, scale):
+def decode_v(code, scale, _tables):
     """The value of each code."""
-    return level_v(code + 1) * scale
+    return unscaled_v(code, _tables) * scale
 
 
 @triton.jit
-def encode_v(x, scale):
+def encode_v(x, scale, _tables):
     """The code of each value."""
     inverse = tl.div_rn(1.0, maximum(scale, 1.1754943508222875e-38))
     scaled = x * inverse
-    size = minimum(tl.abs(scaled), 1.0)
-    n = minimum(nearest_v(size), 256)
-    return n - 1
+    return nearest_code_v(scaled, _tables)
 
 
 @triton.jit
@@ -221,7 +146,7 @@ def update_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
@@ -311,6 +236,7 @@ def update_coded_tile(
     x_scale_blocks,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
     _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
+    _tables,  # int32[entries]  what functions look up
     _first,  # first block of the tile
     _blocks,  # blocks of 256 in the parameter
     _length,  # elements in a row
@@ -336,14 +262,14 @@ def update_coded_tile(
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m_code = load_codes(m_codes, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
     m_scale = load_scalars(m_scale_blocks, _first, _blocks, _length, 256, 256, TILE, BULK)
-    m = tl.reshape(decode_m(m_code, m_scale), (TILE,)).to(REAL)
+    m = tl.reshape(decode_m(m_code, m_scale, _tables), (TILE,)).to(REAL)
     v_code = load_codes(v_codes, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
     v_scale = load_scalars(v_scale_blocks, _first, _blocks, _length, 256, 256, TILE, BULK)
-    v = tl.reshape(decode_v(v_code, v_scale), (TILE,)).to(REAL)
+    v = tl.reshape(decode_v(v_code, v_scale, _tables), (TILE,)).to(REAL)
     if amsgrad:
         x_code = load_codes(x_codes, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
         x_scale = load_scalars(x_scale_blocks, _first, _blocks, _length, 256, 256, TILE, BULK)
-        x = tl.reshape(decode_v(x_code, x_scale), (TILE,)).to(REAL)
+        x = tl.reshape(decode_v(x_code, x_scale, _tables), (TILE,)).to(REAL)
 
     if maximize:
         g = -g
@@ -354,25 +280,25 @@ def update_coded_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
     m_blocks = to_blocks(m, _valid, 256, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
-    m_code = encode_m(m_blocks, m_scale)
+    m_code = encode_m(m_blocks, m_scale, _tables)
     store_codes(m_codes, m_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
     store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
     v_blocks = to_blocks(v, _valid, 256, TILE, BULK)
     v_blocks = tl.where((tl.abs(v_blocks) < float("inf")), v_blocks, 0.0)
     v_scale = scale_v(v_blocks)
-    v_code = encode_v(v_blocks, v_scale)
+    v_code = encode_v(v_blocks, v_scale, _tables)
     store_codes(v_codes, v_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
     store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
     if amsgrad:
         x_blocks = to_blocks(x, _valid, 256, TILE, BULK)
         x_blocks = tl.where((tl.abs(x_blocks) < float("inf")), x_blocks, 0.0)
         x_scale = scale_v(x_blocks)
-        x_code = encode_v(x_blocks, x_scale)
+        x_code = encode_v(x_blocks, x_scale, _tables)
         store_codes(x_codes, x_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
         store_scalars(x_scale_blocks, x_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
     write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
@@ -384,6 +310,7 @@ def update_coded(
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _tables,  # int32[entries]  what functions look up
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -423,6 +350,7 @@ def update_coded(
             x_scale_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -446,6 +374,7 @@ def update_coded(
             x_scale_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -458,9 +387,24 @@ def update_coded(
         )
 
 
+TABLES = (
+    ValueTable(torch_backend.unscaled_m, 256),
+    StepTable(torch_backend.nearest_code_m, 17, 0x34920000, 2048, True),
+    ValueTable(torch_backend.unscaled_v, 256),
+    StepTable(torch_backend.nearest_code_v, 16, 0x342E0000, 4096, False),
+)
 KERNELS = (
     TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),
-    TritonKernel((Sweep(update_coded),), wide=256, row=256, tile=1024, threads=128, registers=255),
+    TritonKernel(
+        (Sweep(update_coded),),
+        wide=256,
+        row=256,
+        tile=2048,
+        threads=128,
+        registers=248,
+        tables=TABLES,
+        extras=("amsgrad",),
+    ),
 )
 
 

@@ -32,6 +32,20 @@ def nearest_m(y: Tensor) -> Tensor:
     return torch.where(y * (508 - odd).to(torch.float32) >= odd.to(torch.float32), guess + 1, n)
 
 
+def unscaled_m(code: Tensor) -> Tensor:
+    """The value of each code on a scale of 1."""
+    offset = code - 127
+    magnitude = level_m(torch.abs(offset))
+    return torch.where(offset < 0, -magnitude, magnitude)
+
+
+def nearest_code_m(y: Tensor) -> Tensor:
+    """The code of the level nearest to y."""
+    size = torch.clamp(torch.abs(y), max=1.0)
+    n = torch.clamp(nearest_m(size), max=127)
+    return torch.where(y < 0.0, 127 - n, 127 + n)
+
+
 def scale_m(x: Tensor) -> Tensor:
     """The largest magnitude of each block."""
     largest = torch.amax(torch.abs(x), dim=-1, keepdim=True)
@@ -40,18 +54,14 @@ def scale_m(x: Tensor) -> Tensor:
 
 def decode_m(code: Tensor, scale: Tensor) -> Tensor:
     """The value of each code."""
-    offset = code - 127
-    magnitude = level_m(torch.abs(offset))
-    return torch.where(offset < 0, -magnitude, magnitude) * scale
+    return unscaled_m(code) * scale
 
 
 def encode_m(x: Tensor, scale: Tensor) -> Tensor:
     """The code of each value."""
     inverse = torch.reciprocal(torch.clamp(scale, min=1.1754943508222875e-38))
     scaled = x * inverse
-    size = torch.clamp(torch.abs(scaled), max=1.0)
-    n = torch.clamp(nearest_m(size), max=127)
-    return torch.where(scaled < 0.0, 127 - n, 127 + n)
+    return nearest_code_m(scaled)
 
 
 def level_v(n: Tensor) -> Tensor:
@@ -69,6 +79,18 @@ def nearest_v(y: Tensor) -> Tensor:
     return torch.where(position >= (odd * odd).to(torch.float32), guess + 1, n)
 
 
+def unscaled_v(code: Tensor) -> Tensor:
+    """The value of each code on a scale of 1."""
+    return level_v(code)
+
+
+def nearest_code_v(y: Tensor) -> Tensor:
+    """The code of the level nearest to y."""
+    size = torch.clamp(torch.abs(y), max=1.0)
+    n = torch.clamp(nearest_v(size), max=255)
+    return n
+
+
 def scale_v(x: Tensor) -> Tensor:
     """The largest magnitude of each block."""
     largest = torch.amax(x, dim=-1, keepdim=True)
@@ -77,16 +99,14 @@ def scale_v(x: Tensor) -> Tensor:
 
 def decode_v(code: Tensor, scale: Tensor) -> Tensor:
     """The value of each code."""
-    return level_v(code) * scale
+    return unscaled_v(code) * scale
 
 
 def encode_v(x: Tensor, scale: Tensor) -> Tensor:
     """The code of each value."""
     inverse = torch.reciprocal(torch.clamp(scale, min=1.1754943508222875e-38))
     scaled = x * inverse
-    size = torch.clamp(torch.abs(scaled), max=1.0)
-    n = torch.clamp(nearest_v(size), max=255)
-    return n
+    return nearest_code_v(scaled)
 
 
 def update(

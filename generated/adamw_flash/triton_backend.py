@@ -8,39 +8,39 @@ Arithmetic is float32, or float64 for float64 parameters (REAL); each tensor is 
 import triton
 import triton.language as tl
 
-from optgen.runtime.launch import Sweep, TritonKernel, run
+from optgen.runtime.launch import StepTable, Sweep, TritonKernel, ValueTable, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import (
+    divide,
     load_codes,
     load_elements,
     load_scalars,
     maximum,
-    minimum,
     pointer,
+    step_at,
     store_codes,
     store_elements,
     store_scalars,
     tile_elements,
     to_blocks,
+    value_at,
 )
+
+from . import torch_backend
 
 __all__ = ["KERNELS", "launch"]
 
 
 @triton.jit
-def level_m(n):
-    """The value of magnitude n on a scale of 1."""
-    return tl.where(n == 127, 1.0, n.to(tl.float32) * tl.div_rn(1.0, (254 - n).to(tl.float32)))
+def unscaled_m(code, _tables):
+    """The value of each code on a scale of 1."""
+    return value_at(_tables + 0, code, 256)
 
 
 @triton.jit
-def nearest_m(y):
-    """The magnitude nearest to y, 0 <= y <= 1."""
-    guess = (y * 254.0 / (1.0 + y) + 0.5).to(tl.int32)
-    odd = maximum(2 * guess - 1, 0)
-    n = tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), guess, guess - 1)
-    odd = 2 * guess + 1
-    return tl.where(y * (508 - odd).to(tl.float32) >= odd.to(tl.float32), guess + 1, n)
+def nearest_code_m(y, _tables):
+    """The code of the level nearest to y."""
+    return step_at(_tables + 256, y, 17, 0x3B000000, 1024, True)
 
 
 @triton.jit
@@ -51,38 +51,29 @@ def scale_m(x):
 
 
 @triton.jit
-def decode_m(code, scale):
+def decode_m(code, scale, _tables):
     """The value of each code."""
-    offset = code - 127
-    magnitude = level_m(tl.abs(offset))
-    return tl.where(offset < 0, -magnitude, magnitude) * scale
+    return unscaled_m(code, _tables) * scale
 
 
 @triton.jit
-def encode_m(x, scale):
+def encode_m(x, scale, _tables):
     """The code of each value."""
     inverse = tl.div_rn(1.0, maximum(scale, 1.1754943508222875e-38))
     scaled = x * inverse
-    size = minimum(tl.abs(scaled), 1.0)
-    n = minimum(nearest_m(size), 127)
-    return tl.where(scaled < 0.0, 127 - n, 127 + n)
+    return nearest_code_m(scaled, _tables)
 
 
 @triton.jit
-def level_v(n):
-    """The value of magnitude n on a scale of 1."""
-    return tl.where(n == 255, 1.0, (n * n).to(tl.float32) * 1.5378700499807768e-05)
+def unscaled_v(code, _tables):
+    """The value of each code on a scale of 1."""
+    return value_at(_tables + 2304, code, 256)
 
 
 @triton.jit
-def nearest_v(y):
-    """The magnitude nearest to y, 0 <= y <= 1."""
-    position = y * 260100.0
-    guess = (tl.sqrt(position) * 0.5 + 0.5).to(tl.int32)
-    odd = maximum(2 * guess - 1, 0)
-    n = tl.where(position >= (odd * odd).to(tl.float32), guess, guess - 1)
-    odd = 2 * guess + 1
-    return tl.where(position >= (odd * odd).to(tl.float32), guess + 1, n)
+def nearest_code_v(y, _tables):
+    """The code of the level nearest to y."""
+    return step_at(_tables + 2560, y, 16, 0x36810000, 4096, False)
 
 
 @triton.jit
@@ -93,19 +84,17 @@ def scale_v(x):
 
 
 @triton.jit
-def decode_v(code, scale):
+def decode_v(code, scale, _tables):
     """The value of each code."""
-    return level_v(code) * scale
+    return unscaled_v(code, _tables) * scale
 
 
 @triton.jit
-def encode_v(x, scale):
+def encode_v(x, scale, _tables):
     """The code of each value."""
     inverse = tl.div_rn(1.0, maximum(scale, 1.1754943508222875e-38))
     scaled = x * inverse
-    size = minimum(tl.abs(scaled), 1.0)
-    n = minimum(nearest_v(size), 255)
-    return n
+    return nearest_code_v(scaled, _tables)
 
 
 @triton.jit
@@ -156,7 +145,7 @@ def update_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
@@ -246,6 +235,7 @@ def update_coded_tile(
     x_scale_blocks,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
     scalars,  # REAL[8]  host scalars of this step
     _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
+    _tables,  # int32[entries]  what functions look up
     _first,  # first block of the tile
     _blocks,  # blocks of 32 in the parameter
     _length,  # elements in a row
@@ -271,14 +261,14 @@ def update_coded_tile(
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m_code = load_codes(m_codes, _first, _blocks, _length, 8, 32, 32, TILE, BULK)
     m_scale = load_scalars(m_scale_blocks, _first, _blocks, _length, 32, 32, TILE, BULK)
-    m = tl.reshape(decode_m(m_code, m_scale), (TILE,)).to(REAL)
+    m = tl.reshape(decode_m(m_code, m_scale, _tables), (TILE,)).to(REAL)
     v_code = load_codes(v_codes, _first, _blocks, _length, 8, 32, 32, TILE, BULK)
     v_scale = load_scalars(v_scale_blocks, _first, _blocks, _length, 32, 32, TILE, BULK)
-    v = tl.reshape(decode_v(v_code, v_scale), (TILE,)).to(REAL)
+    v = tl.reshape(decode_v(v_code, v_scale, _tables), (TILE,)).to(REAL)
     if amsgrad:
         x_code = load_codes(x_codes, _first, _blocks, _length, 8, 32, 32, TILE, BULK)
         x_scale = load_scalars(x_scale_blocks, _first, _blocks, _length, 32, 32, TILE, BULK)
-        x = tl.reshape(decode_v(x_code, x_scale), (TILE,)).to(REAL)
+        x = tl.reshape(decode_v(x_code, x_scale, _tables), (TILE,)).to(REAL)
 
     if maximize:
         g = -g
@@ -289,25 +279,25 @@ def update_coded_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
     m_blocks = to_blocks(m, _valid, 32, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
-    m_code = encode_m(m_blocks, m_scale)
+    m_code = encode_m(m_blocks, m_scale, _tables)
     store_codes(m_codes, m_code, _first, _blocks, _length, 8, 32, 32, TILE, BULK)
     store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 32, 32, TILE, BULK)
     v_blocks = to_blocks(v, _valid, 32, TILE, BULK)
     v_blocks = tl.where((tl.abs(v_blocks) < float("inf")), v_blocks, 0.0)
     v_scale = scale_v(v_blocks)
-    v_code = encode_v(v_blocks, v_scale)
+    v_code = encode_v(v_blocks, v_scale, _tables)
     store_codes(v_codes, v_code, _first, _blocks, _length, 8, 32, 32, TILE, BULK)
     store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 32, 32, TILE, BULK)
     if amsgrad:
         x_blocks = to_blocks(x, _valid, 32, TILE, BULK)
         x_blocks = tl.where((tl.abs(x_blocks) < float("inf")), x_blocks, 0.0)
         x_scale = scale_v(x_blocks)
-        x_code = encode_v(x_blocks, x_scale)
+        x_code = encode_v(x_blocks, x_scale, _tables)
         store_codes(x_codes, x_code, _first, _blocks, _length, 8, 32, 32, TILE, BULK)
         store_scalars(x_scale_blocks, x_scale, _first, _blocks, _length, 32, 32, TILE, BULK)
     write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
@@ -319,6 +309,7 @@ def update_coded(
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _tables,  # int32[entries]  what functions look up
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -358,6 +349,7 @@ def update_coded(
             x_scale_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -381,6 +373,7 @@ def update_coded(
             x_scale_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -393,9 +386,24 @@ def update_coded(
         )
 
 
+TABLES = (
+    ValueTable(torch_backend.unscaled_m, 256),
+    StepTable(torch_backend.nearest_code_m, 17, 0x3B000000, 1024, True),
+    ValueTable(torch_backend.unscaled_v, 256),
+    StepTable(torch_backend.nearest_code_v, 16, 0x36810000, 4096, False),
+)
 KERNELS = (
     TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),
-    TritonKernel((Sweep(update_coded),), wide=32, row=32, tile=1024, threads=128, registers=255),
+    TritonKernel(
+        (Sweep(update_coded),),
+        wide=32,
+        row=32,
+        tile=2048,
+        threads=128,
+        registers=248,
+        tables=TABLES,
+        extras=("amsgrad",),
+    ),
 )
 
 

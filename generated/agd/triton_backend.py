@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, maximum, minimum, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, maximum, minimum, pointer, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -75,7 +75,7 @@ def update_tile(
     if amsgrad:
         x = maximum(x, b)
         w = x
-    u = m / maximum(tl.sqrt(w), delta_sqrt_bias_correction_beta2)
+    u = divide(m, maximum(tl.sqrt(w), delta_sqrt_bias_correction_beta2))
     if clip_above_0:
         u = minimum(maximum(u, neg_clip), clip)
     p = p - lr_sqrt_bias_correction_beta2_over_bias * u

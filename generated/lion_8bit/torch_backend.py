@@ -69,6 +69,21 @@ def nearest_m(y: Tensor) -> Tensor:
     return ((cell.view(torch.int32) & 8388607) | 8388608) >> (24 - decade)
 
 
+def unscaled_m(code: Tensor) -> Tensor:
+    """The value of each code on a scale of 1."""
+    offset = code - 127
+    magnitude = level_m(torch.abs(offset))
+    return torch.where(offset < 0, -magnitude, magnitude)
+
+
+def nearest_code_m(y: Tensor) -> Tensor:
+    """The code of the level nearest to y."""
+    last = choose_int(y < 0.0, 127, 128)
+    size = torch.clamp(torch.abs(y), max=1.0)
+    n = torch.minimum(nearest_m(size), last)
+    return torch.where(y < 0.0, 127 - n, 127 + n)
+
+
 def scale_m(x: Tensor) -> Tensor:
     """The value of largest magnitude, with its sign."""
     largest = torch.amax(x, dim=-1, keepdim=True)
@@ -78,9 +93,7 @@ def scale_m(x: Tensor) -> Tensor:
 
 def decode_m(code: Tensor, scale: Tensor) -> Tensor:
     """The value of each code."""
-    offset = code - 127
-    magnitude = level_m(torch.abs(offset))
-    return torch.where(offset < 0, -magnitude, magnitude) * scale
+    return unscaled_m(code) * scale
 
 
 def encode_m(x: Tensor, scale: Tensor) -> Tensor:
@@ -89,10 +102,7 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
         torch.where(torch.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale)
     )
     scaled = x * inverse
-    last = choose_int(scaled < 0.0, 127, 128)
-    size = torch.clamp(torch.abs(scaled), max=1.0)
-    n = torch.minimum(nearest_m(size), last)
-    return torch.where(scaled < 0.0, 127 - n, 127 + n)
+    return nearest_code_m(scaled)
 
 
 def update(

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, pointer, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -58,7 +58,7 @@ def update_tile(
     m = mu * m + one_minus_mu * d
     v = beta2 * v + one_minus_beta2 * (d * d)
     u = one_minus_mu_over_one_minus_mu_product * d + mu_next_over_one_minus_mu_product_mu_nex * m
-    p = p - lr * u / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr * u, tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)

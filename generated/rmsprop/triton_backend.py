@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, pointer, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -62,7 +62,7 @@ def update_tile(
     if centered:
         a = alpha * a + one_minus_alpha * d
         q = v - a * a
-    u = d / (tl.sqrt(q) + eps)
+    u = divide(d, tl.sqrt(q) + eps)
     if momentum_above_0:
         b = momentum * b + u
         u = b

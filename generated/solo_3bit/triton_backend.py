@@ -8,30 +8,45 @@ Arithmetic is float32, or float64 for float64 parameters (REAL); each tensor is 
 import triton
 import triton.language as tl
 
-from optgen.runtime.launch import Sweep, TritonKernel, run
+from optgen.runtime.launch import StepTable, Sweep, TritonKernel, ValueTable, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
 from optgen.runtime.triton_ops import (
-    block_count,
-    block_select,
+    block_low,
+    divide,
+    integer_at,
     load_codes,
     load_elements,
     load_scalars,
-    lookup_2,
-    lookup_4,
-    lookup_8,
     maximum,
+    minimum,
     mul_high,
-    mul_high16,
     pointer,
     random_bits,
+    share16,
+    step_at,
     store_codes,
     store_elements,
     store_scalars,
     tile_elements,
     to_blocks,
+    value_at,
 )
 
+from . import torch_backend
+
 __all__ = ["KERNELS", "launch"]
+
+
+@triton.jit
+def unscaled_m(code, _tables):
+    """The value of each code on a scale of 1."""
+    return value_at(_tables + 0, code, 8)
+
+
+@triton.jit
+def nearest_code_m(y, _tables):
+    """The code of the level nearest to y."""
+    return step_at(_tables + 8, y, 22, 0x3CC00000, 16, True)
 
 
 @triton.jit
@@ -43,24 +58,17 @@ def scale_m(x):
 
 
 @triton.jit
-def decode_m(code, scale):
+def decode_m(code, scale, _tables):
     """The value of each code."""
-    return lookup_8(code, -0.775, -0.325, -0.055, 0.0, 0.055, 0.325, 0.775, 1.0) * scale
+    return unscaled_m(code, _tables) * scale
 
 
 @triton.jit
-def encode_m(x, scale):
+def encode_m(x, scale, _tables):
     """The code of each value."""
     inverse = tl.div_rn(1.0, tl.where(tl.abs(scale) < 1.1754943508222875e-38, 1.1754943508222875e-38, scale))
     scaled = x * inverse
-    code = tl.where(scaled >= 0.027499999850988388, 1, 0)
-    code = 2 * code + tl.where(scaled >= lookup_2(code, -0.18999998271465302, 0.550000011920929), 1, 0)
-    return 2 * code + tl.where(
-        scaled
-        >= lookup_4(code, -0.5499999523162842, -0.02749999798834324, 0.1899999976158142, 0.887499988079071),
-        1,
-        0,
-    )
+    return nearest_code_m(scaled, _tables)
 
 
 @triton.jit
@@ -92,15 +100,16 @@ def exp2_fixed(distance):
 
 
 @triton.jit
-def exp2_rough(distance):
-    """2**-distance, of a distance in units of 2**-22, good to 6e-5."""
-    fraction = (distance >> 6) & 65535
-    series = 3498 - mul_high16(fraction, 453)
-    series = 15699 - mul_high16(fraction, series)
-    series = 45422 - mul_high16(fraction, series)
-    return (((127 - (distance >> 22)) << 23) - (mul_high16(fraction, series) << 8)).to(
-        tl.float32, bitcast=True
-    )
+def exp2_bend(n, _tables):
+    """How far the pattern of 2**-x lies below a straight line, x in cell n of 2,048 between two integers."""
+    return integer_at(_tables + 40, n, 2048)
+
+
+@triton.jit
+def exp2_rough(distance, _tables):
+    """2**-distance, of a distance in units of 2**-22, good to 9e-5, and to 3e-8 on average."""
+    n = (distance >> 11) & 2047
+    return (1065353216 - (distance + distance) - exp2_bend(n, _tables)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -113,10 +122,7 @@ def scale_v(x):
 @triton.jit
 def steps_v(x, scale):
     """The distance between neighbouring levels, in units of 2**-22 octaves."""
-    count = block_count(x > 0.0)
-    rank = (maximum(count - 1, 0).to(tl.float32) * 0.1).to(tl.int32)
-    low = block_select(tl.where(x > 0.0, x, 3.4028234663852886e38), rank, 12)
-    low = tl.where(count > 0, low, scale)
+    low = minimum(block_low(x, 0.1, 12), scale)
     return mul_high(maximum(log2_fixed(scale) - log2_fixed(low), 0), 613566757)
 
 
@@ -137,11 +143,11 @@ def decode_v(code, scale, base):
 
 
 @triton.jit
-def encode_v(x, scale, steps, base, u):
+def encode_v(x, scale, steps, base, u, _tables):
     """The code of each value."""
     base2 = base * base
     base4 = base2 * base2
-    shifted = x * exp2_rough(u * (steps >> 16) + mul_high16(u, steps & 65535))
+    shifted = x * exp2_rough(share16(u, steps), _tables)
     lower = scale * base4
     level = tl.where(shifted <= lower, lower, scale)
     code = tl.where(shifted <= lower, 4, 0)
@@ -192,7 +198,7 @@ def update_tile(
     p = p * one_minus_lr_weight_decay
     m = b1 * m + one_minus_b1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_b1 * m, tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
@@ -273,6 +279,7 @@ def update_coded_tile(
     v_base_blocks,  # float32[blocks]  in/out  base of each block of v
     scalars,  # REAL[8]  host scalars of this step
     _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
+    _tables,  # int32[entries]  what functions look up
     _first,  # first block of the tile
     _blocks,  # blocks of 128 in the parameter
     _length,  # elements in a row
@@ -297,7 +304,7 @@ def update_coded_tile(
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
     m_code = load_codes(m_codes, _first, _blocks, _length, 3, 128, 128, TILE, BULK)
     m_scale = load_scalars(m_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
-    m = tl.reshape(decode_m(m_code, m_scale), (TILE,)).to(REAL)
+    m = tl.reshape(decode_m(m_code, m_scale, _tables), (TILE,)).to(REAL)
     v_code = load_codes(v_codes, _first, _blocks, _length, 3, 128, 128, TILE, BULK)
     v_scale = load_scalars(v_scale_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
     v_base = load_scalars(v_base_blocks, _first, _blocks, _length, 128, 128, TILE, BULK)
@@ -308,12 +315,12 @@ def update_coded_tile(
     p = p * one_minus_lr_weight_decay
     m = b1 * m + one_minus_b1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    p = p - lr_over_bias_correction_b1 * m / (tl.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_b1 * m, tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
-    m_code = encode_m(m_blocks, m_scale)
+    m_code = encode_m(m_blocks, m_scale, _tables)
     store_codes(m_codes, m_code, _first, _blocks, _length, 3, 128, 128, TILE, BULK)
     store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
     v_blocks = to_blocks(v, _valid, 128, TILE, BULK)
@@ -322,7 +329,12 @@ def update_coded_tile(
     v_steps = steps_v(v_blocks, v_scale)
     v_base = base_v(v_steps)
     v_code = encode_v(
-        v_blocks, v_scale, v_steps, v_base, random_bits(_key, _first, _length, 1, 128, 128, TILE, BULK)
+        v_blocks,
+        v_scale,
+        v_steps,
+        v_base,
+        random_bits(_key, _first, _length, 1, 128, 128, TILE, BULK),
+        _tables,
     )
     store_codes(v_codes, v_code, _first, _blocks, _length, 3, 128, 128, TILE, BULK)
     store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
@@ -336,6 +348,7 @@ def update_coded(
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _tables,  # int32[entries]  what functions look up
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
     PARAM: tl.constexpr,
@@ -372,6 +385,7 @@ def update_coded(
             v_base_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -393,6 +407,7 @@ def update_coded(
             v_base_blocks,
             scalars + _tensor * 8,
             _keys + _tensor * 4,
+            _tables,
             _first,
             _blocks,
             _length,
@@ -404,9 +419,16 @@ def update_coded(
         )
 
 
+TABLES = (
+    ValueTable(torch_backend.unscaled_m, 8),
+    StepTable(torch_backend.nearest_code_m, 22, 0x3CC00000, 16, True),
+    ValueTable(torch_backend.exp2_bend, 2048),
+)
 KERNELS = (
     TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),
-    TritonKernel((Sweep(update_coded),), wide=128, row=128, tile=1024, threads=128, registers=255),
+    TritonKernel(
+        (Sweep(update_coded),), wide=128, row=128, tile=2048, threads=128, registers=248, tables=TABLES
+    ),
 )
 
 

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, stochastic_float16, write_parameter
-from optgen.runtime.triton_ops import load_elements, maximum, pointer, random_elements, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, maximum, pointer, random_elements, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -55,7 +55,7 @@ def update_tile(
     d = g + weight_decay * p
     m = beta1 * m + one_minus_beta1 * d
     v = beta2 * v + one_minus_beta2 * (d * d)
-    p = p - lr_over_bias_correction_beta1 * m / tl.sqrt(maximum(v * inv_bias_correction_beta2, eps))
+    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(maximum(v * inv_bias_correction_beta2, eps)))
 
     store_elements(
         m_state + _start,

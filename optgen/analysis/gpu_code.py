@@ -31,7 +31,7 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-POINTERS = {"_tensors": "*i64", "_keys": "*i64", "_tiles": "*i32"}
+POINTERS = {"_tensors": "*i64", "_keys": "*i64", "_tiles": "*i32", "_tables": "*i32"}
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,16 @@ def compile_kernel(
     entry = kernel.sweeps[sweep].entry
     dtypes = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32, "fp64": tl.float64}
     real = "fp64" if param == "fp64" else "fp32"
+    low_precision = low_precision if param in ("bf16", "fp16") else "nearest"
     constants: dict[str, Any] = {
         **{flag: value for flag, value in flags.items() if flag in entry.arg_names},
         "PARAM": dtypes[param],
         "GRAD": dtypes[grad],
         "CORRECTION": {"correction8": tl.int8, "correction16": tl.int16}.get(low_precision, dtypes[param]),
-        "low_precision": low_precision if param in ("bf16", "fp16") else "nearest",
+        "low_precision": low_precision,
         "REAL": dtypes[real],
         "ALIGNED": True,
-        "TILE": kernel.tile,
+        "TILE": kernel.tile_of({**flags, "low_precision": low_precision}),
     }
     names = list(entry.arg_names)
     pointers = {**POINTERS, "scalars": f"*{real}"}
@@ -99,7 +100,7 @@ def compile_kernel(
     with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or not whole
         return GpuCode(**json.loads(place.read_text(encoding="utf-8")))
     values = {(names.index(name),): value for name, value in constants.items()}
-    divisible = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
+    divisible = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name in pointers}
     source = ASTSource(entry, signature=signature, constexprs=values, attrs=divisible)
     code = read_code(target, triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options))
     with contextlib.suppress(OutputError):  # then the next one compiles too
@@ -144,9 +145,9 @@ def _nvidia(target: str, compiled: Any, *, one_turn: bool) -> GpuCode:
         file.flush()
         text = _tool("nvdisasm", "-c", file.name)
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
-    facts = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
+    facts = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     spills = facts["STACK"] + facts["LOCAL"]
-    return _facts(target, facts["REG"], spills, facts["SHARED"], parse_sass(text), one_turn=one_turn)
+    return _facts(target, facts["REG"], spills, compiled.metadata.shared, parse_sass(text), one_turn=one_turn)
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -166,5 +167,4 @@ def _amd(target: str, compiled: Any, *, one_turn: bool) -> GpuCode:
 
     # scalar registers spill to lanes of vector registers, which costs no memory
     spills = 4 * fact("vgpr_spill_count") + fact("private_segment_fixed_size")
-    shared = fact("group_segment_fixed_size")
-    return _facts(target, fact("vgpr_count"), spills, shared, parse_amdgcn(text), one_turn=one_turn)
+    return _facts(target, fact("vgpr_count"), spills, compiled.metadata.shared, parse_amdgcn(text), one_turn=one_turn)

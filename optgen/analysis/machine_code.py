@@ -160,10 +160,9 @@ def bulk_path(code: Sequence[Instruction], *, one_turn: bool = False) -> list[In
 
 
 def _telling(operations: Set[str]) -> Set[str]:
-    """The whole accesses that tell the bulk from the tail, which reads tables too: on an AMD GPU those by buffer, or stores."""
+    """The whole accesses that tell the bulk from the tail, which reads tables too: on an AMD GPU the stores, if there are any."""
     whole = {operation for operation in operations if access_bits(operation) == WIDE}
-    buffers = {operation for operation in whole if operation.startswith("buffer_")}
-    return buffers or {operation for operation in whole if "_store_" in operation} or whole
+    return {operation for operation in whole if "_store_" in operation} or whole
 
 
 def _worth(code: Sequence[Instruction], telling: Set[str], *, lanes_branch: bool) -> tuple[int, int, int]:

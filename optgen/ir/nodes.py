@@ -28,9 +28,11 @@ __all__ = [
     "Role",
     "State",
     "Statement",
+    "Steps",
     "Storage",
     "Store",
     "Symbol",
+    "Values",
 ]
 
 
@@ -141,6 +143,23 @@ class Symbol:
 
 
 @dataclass(frozen=True)
+class Values:
+    """A function of one integer, from 0 to `count` - 1, which a backend may look up instead of computing it."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A function of one float32, an integer that grows by one at each of the ascending `borders`, or within two floats of it.
+
+    It is asked for numbers from -1 to 1, from 0 to 1 if no border is negative. A backend may look its values up.
+    """
+
+    borders: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Function:
     """A pure function of values, printed once and called by name: decode, encode, block statistics."""
 
@@ -149,6 +168,7 @@ class Function:
     body: tuple[Assign, ...]
     result: Symbol
     doc: str = ""
+    table: Values | Steps | None = None
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ OPS: dict[str, OpInfo] = {
     "shift_right": OpInfo((I, I), I, "x / 2**y, rounded down; x must not be negative"),
     "mul_high": OpInfo((I, I), I, "the high 32 bits of the unsigned 64-bit product"),
     "mul_high16": OpInfo((I, I), I, "x * y / 2**16, rounded down; both have 16 bits, unsigned"),
+    "share16": OpInfo((I, I), I, "x * y / 2**16, rounded down; x has 16 bits, unsigned, y is not negative"),
     "lookup": OpInfo((I, R), R, "the number at place x, modulo how many follow: 2, 4, 8 or 16", repeats=True),
     "real": OpInfo((N,), R, "the nearest float32, whatever the arithmetic"),
     "trunc": OpInfo((R,), I, "rounded towards zero; the argument must be in range"),
@@ -83,6 +84,9 @@ OPS: dict[str, OpInfo] = {
     "row_min": OpInfo((R,), R, "the smallest of each row of blocks", Domain.BLOCK),
     "tensor_max": OpInfo((R,), R, "the largest of all blocks", Domain.BLOCK),
     "tensor_min": OpInfo((R,), R, "the smallest of all blocks", Domain.BLOCK),
+    "block_low": OpInfo(
+        (R, R, I), R, "the quantile y of each block's values above zero, the lower one; the rank is at most z", Domain.BLOCK
+    ),
     "block_select": OpInfo((R, I, I), R, "the k-th smallest of each block, from 0; k is at most the third", Domain.BLOCK),
     # buffers
     "load": OpInfo((R,), R, "the elements, or the block scalars, of a buffer"),

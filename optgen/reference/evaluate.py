@@ -29,6 +29,13 @@ def _block_select(x: Array, rank: Array, _bound: Array) -> Array:
     return np.take_along_axis(np.sort(x, axis=-1), index, axis=-1)
 
 
+def _block_low(x: Array, quantile: Array, bound: Array) -> Array:
+    """Largest of all floats where no value is above zero."""
+    count = np.sum(x > 0, axis=-1, keepdims=True, dtype=np.int32)
+    rank = (np.maximum(count - 1, 0).astype(np.float32) * np.float32(quantile)).astype(np.int32)
+    return _block_select(np.where(x > 0, x, np.finfo(np.float32).max), rank, bound)
+
+
 def _where(condition: Array, x: Array, y: Array) -> Array:
     return np.where(condition, x, y)
 
@@ -69,6 +76,7 @@ OPS: dict[str, Callable[..., Array]] = {
     "shift_right": np.right_shift,
     "mul_high": _mul_high,
     "mul_high16": lambda x, y: (np.asarray(x, np.int64) * y >> 16).astype(np.int32),
+    "share16": lambda x, y: (np.asarray(x, np.int64) * y >> 16).astype(np.int32),
     "lookup": lambda x, *table: np.asarray(table, np.float32)[np.asarray(x) & (len(table) - 1)],
     "real": lambda x: np.asarray(x).astype(np.float32),
     "trunc": lambda x: np.asarray(x).astype(np.int32),
@@ -83,6 +91,7 @@ OPS: dict[str, Callable[..., Array]] = {
     "tensor_max": lambda x: np.max(x, keepdims=True),
     "tensor_min": lambda x: np.min(x, keepdims=True),
     "block_count": lambda c: np.sum(c, axis=-1, keepdims=True, dtype=np.int32),
+    "block_low": _block_low,
     "block_select": _block_select,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,11 +15,13 @@ from torch.nn.functional import pad
 
 from optgen.runtime.backends import interpreting
 from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, make_scratch, rows_of, run_buckets
+from optgen.runtime.low_precision import CORRECTED
+from optgen.runtime.tables import StepTable, ValueTable, tabulated
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
 
-__all__ = ["Reduction", "Scratch", "Sweep", "TritonKernel", "run"]
+__all__ = ["Reduction", "Scratch", "StepTable", "Sweep", "TritonKernel", "ValueTable", "run"]
 
 TRITON_DTYPES = {
     torch.float32: tl.float32,
@@ -49,7 +51,10 @@ class Sweep(NamedTuple):
 class TritonKernel(NamedTuple):
     """A kernel's sweeps, its largest block (0: no codes), the least elements of a row, its tile, the threads of a program.
 
-    `registers` is the most that a thread may have on an NVIDIA GPU; `scratch` follows the tensors in each parameter's slots.
+    A coded kernel takes half a tile where `extras`, flags, or a correction give each element one more value: registers are few.
+
+    `registers` is the most that a thread may have on an NVIDIA GPU; `scratch` follows the tensors in each parameter's slots;
+    `tables` are what its functions look up.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -59,6 +64,13 @@ class TritonKernel(NamedTuple):
     threads: int
     registers: int
     scratch: tuple[Scratch, ...] = ()
+    tables: tuple[ValueTable | StepTable, ...] = ()
+    extras: tuple[str, ...] = ()
+
+    def tile_of(self, flags: Mapping[str, Any]) -> int:
+        """Elements of a tile under these flags, `low_precision` one of them."""
+        has_more = flags["low_precision"] in CORRECTED or any(flags[flag] for flag in self.extras)
+        return max(self.tile // 2, self.wide) if self.wide and has_more else self.tile
 
     def options(self, platform: str, warp_size: int) -> dict[str, int]:
         """What the compiler is told for a GPU of this platform, "cuda" or "hip"."""
@@ -84,21 +96,25 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
 def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     (param, grad, correction, real), device, items = bucket.dtypes, bucket.device, bucket.items
     scratch = [make_scratch(kernel.scratch, item, kernel.row) for item in items]
-    rows, counts = _rows(kernel, items, scratch)
-    tables = (*_on_device([rows, bucket.scalar_table(), bucket.key_table()], device), _tiles(counts, device))
+    tile = kernel.tile_of(bucket.flags)
+    rows, counts = _rows(kernel, tile, items, scratch)
+    tiles = _tiles(counts, device)
+    tables = [*_on_device([rows, bucket.scalar_table(), bucket.key_table()], device), tiles]
+    if kernel.tables:
+        tables.append(tabulated(kernel.tables, device))
     constants = {
         "PARAM": TRITON_DTYPES[param],
         "GRAD": TRITON_DTYPES[grad],
         "CORRECTION": TRITON_DTYPES[correction],
         "REAL": TRITON_DTYPES[real],
         "ALIGNED": bucket.aligned,
-        "TILE": kernel.tile,
+        "TILE": tile,
     }
     options = {"num_warps": 1} if interpreting() else kernel.options(*_platform(device))
     with _on(device):
         for sweep in kernel.sweeps:
             entry, taken = sweep.entry, {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names}
-            entry[(len(tables[-1]),)](*tables, **taken, **constants, **options)
+            entry[(len(tiles),)](*tables, **taken, **constants, **options)
             for reduction in sweep.reductions:
                 if kernel.scratch[reduction.parts - len(items[0].tensors)].is_used(bucket.flags):
                     _join(kernel, reduction, items, rows)
@@ -135,7 +151,7 @@ def _platform(device: torch.device) -> tuple[str, int]:
     return target.backend, int(target.warp_size)
 
 
-def _rows(kernel: TritonKernel, items: list[Item], scratch: list[list[Tensor]]) -> tuple[Tensor, tuple[int, ...]]:
+def _rows(kernel: TritonKernel, tile: int, items: list[Item], scratch: list[list[Tensor]]) -> tuple[Tensor, tuple[int, ...]]:
     """A row of addresses and sizes for each parameter, int64, and its number of tiles.
 
     The sizes are: how much of it whole tiles may take without masks, and blocks and row length, or elements.
@@ -149,11 +165,11 @@ def _rows(kernel: TritonKernel, items: list[Item], scratch: list[list[Tensor]]) 
             blocks = lines * -(-length // kernel.wide)
             whole = blocks if length % kernel.wide == 0 and item.is_regular else 0
             table.extend((whole, blocks, length))
-            counts.append(-(-blocks * kernel.wide // kernel.tile))
+            counts.append(-(-blocks * kernel.wide // tile))
         else:
             size = item.tensors[0].numel()
             table.extend((size if item.is_regular else 0, size))
-            counts.append(-(-size // kernel.tile))
+            counts.append(-(-size // tile))
     return torch.frombuffer(table, dtype=torch.int64).view(len(items), -1), tuple(counts)
 
 

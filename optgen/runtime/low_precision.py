@@ -42,6 +42,7 @@ __all__ = [
 LowPrecision = Literal["stochastic", "kahan", "correction8", "correction16", "nearest"]
 CORRECTION = "correction"  # its key in the state dict
 RANDOM = ("stochastic", "kahan", "correction8")
+CORRECTED = ("kahan", "correction8", "correction16")  # with a number beside each parameter
 NEAREST = 0x8000  # random bits that round to the nearest
 DEAD = 1024  # of 65,536 random bits are kept away from either end: float32's own rounding errors stay without effect
 NARROW = (torch.bfloat16, torch.float16)
@@ -142,8 +143,8 @@ def _stochastic(x: Tensor, bits: Tensor | int, dtype: torch.dtype) -> Tensor:
 
 def stochastic_bfloat16(x: Tensor, bits: Tensor | int) -> Tensor:
     """One of the two bfloat16 beside float32 `x`, the nearer with the higher probability; `bits` are 16 random ones."""
-    size = torch.abs(x).view(torch.int32)
-    return _signed((size + bits) & -65536, x)
+    rounded = ((x.view(torch.int32) + bits) & -65536).view(torch.float32)
+    return torch.where(torch.isfinite(x), rounded, x)
 
 
 def stochastic_float16(x: Tensor, bits: Tensor | int) -> Tensor:

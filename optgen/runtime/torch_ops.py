@@ -15,6 +15,7 @@ from optgen.runtime.keys import Key
 from optgen.runtime.layout import row_shape
 
 __all__ = [
+    "block_low",
     "block_scalars",
     "block_select",
     "choose_int",
@@ -93,6 +94,13 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     return torch.stack([(word >> (8 * i)) & 255 for i in range(count)], dim=-1).to(torch.uint8).reshape(rows.shape[0], -1)
 
 
+def block_low(x: Tensor, quantile: float, bound: int) -> Tensor:
+    """The lower `quantile` of each block's values above zero, (rows, blocks per row, 1); the largest float32 if there is none."""
+    count = torch.sum(x > 0, dim=-1, keepdim=True, dtype=torch.int32)
+    rank = (torch.clamp(count - 1, min=0).to(torch.float32) * quantile).to(torch.int32)
+    return block_select(torch.where(x > 0, x, torch.finfo(torch.float32).max), rank, bound)
+
+
 def block_select(x: Tensor, rank: Tensor | int, bound: int) -> Tensor:
     """The value of this rank, from 0 to `bound`, of each block: (rows, blocks per row, 1)."""
     if 4 * bound < x.shape[-1]:  # then a partial selection is several times as fast as sorting
@@ -111,7 +119,7 @@ def mul_high(x: Tensor, y: Tensor | int) -> Tensor:
 
 
 def mul_high16(x: Tensor, y: Tensor | int) -> Tensor:
-    """The product of two int32 numbers of 16 bits, unsigned, over 2**16, rounded down."""
+    """The product of two int32 numbers, at least one of 16 bits, unsigned, over 2**16, rounded down."""
     return ((x.to(torch.int64) * y) >> 16).to(torch.int32)
 
 

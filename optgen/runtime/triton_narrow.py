@@ -86,8 +86,8 @@ def _stochastic(x, bits, DTYPE: tl.constexpr):
 @triton.jit
 def stochastic_bfloat16(x, bits):
     """One of the two bfloat16 beside float32 `x`, the nearer with the higher probability."""
-    size = tl.abs(x).to(tl.int32, bitcast=True)
-    return _signed((size + bits) & -65536, x)
+    rounded = ((x.to(tl.int32, bitcast=True) + bits) & -65536).to(tl.float32, bitcast=True)
+    return tl.where(tl.abs(x) < float("inf"), rounded, x)
 
 
 @triton.jit

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 
 from optgen.runtime.triton_numbers import (
+    divide,
+    integer_at,
     lookup_2,
     lookup_4,
     lookup_8,
@@ -18,13 +20,19 @@ from optgen.runtime.triton_numbers import (
     minimum,
     mul_high,
     mul_high16,
+    share16,
     sign,
+    step_at,
+    value_at,
 )
-from optgen.runtime.triton_select import block_select
+from optgen.runtime.triton_select import block_low, block_select
 
 __all__ = [
     "block_count",
+    "block_low",
     "block_select",
+    "divide",
+    "integer_at",
     "load_codes",
     "load_elements",
     "load_rows",
@@ -41,7 +49,9 @@ __all__ = [
     "pointer",
     "random_bits",
     "random_elements",
+    "share16",
     "sign",
+    "step_at",
     "store_codes",
     "store_elements",
     "store_rows",
@@ -49,6 +59,7 @@ __all__ = [
     "store_whole",
     "tile_elements",
     "to_blocks",
+    "value_at",
 ]
 
 

@@ -8,7 +8,7 @@ are min(a[i], b[15 - i]), a bitonic sequence, which 32 more comparators sort.
 import triton
 import triton.language as tl
 
-__all__ = ["block_select"]
+__all__ = ["block_low", "block_select"]
 
 SORT_16 = tl.constexpr(
     (
@@ -34,6 +34,32 @@ MERGE_16 = tl.constexpr(
     )
 )
 MERGE_COUNT = tl.constexpr(32)
+# The same of 13, as 3 numbers below all others behind the bitonic sequence leave it.
+MERGE_13 = tl.constexpr(
+    (
+        *((0, 5), (2, 6), (3, 7), (4, 8), (1, 9)),
+        *((0, 1), (5, 9), (6, 10), (7, 11), (8, 12)),
+        *((1, 3), (2, 4), (5, 7), (6, 8), (9, 11), (10, 12)),
+        *((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12)),
+    )
+)
+MERGE_13_COUNT = tl.constexpr(22)
+
+
+@triton.jit
+def block_low(x, QUANTILE: tl.constexpr, BOUND: tl.constexpr):
+    """The lower QUANTILE of each block's values above zero: (blocks, 1); the largest float32 if there is none.
+
+    BOUND is its rank in a block that has no zero. Where no block of the tile has one, nothing must be counted.
+    """
+    if tl.min(tl.reshape(x, (x.shape[0] * x.shape[1],))) > 0.0:
+        low = _block_at(x, BOUND)
+    else:
+        positive = x > 0.0
+        count = tl.sum(positive.to(tl.int32), 1, keep_dims=True)
+        rank = (tl.maximum(count - 1, 0).to(tl.float32) * QUANTILE).to(tl.int32)
+        low = block_select(tl.where(positive, x, 3.4028234663852886e38), rank, BOUND)
+    return low
 
 
 @triton.jit
@@ -51,9 +77,22 @@ def block_select(x, rank, BOUND: tl.constexpr):
 
 
 @triton.jit
+def _block_at(x, RANK: tl.constexpr):
+    """The value of this rank of each block: the comparators that decide others are left out."""
+    if RANK < 16 and x.shape[1] >= 32:
+        if RANK < 13:
+            found = tl.reduce(_sorted_groups(x)[:13], 1, _lowest_13)[RANK]
+        else:
+            found = tl.reduce(_sorted_groups(x), 1, _lowest)[RANK]
+        # to every thread of the block, by way of shared memory: else the compiler lets each thread select for itself
+        return tl.gather(found, tl.arange(0, x.shape[0]), 0)[:, None]
+    return block_select(x, RANK, RANK)
+
+
+@triton.jit
 def _sorted_groups(x):
     """The values of (blocks, n) as 16 ascending tensors of shape (blocks, n // 16)."""
-    groups = (tl.reshape(x, (x.shape[0], x.shape[1] // 16, 2, 2, 2, 2)),)
+    groups = (tl.permute(tl.reshape(x, (x.shape[0], x.shape[1] // 16, 2, 2, 2, 2)), (0, 1, 3, 4, 5, 2)),)
     for level in tl.static_range(4):
         halves = ()
         for i in tl.static_range(2**level):
@@ -89,4 +128,16 @@ def _lowest(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15
         tl.minimum(a12, b3), tl.minimum(a13, b2), tl.minimum(a14, b1), tl.minimum(a15, b0),
     )
     return _network(bitonic, MERGE_16, MERGE_COUNT)
+
+
+@triton.jit
+def _lowest_13(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12,
+               b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11, b12):
+    """The lowest 13 of two ascending sequences of 13, ascending."""
+    bitonic = (
+        tl.minimum(a0, b12), tl.minimum(a4, b8), tl.minimum(a1, b11), tl.minimum(a2, b10), tl.minimum(a3, b9),
+        tl.minimum(a8, b4), tl.minimum(a9, b3), tl.minimum(a10, b2), tl.minimum(a11, b1), tl.minimum(a12, b0),
+        tl.minimum(a5, b7), tl.minimum(a6, b6), tl.minimum(a7, b5),
+    )
+    return _network(bitonic, MERGE_13, MERGE_13_COUNT)
 # fmt: on

@@ -15,7 +15,7 @@ from optgen.diagnostics import Diagnostics, Source, Span
 from optgen.ir.constants import fold
 from optgen.ir.formula import Assignment, FormulaText, parse_block
 from optgen.ir.infer import infer, refs, substitute
-from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Function, Kind, Op, Role, Storage, Symbol
+from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Function, Kind, Op, Role, Steps, Storage, Symbol, Values
 from optgen.ir.ops import OPS, Word
 
 __all__ = ["BlockScalar", "Codebook", "Codec", "Formula", "build_functions"]
@@ -39,6 +39,7 @@ class Formula:
     text: str
     doc: str
     shared: bool = False  # the same for every state, so its name needs no suffix
+    table: Values | Steps | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _build(formula: Formula, name: str, known: Mapping[str, Function], scope: st
         symbols[statement.target] = Symbol(statement.target, Role.LOCAL, *infer(value, symbols, functions))
         body.append(Assign(statement.target, value))
     body = _without_unused(body)
-    return Function(name, params, tuple(body), symbols[body[-1].target], formula.doc)
+    return Function(name, params, tuple(body), symbols[body[-1].target], formula.doc, formula.table)
 
 
 def _without_unused(body: list[Assign]) -> list[Assign]:

@@ -44,10 +44,12 @@ class Companded:
             level = f"real(n*n)*{1.0 / last**2!r}"
             nearest = f"position = y*{4.0 * last**2!r}\nguess = trunc(sqrt(position)*0.5 + 0.5)"
             reached = "position >= real(odd*odd)"
+            steps = [((n - 0.5) / last) ** 2 for n in range(1, last + 1)]
         else:
             level = f"real(n)*reciprocal(real({2 * last} - n))"
             nearest = f"guess = trunc(y*{2.0 * last}/(1.0 + y) + 0.5)"
             reached = f"y*real({4 * last} - odd) >= real(odd)"
+            steps = [(2 * n - 1) / (4 * last - 2 * n + 1) for n in range(1, last + 1)]
         nearest += f"""
 odd = max(2*guess - 1, 0)
 n = where({reached}, guess, guess - 1)
@@ -55,7 +57,8 @@ odd = 2*guess + 1
 n = where({reached}, guess + 1, n)"""
         numbers = Numbers(0, last, not unsigned, middle=last)
         level = f"value = where(n == {last}, 1.0, {level})"
-        return magnitude_codec(level, nearest, numbers, random=storage.rounding == "stochastic")
+        random = storage.rounding == "stochastic"
+        return magnitude_codec(level, nearest, numbers, bits=storage.bits, random=random, steps=steps)
 
 
 def _last(storage: Storage, unsigned: bool) -> int:

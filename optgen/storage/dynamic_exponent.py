@@ -50,9 +50,11 @@ class DynamicExponent:
             _level(shape),
             _nearest(shape),
             numbers,
+            bits=storage.bits,
             random=random,
             published=storage.published,
             levels=self.levels(storage, unsigned),
+            steps=[shape.border(n) for n in range(shape.zero + 1, shape.one + 1)],
         )
 
 

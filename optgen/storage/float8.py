@@ -48,7 +48,8 @@ class Float8:
     def codec(self, storage: Storage, unsigned: bool) -> Codec:
         """Bit patterns: the float's bits are float32's, shifted. Below the normal floats, its pattern is an integer."""
         numbers = Numbers(0, self.last, not unsigned, sign_bit=None if unsigned else 128)
-        return magnitude_codec(self._level(), self._nearest(), numbers, random=storage.rounding == "stochastic")
+        random = storage.rounding == "stochastic"
+        return magnitude_codec(self._level(), self._nearest(), numbers, bits=storage.bits, random=random)
 
     def _level(self) -> str:
         shift, bias = 23 - self.mantissa, (127 - self.bias) << 23

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
 from optgen.storage.codec import BlockScalar, Codec, Formula
+from optgen.storage.magnitudes import unscaled
 from optgen.storage.scales import DRAW, absmax, inverse
 
 __all__ = ["Linear"]
@@ -40,13 +41,14 @@ class Linear:
         step, first, unit, _ = _numbers(storage, unsigned)
         count = f"{step}*code" if step > 1 else "code"
         count += f" + {first}" if first > 0 else f" - {-first}" if first else ""
-        decode = f"value = real({count})*{1.0 / unit!r}*scale"
+        value = f"value = real({count})*{1.0 / unit!r}"
         random = storage.rounding == "stochastic"
         level = "max(min(x*inverse, 1.0), -1.0)" if not unsigned else "min(abs(x*inverse), 1.0)"
         code = _stochastic(level, storage, unsigned) if random else _nearest(level, storage, unsigned)
         formulas = (
             Formula("scale", ("x",), absmax(unsigned, storage.published), "The largest magnitude of each block."),
-            Formula("decode", ("code", "scale"), decode, "The value of each code."),
+            unscaled(value, 2**storage.bits),
+            Formula("decode", ("code", "scale"), "value = unscaled(code)*scale", "The value of each code."),
             Formula(
                 "encode",
                 ("x", "scale", "u") if random else ("x", "scale"),
@@ -66,11 +68,11 @@ def _numbers(storage: Storage, unsigned: bool) -> tuple[int, int, int, int]:
 
 
 def _nearest(level: str, storage: Storage, unsigned: bool) -> str:
-    """A sum, then a product: only where that product is exact may it come first."""
-    step, first, unit, last = _numbers(storage, unsigned)
+    """A sum, then a product: only where that product is exact may it come first. The last level is half a step from the next."""
+    step, first, unit, _ = _numbers(storage, unsigned)
     if unsigned and not storage.zero:
-        return f"code = min(trunc(max({level}*{float(unit)!r} - 0.5, 0.0)), {last})"
-    return f"code = min(trunc(({level} + {(step / 2 - first) / unit!r})*{unit / step!r}), {last})"
+        return f"code = trunc({level}*{float(unit)!r} - 0.5)"
+    return f"code = trunc(({level} + {(step / 2 - first) / unit!r})*{unit / step!r})"
 
 
 def _stochastic(level: str, storage: Storage, unsigned: bool) -> str:

@@ -15,16 +15,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
+import numpy as np
+
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Kind, Storage
 from optgen.storage.codec import BlockScalar, Codec, Formula
-from optgen.storage.fixed_point import EXP2_FIXED, EXP2_ROUGH, LOG2_FIXED
+from optgen.storage.fixed_point import EXP2_BEND, EXP2_FIXED, EXP2_ROUGH, LOG2_FIXED
 from optgen.storage.scales import DRAW, absmax
 
 __all__ = ["Log"]
 
 DEFAULT_QUANTILE = 0.1
-LARGEST = "3.4028234663852886e+38"  # the largest float32
 
 
 class Log:
@@ -64,6 +65,7 @@ class Log:
         formulas = (
             LOG2_FIXED,
             EXP2_FIXED,
+            EXP2_BEND,
             EXP2_ROUGH,
             Formula("scale", ("x",), absmax(True, storage.published), "The largest value of each block."),
             Formula("steps", ("x", "scale"), steps, "The distance between neighbouring levels, in units of 2**-22 octaves."),
@@ -77,12 +79,7 @@ class Log:
 
 def _low(quantile: float, block: int) -> str:
     """The lower order statistic of the values above zero."""
-    return f"""
-count = block_count(x > 0.0)
-rank = trunc(real(max(count - 1, 0))*{quantile!r})
-low = block_select(where(x > 0.0, x, {LARGEST}), rank, {int(quantile * (block - 1))})
-low = where(count > 0, low, scale)
-""".strip()
+    return f"low = min(block_low(x, {quantile!r}, {int(np.float32(block - 1) * np.float32(quantile))}), scale)"
 
 
 def _published_low(quantile: float, block: int) -> str:
@@ -121,14 +118,8 @@ def _arguments(storage: Storage) -> tuple[str, ...]:
 def _encode(storage: Storage) -> str:
     lines, names = _powers(storage.bits)
     unbiased = storage.rounding == "unbiased"
-    lines += ["shifted = x", "code = 0"] if unbiased else [f"shifted = x*{_shift(storage)}", "code = 0"]
-    level = "scale"
-    for i in reversed(range(storage.bits)):
-        lines.append(f"lower = {level}*{names[i]}")
-        if i or unbiased:
-            lines.append(f"level = where(shifted <= lower, lower, {level})")
-        lines.append(f"code = where(shifted <= lower, code + {2**i}, code)")
-        level = "level"
+    lines.append("shifted = x" if unbiased else f"shifted = x*{_shift(storage)}")
+    lines += _comparisons() if storage.bits == 2 and not unbiased else _bisection(names, keeps_level=unbiased)
     if unbiased:  # between this level and the next, in proportion to the distances
         lines.append("below = min(level*base, level)")
         lines.append(f"code = where(x - below > real({DRAW})*1.52587890625e-05*(level - below), code, code + 1)")
@@ -138,9 +129,31 @@ def _encode(storage: Storage) -> str:
     return "\n".join(lines)
 
 
+def _comparisons() -> list[str]:
+    """The code of 2 bits: the levels are three products of block scalars, so that elements are only compared."""
+    return [
+        "half = scale*base2",
+        "upper = where(shifted <= scale*base, 1, 0)",
+        "lower = where(shifted <= half*base, 3, 2)",
+        "code = where(shifted <= half, lower, upper)",
+    ]
+
+
+def _bisection(names: list[str], *, keeps_level: bool) -> list[str]:
+    """The code bit by bit, and its level: `names` are base**2**i."""
+    lines, level = ["code = 0"], "scale"
+    for i in reversed(range(len(names))):
+        lines.append(f"lower = {level}*{names[i]}")
+        if i or keeps_level:
+            lines.append(f"level = where(shifted <= lower, lower, {level})")
+        lines.append(f"code = where(shifted <= lower, code + {2**i}, code)")
+        level = "level"
+    return lines
+
+
 def _shift(storage: Storage) -> str:
     """By which power of two a value moves before it is rounded down: half a level, or by chance."""
     octaves = "max(steps, 0)" if storage.published else "steps"
     if storage.rounding == "nearest":
         return f"exp2_fixed(shift_right({octaves}, 1))"
-    return f"exp2_rough(u*shift_right({octaves}, 16) + mul_high16(u, bit_and({octaves}, 0xffff)))"
+    return f"exp2_rough(share16(u, {octaves}))"

@@ -14,8 +14,8 @@ LARGEST = 3.4028234663852886e38  # the largest float32
 
 
 def decode(levels: Sequence[float]) -> str:
-    """Formula text for `value`, the level of `code` times `scale`; `levels` are in the order of their codes."""
-    return f"value = lookup(code, {_table(levels)})*scale"
+    """Formula text for `value`, the level of `code`; `levels` are in the order of their codes."""
+    return f"value = lookup(code, {_table(levels)})"
 
 
 def borders(levels: Sequence[float]) -> list[float]:

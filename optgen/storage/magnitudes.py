@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optgen.ir.nodes import Steps, Values
 from optgen.storage.codec import BlockScalar, Codec, Formula
 from optgen.storage.lookup import MOST_LEVELS, borders, decode, search
 from optgen.storage.scales import DRAW, absmax, inverse, signed_absmax
 
-__all__ = ["Numbers", "bisection", "magnitude_codec", "with_signs"]
+__all__ = ["Numbers", "bisection", "magnitude_codec", "nearest_code", "unscaled", "with_signs"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,11 @@ def magnitude_codec(
     nearest: str,
     numbers: Numbers,
     *,
+    bits: int,
     random: bool,
     published: bool = False,
     levels: Sequence[float] = (),
+    steps: Sequence[float] = (),
 ) -> Codec:
     """A codec from the formulas of its magnitudes on a scale of 1.
 
@@ -44,27 +47,55 @@ def magnitude_codec(
         level: value of magnitude `n`. A product must not be its last operation: a difference of two follows.
         nearest: magnitude nearest to `y`, 0 <= y <= 1; of numbers above the last one, the last is taken.
         numbers: the magnitudes and their codes.
+        bits: of a code.
         random: whether rounding is stochastic.
         published: whether a block whose largest magnitude is negative shrinks where -1 is no level, as published;
             otherwise the scale takes that value's sign.
         levels: of all codes, in their order, on a scale of 1. Where they are few, they are looked up, and a value goes to
             the nearest of them.
+        steps: the numbers where `nearest` grows by one; empty if a table of it would be of no use.
     """
     turned = numbers.lowest is not None and not published
     scale = signed_absmax() if turned else absmax(not numbers.signed, published)
     doc = "The value of largest magnitude, with its sign." if turned else "The largest magnitude of each block."
     few = 0 < len(levels) <= MOST_LEVELS
-    code = search(borders(levels), "scaled") if few and not random else _encode(numbers, random)
-    encode = f"{inverse(signed=turned)}\nscaled = x*inverse\n{code}"
-    value = decode(levels) if few else _decode(numbers)
+    every = borders(levels) if few else _with_negative(steps, numbers)
+    code = search(every, "y") if few else _nearest_code(numbers)
+    encode = f"{inverse(signed=turned)}\nscaled = x*inverse\n"
+    encode += _random_code(numbers) if random else "code = nearest_code(scaled)"
     formulas = (
-        Formula("level", ("n",), level, "The value of magnitude n on a scale of 1."),
-        Formula("nearest", ("y",), nearest, "The magnitude nearest to y, 0 <= y <= 1."),
+        Formula("level", ("n",), level, "The value of magnitude n on a scale of 1.", table=Values(numbers.last + 1)),
+        Formula("nearest", ("y",), nearest, "The magnitude nearest to y, 0 <= y <= 1.", table=_steps(steps)),
+        unscaled(decode(levels) if few else _decode(numbers), 2**bits),
+        nearest_code(code, every),
         Formula("scale", ("x",), scale, doc),
-        Formula("decode", ("code", "scale"), value, "The value of each code."),
+        Formula("decode", ("code", "scale"), "value = unscaled(code)*scale", "The value of each code."),
         Formula("encode", ("x", "scale", "u") if random else ("x", "scale"), encode, "The code of each value."),
     )
     return Codec((BlockScalar("scale"),), formulas, random)
+
+
+def unscaled(text: str, count: int) -> Formula:
+    """The function of `code` that has the levels as its values."""
+    return Formula("unscaled", ("code",), text, "The value of each code on a scale of 1.", table=Values(count))
+
+
+def nearest_code(text: str, borders: Sequence[float]) -> Formula:
+    """The function of `y` that has codes as its values; `borders` are where it grows, empty if it does not always."""
+    return Formula("nearest_code", ("y",), text, "The code of the level nearest to y.", table=_steps(borders))
+
+
+def _steps(borders: Sequence[float]) -> Steps | None:
+    return Steps(tuple(borders)) if borders else None
+
+
+def _with_negative(steps: Sequence[float], numbers: Numbers) -> list[float]:
+    """The borders of codes, from those of magnitudes."""
+    if not numbers.signed or numbers.sign_bit is not None:
+        return list(steps) if not numbers.signed else []
+    count = len(steps) if numbers.lowest is None else numbers.lowest - numbers.first
+    zero = [] if numbers.smallest == 0 else [0.0]
+    return [*(-step for step in reversed(steps[:count])), *zero, *steps]
 
 
 def bisection(count: int, condition: str, *lines: str) -> str:
@@ -86,39 +117,53 @@ def with_signs(magnitudes: list[float]) -> list[float]:
 def _decode(numbers: Numbers) -> str:
     if not numbers.signed:
         offset = f" + {numbers.first}" if numbers.first else ""
-        return f"value = level(code{offset})*scale"
+        return f"value = level(code{offset})"
     if numbers.sign_bit is not None:
         magnitude = f"magnitude = level(bit_and(code, {numbers.sign_bit - 1}))"
-        return f"{magnitude}\nvalue = where(code >= {numbers.sign_bit}, -magnitude, magnitude)*scale"
+        return f"{magnitude}\nvalue = where(code >= {numbers.sign_bit}, -magnitude, magnitude)"
     size = "abs(offset)" if numbers.smallest == 0 else "where(offset < 0, -1 - offset, offset)"
-    return (
-        f"offset = code - {numbers.middle}\nmagnitude = level({size})\nvalue = where(offset < 0, -magnitude, magnitude)*scale"
-    )
+    return f"offset = code - {numbers.middle}\nmagnitude = level({size})\nvalue = where(offset < 0, -magnitude, magnitude)"
 
 
-def _encode(numbers: Numbers, random: bool) -> str:
-    last, lines = str(numbers.last), []
-    if numbers.lowest is not None:
-        lines.append(f"last = where(scaled < 0.0, {numbers.lowest}, {numbers.last})")
-        last = "last"
-    lines += ["size = min(abs(scaled), 1.0)", f"n = min(nearest(size), {last})"]
-    if random:
-        lines += [
-            f"n = where(level(n) > size, {'n - 1' if numbers.smallest == 0 else f'max(n - 1, {numbers.first})'}, n)",
-            "below = level(n)",
-            f"gap = level(min(n + 1, {last})) - below",
-            f"n = min(where(size - below > real({DRAW})*1.52587890625e-05*gap, n + 1, n), {last})",
-        ]
+def _nearest_code(numbers: Numbers) -> str:
+    last, lines = _last(numbers, "y")
+    return "\n".join([*lines, "size = min(abs(y), 1.0)", f"n = min(nearest(size), {last})", *_signed(numbers, "y")])
+
+
+def _random_code(numbers: Numbers) -> str:
+    last, lines = _last(numbers, "scaled")
+    lines += [
+        "size = min(abs(scaled), 1.0)",
+        f"n = min(nearest(size), {last})",
+        f"n = where(level(n) > size, {'n - 1' if numbers.smallest == 0 else f'max(n - 1, {numbers.first})'}, n)",
+        "below = level(n)",
+        f"gap = level(min(n + 1, {last})) - below",
+        f"n = min(where(size - below > real({DRAW})*1.52587890625e-05*gap, n + 1, n), {last})",
+    ]
+    if numbers.signed and numbers.sign_bit is None and numbers.smallest != 0:  # between the two smallest, the sign is rounded
+        turns = f"{numbers.smallest!r} - size > real({DRAW})*{numbers.smallest / 2**15!r}"
+        lines += ["negative = where(scaled < 0.0, 1, 0)", f"negative = where({turns}, 1 - negative, negative)"]
+        return "\n".join([*lines, _beside(numbers, "negative != 0")])
+    return "\n".join([*lines, *_signed(numbers, "scaled")])
+
+
+def _last(numbers: Numbers, name: str) -> tuple[str, list[str]]:
+    """The largest magnitude of the sign of `name`, and the lines that tell it."""
+    if numbers.lowest is None:
+        return str(numbers.last), []
+    return "last", [f"last = where({name} < 0.0, {numbers.lowest}, {numbers.last})"]
+
+
+def _signed(numbers: Numbers, name: str) -> list[str]:
+    """The code of magnitude `n` with the sign of `name`."""
     if not numbers.signed:
-        lines.append(f"code = n - {numbers.first}" if numbers.first else "code = n")
-    elif numbers.sign_bit is not None:
-        lines.append(f"code = where(scaled < 0.0, n + {numbers.sign_bit}, n)")
-    elif numbers.smallest == 0:
-        lines.append(f"code = where(scaled < 0.0, {numbers.middle} - n, {numbers.middle} + n)")
-    else:
-        lines.append("negative = where(scaled < 0.0, 1, 0)")
-        if random:  # between the two smallest magnitudes, the sign is rounded
-            turns = f"{numbers.smallest!r} - size > real({DRAW})*{numbers.smallest / 2**15!r}"
-            lines.append(f"negative = where({turns}, 1 - negative, negative)")
-        lines.append(f"code = where(negative != 0, {numbers.middle - 1} - n, {numbers.middle} + n)")
-    return "\n".join(lines)
+        return [f"code = n - {numbers.first}" if numbers.first else "code = n"]
+    if numbers.sign_bit is not None:
+        return [f"code = where({name} < 0.0, n + {numbers.sign_bit}, n)"]
+    return [_beside(numbers, f"{name} < 0.0")]
+
+
+def _beside(numbers: Numbers, negative: str) -> str:
+    """The code on either side of the middle."""
+    down = numbers.middle if numbers.smallest == 0 else numbers.middle - 1
+    return f"code = where({negative}, {down} - n, {numbers.middle} + n)"

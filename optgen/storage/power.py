@@ -7,6 +7,7 @@ and d = 2**bits (unsigned) or q = 2n + 1 and d = 2**bits - 1 (signed), as publis
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
@@ -42,7 +43,11 @@ class Power:
         numbers = Numbers(0, shape.count - 1, not unsigned, middle=shape.middle, smallest=shape.level(0))
         random = storage.rounding == "stochastic"
         levels = self.levels(storage, unsigned)
-        return magnitude_codec(_level(shape), _nearest(shape), numbers, random=random, levels=levels)
+        magnitudes = [shape.level(n) for n in range(shape.count)]
+        steps = [(below + above) / 2 for below, above in pairwise(magnitudes)]
+        return magnitude_codec(
+            _level(shape), _nearest(shape), numbers, bits=storage.bits, random=random, levels=levels, steps=steps
+        )
 
 
 class _Shape:

@@ -13,6 +13,7 @@ from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
 from optgen.storage.codec import BlockScalar, Codec, Formula
 from optgen.storage.lookup import decode, search
+from optgen.storage.magnitudes import nearest_code, unscaled
 from optgen.storage.scales import DRAW, absmax, inverse, signed_absmax
 
 __all__ = ["Table"]
@@ -56,11 +57,14 @@ class Table:
                 encode.append(f"gap = where({reached}, {gaps[k]!r}, gap)")
             encode.append(f"code = where(scaled - below > real({DRAW})*1.52587890625e-05*gap, code + 1, code)")
         else:
-            encode.append(search([(below + above) / 2 for below, above in pairwise(levels)], "scaled"))
+            encode.append("code = nearest_code(scaled)")
+        middles = [(below + above) / 2 for below, above in pairwise(levels)]
         doc = "The value of largest magnitude, with its sign." if turned else "The largest magnitude of each block."
         formulas = (
             Formula("scale", ("x",), signed_absmax() if turned else absmax(unsigned, published=False), doc),
-            Formula("decode", ("code", "scale"), decode(levels), "The value of each code."),
+            unscaled(decode(levels), 2**storage.bits),
+            nearest_code(search(middles, "y"), middles),
+            Formula("decode", ("code", "scale"), "value = unscaled(code)*scale", "The value of each code."),
             Formula("encode", ("x", "scale", "u") if random else ("x", "scale"), "\n".join(encode), "The code of each value."),
         )
         return Codec((BlockScalar("scale"),), formulas, random)

@@ -22,6 +22,7 @@ FORMATS = {
     "max": "maximum({0}, {1})",
     "mul_high": "mul_high({0}, {1})",
     "mul_high16": "mul_high16({0}, {1})",
+    "share16": "share16({0}, {1})",
     "real": "to_float({0})",
     "trunc": "trunc({0})",
     "bits": "bits({0})",

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from optgen.ir.infer import infer, substitute, walk
-from optgen.ir.nodes import Assign, Call, Expr, Function, Guard, Op, Ref, Role, Statement, Store, Symbol
+from optgen.ir.nodes import Assign, Call, Const, Expr, Function, Guard, Op, Ref, Role, Statement, Store, Symbol
 from optgen.plan.nodes import Buffer, Layout
 
 __all__ = ["REDUCTIONS", "flatten", "reduces"]
 
-REDUCTIONS = ("block_max", "block_min", "block_count", "block_select")
+REDUCTIONS = ("block_max", "block_min", "block_count", "block_low", "block_select")
+LARGEST = Const(3.4028234663852886e38)  # the largest float32
 
 
 def reduces(value: Expr, functions: Mapping[str, Function]) -> bool:
@@ -77,12 +78,24 @@ class _Flattener:
         args = tuple(self.lifted(arg, name, guards) for arg in value.args)
         if isinstance(value, Call):
             return Call(value.function, args)
+        if value.op == "block_low":
+            return self.low(args, name, guards)
         if value.op == "block_select" and not isinstance(args[0], Ref):
             args = (self.assigned(f"{name}_values", args[0], guards), *args[1:])
         value = Op(value.op, args)
         if is_whole or value.op not in REDUCTIONS:
             return value
         return self.assigned(f"{name}_{value.op}", value, guards)
+
+    def low(self, args: Sequence[Expr], name: str, guards: tuple[Guard, ...]) -> Expr:
+        """A quantile of the values above zero, by counting and selecting."""
+        x, quantile, bound = args
+        is_positive = Op("gt", (x, Const(0.0)))
+        count = self.assigned(f"{name}_count", Op("block_count", (is_positive,)), guards)
+        last = Op("real", (Op("max", (Op("sub", (count, Const(1))), Const(0))),))
+        rank = self.assigned(f"{name}_rank", Op("trunc", (Op("mul", (last, quantile)),)), guards)
+        values = self.assigned(f"{name}_values", Op("where", (is_positive, x, LARGEST)), guards)
+        return self.assigned(f"{name}_select", Op("block_select", (values, rank, bound)), guards)
 
     def assigned(self, name: str, value: Expr, guards: tuple[Guard, ...]) -> Ref:
         """A new local with this value."""

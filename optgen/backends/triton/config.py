@@ -1,12 +1,13 @@
 """How each operation is written in Triton, and the sizes of tiles. `@` marks a function of the runtime."""
 
-__all__ = ["FORMATS", "MOST_REGISTERS", "REGISTERS", "SHARE", "THREADS", "WORD_BITS"]
+__all__ = ["CODED_SHARE", "FORMATS", "MOST_REGISTERS", "REGISTERS", "SHARE", "THREADS", "WORD_BITS"]
 
 THREADS = 128  # of a program
 SHARE = 8  # elements of a tile for each thread: 16-bit values move in 128 bits, and registers suffice
+CODED_SHARE = 16  # with codes: what is done once for a block or a table costs half as much; 2-bit codes fill a word
 REGISTERS = 168  # of a thread, so that three programs share a processor; left to itself, ptxas takes fewer and spills
-MOST_REGISTERS = 255
-WORD_BITS = 32  # a thread's codes fill a word at least, so 2-bit codes need 16 elements
+MOST_REGISTERS = 248  # with codes; at 255, all there are, ptxas spills a few
+WORD_BITS = 32  # a thread's codes fill a word at least
 
 FORMATS = {
     "abs": "tl.abs({0})",
@@ -20,6 +21,7 @@ FORMATS = {
     "where": "tl.where({0}, {1}, {2})",
     "mul_high": "@mul_high({0}, {1})",
     "mul_high16": "@mul_high16({0}, {1})",
+    "share16": "@share16({0}, {1})",
     "real": "({0}).to(tl.float32)",
     "trunc": "({0}).to(tl.int32)",
     "bits": "({0}).to(tl.int32, bitcast=True)",
@@ -29,6 +31,7 @@ FORMATS = {
     "block_max": "tl.max({0}, 1, keep_dims=True)",
     "block_min": "tl.min({0}, 1, keep_dims=True)",
     "block_count": "@block_count({0})",
+    "block_low": "@block_low({0}, {1}, {2})",
     "block_select": "@block_select({0}, {1}, {2})",
     "spread": "tl.full((TILE,), {0}, REAL)",
     "stochastic_bfloat16": "@stochastic_bfloat16({0}, {1})",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from optgen.backends.paragraphs import buffer_comment, paragraphs, scratch_table, sweep_doc
 from optgen.backends.printer import NARROW_HELPERS
 from optgen.backends.render import render
-from optgen.backends.triton.config import MOST_REGISTERS, REGISTERS, SHARE, THREADS, WORD_BITS
+from optgen.backends.triton.config import CODED_SHARE, MOST_REGISTERS, REGISTERS, SHARE, THREADS, WORD_BITS
 from optgen.backends.triton.printer import KernelPrinter, TritonPrinter
+from optgen.backends.triton.tables import Tables, tables_of
 from optgen.backends.view import PackageView
-from optgen.ir.infer import walk
-from optgen.ir.nodes import Function, Op
+from optgen.ir.nodes import Function
 from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Sweep
 
 __all__ = ["emit_triton"]
@@ -62,45 +63,52 @@ class TritonKernelView:
     tile: int
     threads: int
     registers: int
+    tables: bool  # whether its functions look values up
+    extras: tuple[str, ...]  # flags with which an element has one more value
 
 
 def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
     """The Triton module, not formatted yet."""
     helpers: set[str] = {"pointer"}
-    functions: dict[str, TritonFunctionView] = {}
-    kernels = []
-    for kernel in plan.kernels:
-        for function in kernel.functions:
-            if function.name not in functions:
-                functions[function.name] = _function(function, kernel, helpers)
-        kernels.append(_kernel(kernel, plan, helpers))
+    tables = tables_of(plan)
+    functions = [_function(function, tables, helpers) for function in tables.functions]
+    kernels = [_kernel(kernel, plan, tables, helpers) for kernel in plan.kernels]
     swept = any(len(kernel.sweeps) > 1 for kernel in plan.kernels)
     text = render(
         "triton/templates/backend.py.jinja",
         package=view,
         helpers=sorted(helpers - NARROW_HELPERS),
         narrow_helpers=sorted(helpers & NARROW_HELPERS),
-        functions=list(functions.values()),
+        functions=functions,
+        tables=tables,
         kernels=kernels,
-        launch_names="Reduction, Scratch, Sweep, TritonKernel, run" if swept else "Sweep, TritonKernel, run",
+        launch_names=sorted([*_launch_names(tables, swept=swept)]),
     )
     return {"triton_backend.py": text}
 
 
-def _function(function: Function, kernel: Kernel, helpers: set[str]) -> TritonFunctionView:
-    printer = TritonPrinter({}, kernel.functions)
+def _launch_names(tables: Tables, *, swept: bool) -> Iterator[str]:
+    """What a module needs of `optgen.runtime.launch`."""
+    yield from ("Sweep", "TritonKernel", "run")
+    yield from ("Reduction", "Scratch") if swept else ()
+    yield from {text.split("(")[0] for text in tables.texts}
+
+
+def _function(function: Function, tables: Tables, helpers: set[str]) -> TritonFunctionView:
+    printer = TritonPrinter({}, tables.functions, tables)
     lines = printer.function_body(function)
     helpers |= printer.helpers
-    return TritonFunctionView(function.name, ", ".join(p.name for p in function.params), function.doc, tuple(lines))
+    params = [param.name for param in function.params] + ["_tables"] * (function.name in tables.users)
+    return TritonFunctionView(function.name, ", ".join(params), function.doc, tuple(lines))
 
 
-def _kernel(kernel: Kernel, plan: Plan, helpers: set[str]) -> TritonKernelView:
+def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> TritonKernelView:
     wide = kernel.wide
     if wide:
         helpers.add("tile_elements")
     slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
     return TritonKernelView(
-        sweeps=tuple(_sweep(sweep, kernel, plan, slots, helpers) for sweep in kernel.sweeps),
+        sweeps=tuple(_sweep(sweep, kernel, plan, slots, tables, helpers) for sweep in kernel.sweeps),
         slots=len(slots),
         scratch=scratch_table(kernel),
         flags=kernel.flags,
@@ -109,12 +117,14 @@ def _kernel(kernel: Kernel, plan: Plan, helpers: set[str]) -> TritonKernelView:
         row=kernel.row,
         tile=max(_tile(kernel), wide),
         threads=THREADS,
-        registers=_registers(kernel),
+        registers=MOST_REGISTERS if wide else REGISTERS,
+        extras=_extras(kernel) if wide else (),
+        tables=any(function.name in tables.users for function in kernel.functions),
     )
 
 
-def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], helpers: set[str]) -> SweepView:
-    printer = KernelPrinter(kernel)
+def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: Tables, helpers: set[str]) -> SweepView:
+    printer = KernelPrinter(kernel, tables)
     lines = [f"{name} = tl.load(scalars + {plan.columns.index(name)})" for name in sweep.columns]
     for chunk in paragraphs(sweep.body):
         lines += ["", *printer.block(chunk)]
@@ -129,18 +139,18 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], helpers: 
     )
 
 
-def _registers(kernel: Kernel) -> int:
-    """The most that a thread may have: all for three coded states or a selection from a block, else what lets three programs run."""
-    values = [statement.value for function in kernel.functions for statement in function.body]
-    selects = any(isinstance(node, Op) and node.op == "block_select" for value in values for node in walk(value))
-    return MOST_REGISTERS if selects or len(kernel.variant.stored) > 2 else REGISTERS
+def _extras(kernel: Kernel) -> tuple[str, ...]:
+    """The flags with which there is one more state."""
+    guards = {buffer.guard for buffer in kernel.buffers if buffer.state is not None and buffer.guard is not None}
+    return tuple(sorted(guard.flag for guard in guards if guard.holds))
 
 
 def _tile(kernel: Kernel) -> int:
     """Elements of a tile: a power of two."""
     coded = [buffer.storage.bits for buffer in kernel.buffers if buffer.layout == Layout.CODE]
-    word = WORD_BITS // min(coded, default=WORD_BITS)
-    return THREADS * max(SHARE, 1 << (word.bit_length() - 1))
+    if not coded:
+        return THREADS * SHARE
+    return THREADS * max(CODED_SHARE, 1 << ((WORD_BITS // min(coded)).bit_length() - 1))
 
 
 def _dtype(buffer: Buffer) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from optgen.backends.printer import Printer, plain_parentheses
+from optgen.backends.printer import ATOM, Printer, plain_parentheses
 from optgen.backends.triton.config import FORMATS
-from optgen.ir.nodes import Const, Domain, Expr, Op, Ref, Storage
+from optgen.backends.triton.tables import Tables
+from optgen.ir.nodes import Call, Const, Domain, Expr, Function, Op, Ref, Storage, Symbol
+from optgen.ir.signs import is_nonnegative, nonnegative_names
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
 __all__ = ["KernelPrinter", "TritonPrinter"]
@@ -24,6 +26,24 @@ class TritonPrinter(Printer):
     """Values per element are (TILE,), values in blocks (blocks, BLOCK), block scalars (blocks, 1)."""
 
     formats = FORMATS
+
+    def __init__(self, symbols: Mapping[str, Symbol], functions: Sequence[Function], tables: Tables) -> None:
+        """Know the kinds of `symbols`, the results of `functions`, and which of them look values up."""
+        super().__init__(symbols, functions)
+        self.tables = tables
+
+    def printed(self, value: Expr) -> tuple[int, str]:
+        """A function that looks values up is told where the tables are."""
+        if isinstance(value, Call) and value.function in self.tables.users:
+            return ATOM, f"{value.function}({', '.join([*map(self.expression, value.args), '_tables'])})"
+        return super().printed(value)
+
+    def function_body(self, function: Function) -> list[str]:
+        """The statements of a function, or the one that looks its value up."""
+        if function.name not in self.tables.lookups:
+            return super().function_body(function)
+        helper, (start, *numbers) = self.tables.lookups[function.name]
+        return [f"return {self.helper(helper, f'_tables + {start}', function.params[0].name, *numbers)}"]
 
     def operation(self, value: Op) -> str:
         """Without needless parentheses around names."""
@@ -44,12 +64,20 @@ def _needs_float64(value: Expr) -> bool:
 class KernelPrinter(TritonPrinter):
     """Prints the body of one kernel; knows its buffers."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, tables: Tables) -> None:
         """Print with the symbols and functions of `kernel`."""
-        super().__init__(kernel.program.symbols, kernel.functions)
+        super().__init__(kernel.program.symbols, kernel.functions, tables)
         self.kernel = kernel
         self.buffers = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
         self.wide = kernel.wide
+        self.nonnegative = nonnegative_names(kernel.program)
+
+    def printed(self, value: Expr) -> tuple[int, str]:
+        """A division of elements by what is never negative has a short way."""
+        match value:
+            case Op(op="div", args=(x, y)) if self.domain(y) == Domain.ELEMENT and is_nonnegative(y, self.nonnegative):
+                return ATOM, self.helper("divide", self.expression(x), self.expression(y))
+        return super().printed(value)
 
     def operation(self, value: Op) -> str:
         """Loads, codes, blocks and random bits."""

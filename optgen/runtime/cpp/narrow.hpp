@@ -91,7 +91,9 @@ INLINE floats with_sign(ints pattern, floats x) {
     return is_finite(x) ? from_bits(pattern | (bits(x) & -2147483647 - 1)) : x;
 }
 
-INLINE floats stochastic_bfloat16(floats x, ints random) { return with_sign((bits(abs(x)) + random) & -65536, x); }
+INLINE floats stochastic_bfloat16(floats x, ints random) {
+    return is_finite(x) ? from_bits((bits(x) + random) & -65536) : x;
+}
 
 INLINE floats stochastic_float16(floats x, ints random) {
     const floats size = abs(x);

@@ -265,6 +265,9 @@ INLINE ints mul_high16(ints x, ints y) {
 #endif
 }
 
+// The product of a number of 16 bits, unsigned, and one that is not negative, over 2**16, rounded down.
+INLINE ints share16(ints x, ints y) { return x * (y >> 16) + mul_high16(x, y & 0xffff); }
+
 // The number at `index`, modulo COUNT, which is 2, 4, 8 or 16.
 template <int COUNT>
 INLINE floats lookup(ints index, const float (&table)[COUNT]) {
