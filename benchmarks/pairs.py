@@ -1,0 +1,39 @@
+"""Times of steps in pairs: a step of torch's fused AdamW and one of the other, directly behind it.
+
+Absolute times of shared machines mean little; what slows one half of a pair down mostly slows the other too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["Step", "figures", "paired", "seconds"]
+
+Step = Callable[[], Any]
+
+
+def seconds(step: Step) -> float:
+    """The time of one step."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def paired(fused: Step, step: Step, pairs: int) -> list[tuple[float, float]]:
+    """The seconds of both in so many pairs."""
+    return [(seconds(fused), seconds(step)) for _ in range(pairs)]
+
+
+def figures(found: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """The median of the pairs' ratios and its quartiles, the medians of both in milliseconds."""
+    ratios = [own / other for other, own in found]
+    quartiles = statistics.quantiles(ratios, n=4, method="inclusive" if len(ratios) < 4 else "exclusive")
+    return {
+        "ratio": round(statistics.median(ratios), 3),
+        "quartiles": [round(quartiles[0], 3), round(quartiles[2], 3)],
+        "fused_ms": round(1e3 * statistics.median(other for other, _ in found), 3),
+        "ms": round(1e3 * statistics.median(own for _, own in found), 3),
+    }
