@@ -5,12 +5,14 @@ Absolute times of shared machines mean little; what slows one half of a pair dow
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Step", "figures", "paired", "seconds"]
+__all__ = ["Step", "figures", "others_seconds", "paired", "seconds"]
 
 Step = Callable[[], Any]
 
@@ -37,3 +39,11 @@ def figures(found: Sequence[tuple[float, float]]) -> dict[str, Any]:
         "fused_ms": round(1e3 * statistics.median(other for other, _ in found), 3),
         "ms": round(1e3 * statistics.median(own for _, own in found), 3),
     }
+
+
+def others_seconds() -> float:
+    """What others than this process have taken of Linux's processors so far, with what a hypervisor gave to other guests."""
+    fields = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, fields)
+    own = os.times()
+    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK") - own.user - own.system

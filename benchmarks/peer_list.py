@@ -64,7 +64,7 @@ EAGER = {"quantize": False, "master_weight_bits": None, "fused": False}
 PEERS = (
     Peer("torch", "AdamW, fused", "torch.optim:AdamW", {"fused": True}),
     Peer("torch", "AdamW, foreach", "torch.optim:AdamW", {"foreach": True}),
-    Peer("torch", "AdamW, compiled", "torch.optim:AdamW", {"foreach": True}, compiled=True),
+    Peer("torch", "AdamW, compiled", "torch.optim:AdamW", {"foreach": True, "capturable": True}, compiled=True),
     Peer("deepspeed", "CPUAdam", "deepspeed.ops.adam:DeepSpeedCPUAdam", {"adamw_mode": True}),
     Peer("deepspeed", "CPULion", "deepspeed.ops.lion:DeepSpeedCPULion"),
     Peer("bitsandbytes", "AdamW8bit", "bitsandbytes.optim:AdamW8bit"),

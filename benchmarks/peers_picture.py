@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.table import Table
+
+from optgen.output import write_bytes
 
 __all__ = ["draw", "table"]
 
 Rows = Sequence[dict[str, Any]]
 COLUMNS = ("matrix", "gpt2", "llama-1b", "tiny")
+OURS = "optgen "
+SHOWN = {
+    "matrix": ("4096 x 4096", "s", "#1f77b4"),
+    "gpt2": ("GPT-2 (124M)", "o", "#d62728"),
+    "llama-1b": ("Llama-3.2-1B, bfloat16", "D", "#2ca02c"),
+    "tiny": ("1,000 of 16 x 16", "x", "#9467bd"),
+}
+SIZES = ("256x256", "1024x1024", "matrix", "large")
+SCALED = {
+    "optgen adamw": "#1f77b4",
+    "optgen adamw_8bit": "#17becf",
+    "optgen solo": "#2ca02c",
+    "torch AdamW, fused": "black",
+    "torch AdamW, foreach": "#7f7f7f",
+    "deepspeed CPUAdam": "#ff7f0e",
+    "bitsandbytes AdamW8bit": "#d62728",
+    "torchao AdamW8bit": "#9467bd",
+}
 
 
 def table(rows: Rows) -> Table:
@@ -38,5 +61,60 @@ def _ratio(row: dict[str, Any]) -> str:
 
 
 def draw(rows: Rows, path: Path) -> None:
-    """Not yet."""
-    _ = rows, path
+    """Draw ratios of every optimizer, its state against them, and what sizes and threads change, into a PNG."""
+    figure = Figure(figsize=(13, 8.5), dpi=110, layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1))
+    timed = [row for row in rows if "ratio" in row]
+    most = max(row["threads"] for row in timed)
+    _ratios(figure.add_subplot(grid[:, 0]), [row for row in timed if row["threads"] == most])
+    _state(figure.add_subplot(grid[0, 1]), [row for row in timed if row["threads"] == most and row["shapes"] == "gpt2"])
+    _scaling(figure.add_subplot(grid[1, 1]), [row for row in timed if row["dtype"] == "float32"], most)
+    made = io.BytesIO()
+    figure.savefig(made, format="png")
+    write_bytes(path, made.getvalue())
+
+
+def _ratios(axes: Axes, rows: Rows) -> None:
+    names = list(dict.fromkeys(row["optimizer"] for row in rows))[::-1]
+    for shapes, (label, marker, color) in SHOWN.items():
+        mine = [row for row in rows if row["shapes"] == shapes]
+        places = [names.index(row["optimizer"]) for row in mine]
+        middles = [row["ratio"] for row in mine]
+        off = [[row["ratio"] - row["quartiles"][0] for row in mine], [row["quartiles"][1] - row["ratio"] for row in mine]]
+        axes.errorbar(middles, places, xerr=off, fmt=marker, color=color, markersize=5, linewidth=1, label=label, alpha=0.85)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.axhspan(len(names) - sum(name.startswith(OURS) for name in names) - 0.5, len(names) - 0.5, color="#1f77b4", alpha=0.08)
+    axes.set(xscale="log", xlabel="time of a step / torch's fused AdamW, median and quartiles", title="A step on a CPU")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.5, len(names) - 0.5)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+
+
+def _state(axes: Axes, rows: Rows) -> None:
+    for row in rows:
+        mine = row["optimizer"].startswith(OURS)
+        color = "#1f77b4" if mine else "#d62728"
+        axes.plot(row["state_bytes"], row["ratio"], "o", color=color, markersize=5)
+        axes.annotate(row["optimizer"], (row["state_bytes"], row["ratio"]), (4, 2), textcoords="offset points", fontsize=6)
+    axes.set(
+        yscale="log", xlabel="state, bytes per parameter", ylabel="time / fused AdamW", title="State and time, GPT-2 (124M)"
+    )
+    axes.set_xlim(0, 10.5)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+
+
+def _scaling(axes: Axes, rows: Rows, most: int) -> None:
+    for name, color in SCALED.items():
+        for threads, style in ((1, "--"), (most, "-")):
+            mine = [row for row in rows if row["optimizer"] == name and row["threads"] == threads and row["shapes"] in SIZES]
+            mine.sort(key=lambda row: row["parameters"])
+            points = [row["parameters"] for row in mine], [1e6 * row["ms"] / row["parameters"] for row in mine]
+            axes.plot(*points, style, color=color, marker="o", markersize=3, label=name if threads == most else None)
+    axes.set(xscale="log", yscale="log", xlabel="parameters of one matrix", ylabel="nanoseconds per parameter")
+    axes.set_title(f"Size and threads: 1 dashed, {most} solid")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
