@@ -23,6 +23,8 @@ from pairs import Step, figures, others_seconds, paired, seconds
 from peer_list import LEARNING_RATE, OURS, PEERS, Peer
 from workloads import machine, parameters, shapes_of, state_bytes, versions
 
+from optgen.runtime.cpp_compile import find_compiler
+
 MEMORY = 20 * 2**30  # bytes; what needs more fails, rather than have the system end a process
 SPARE = 2**30  # bytes that are left to others
 PERIOD = 1 << 22
@@ -123,7 +125,8 @@ def _machine() -> dict[str, Any]:
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("flags", 1)[-1].split("\n", 1)[0].split()
     vectors = [flag for flag in flags if flag.startswith(("avx", "fma"))]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {**machine(), "flags": vectors, "memory_gib": round(memory, 1), "packages": versions(*PACKAGES, "numpy")}
+    made = {"flags": vectors, "memory_gib": round(memory, 1), "compiler": find_compiler()[1]}
+    return {**machine(), **made, "packages": versions(*PACKAGES, "numpy")}
 
 
 if __name__ == "__main__":

@@ -6,16 +6,17 @@ import contextlib
 import hashlib
 import json
 import os
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from optgen.output import write_bytes
 
@@ -68,19 +69,22 @@ class Environment:
                 text=True,
                 start_new_session=True,
             )
-            end = time.monotonic() + job["limit"] * len(job["shapes"])
+            assert process.stdout is not None
+            lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+            reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+            reader.start()
+            answered, reason = 0, ""
             try:
-                output, ended = process.communicate(timeout=max(0.0, end - time.monotonic()))[0], ""
-            except subprocess.TimeoutExpired:
-                _end(process)
-                output, ended = process.communicate()[0], f"takes longer than {job['limit']} s"
+                while (line := lines.get(timeout=job["limit"])) is not None:
+                    answered += 1
+                    yield json.loads(line)
+            except queue.Empty:
+                reason = f"takes longer than {job['limit']} s"
             finally:
                 _end(process)
-            rows = [json.loads(line) for line in output.splitlines()]
-            yield from rows
-            if len(rows) < len(job["shapes"]):
+            if answered < len(job["shapes"]):
                 said.seek(0)
-                yield {"reason": ended or _reason(said.read(), f"its process ended with {process.returncode}")}
+                yield {"reason": reason or _reason(said.read(), f"its process ended with {process.wait()}")}
 
     def _record(self) -> dict[str, Any]:
         file = self.folder / "installed.json"
@@ -105,10 +109,20 @@ class Environment:
         return subprocess.run(command, check=check, capture_output=not check, text=True, timeout=LIMIT)
 
 
+def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     """End a process and what it started."""
+    if process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)  # of one that has answered all
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _reason(said: str, otherwise: str) -> str:
