@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Step", "figures", "others_seconds", "paired", "seconds"]
+__all__ = ["QUIET", "Step", "figures", "others_share", "others_since", "paired", "seconds", "wait"]
+
+QUIET = 0.1  # of the processors, what others may take
 
 Step = Callable[[], Any]
 
@@ -41,9 +43,26 @@ def figures(found: Sequence[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def others_seconds() -> float:
-    """What others than this process have taken of Linux's processors so far, with what a hypervisor gave to other guests."""
+def others_share(start: tuple[float, float]) -> float:
+    """The share of the processors that others have taken since `others_since` gave the start."""
+    now = others_since()
+    return max(0.0, (now[1] - start[1]) / (now[0] - start[0]) / (os.cpu_count() or 1))
+
+
+def others_since() -> tuple[float, float]:
+    """The time, and the seconds that others than this process had of Linux's processors, or a hypervisor gave to other guests."""
     fields = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]
     user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, fields)
     own = os.times()
-    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+    busy = (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), busy - own.user - own.system
+
+
+def wait(patience: float) -> None:
+    """Wait until others leave the processors alone, for so many seconds at most."""
+    end = time.perf_counter() + patience
+    while time.perf_counter() < end:
+        start = others_since()
+        time.sleep(0.5)
+        if others_share(start) <= QUIET:
+            return

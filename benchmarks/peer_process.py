@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pairs import Step, figures, others_seconds, paired, seconds
+from pairs import Step, figures, others_share, others_since, paired, seconds, wait
 from peer_list import LEARNING_RATE, OURS, PEERS, Peer
 from workloads import machine, parameters, shapes_of, state_bytes, versions
 
@@ -60,14 +60,15 @@ def pairs(peer: Peer, shapes: str, job: dict[str, Any]) -> dict[str, Any]:
     while len(spent) < WARM and sum(spent) < job["budget"]:
         spent.append(seconds(fused.step) + seconds(step))
     count = int(job["budget"] / min(spent))
-    start, others = time.perf_counter(), others_seconds()
+    wait(job.get("patience", 0))
+    start = others_since()
     found = paired(fused.step, step, max(job["least"], min(job["most"], count)))
-    others = (others_seconds() - others) / (time.perf_counter() - start) / (os.cpu_count() or 1)
+    others = others_share(start)
     size = sum(p.numel() for p in params)
     return {
         **figures(found),
         "pairs": len(found),
-        "others": round(max(0.0, others), 3),
+        "others": round(others, 3),
         "parameters": size,
         "state_bytes": round(state_bytes(optimizer) / size, 4),
         "first_step_s": round(first, 3),

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pairs import others_seconds
+from pairs import QUIET
 from peer_list import OURS, PEERS, QUICK, Peer
 from peers_environment import ROOT, Environment
 from peers_picture import draw, table
@@ -44,8 +44,7 @@ QUICK_JOBS: tuple[dict[str, Any], ...] = (
     {"kind": "alone", "shapes": ["256x256"], "dtype": "float32", "threads": THREADS, "limit": 30},
     {**PAIRS, "shapes": ["256x256"], "budget": 0.2, "limit": 30},
 )
-QUIET = 0.1
-PATIENCE = 5  # seconds to wait for a quiet machine
+PATIENCE = 120  # seconds to wait for a quiet machine when a row is taken again
 KEY = ("kind", "optimizer", "shapes", "dtype", "threads")
 
 
@@ -80,9 +79,10 @@ def _measure(peers: Sequence[Peer], arguments: argparse.Namespace) -> None:
         rows = [row for row in rows if row["optimizer"] not in again]
     machine = next(environment.answers({"kind": "machine", "limit": 60, "shapes": [""]}))
     jobs = [(job, peer) for job in (QUICK_JOBS if arguments.quick else JOBS) for peer in peers]
-    for noise in (1.0,) if arguments.quick else (1.0, QUIET):  # what is missing first
+    for noise in (math.inf,) if arguments.quick else (math.inf, QUIET):  # what is missing first
         for job, peer in jobs:
-            for row in _rows(environment, peer, job, [row for row in rows if row.get("others", 0.0) <= noise]):
+            known = [row for row in rows if row.get("others", 0.0) <= noise]
+            for row in _rows(environment, peer, {**job, "patience": 0 if noise > QUIET else PATIENCE}, known):
                 print(row, flush=True)
                 _keep(rows, row)
                 if not arguments.quick:
@@ -101,7 +101,6 @@ def _rows(environment: Environment, peer: Peer, job: dict[str, Any], known: list
         environment.forget(peer.name)
     while left:
         shapes = [row["shapes"] for row in left]
-        _wait()
         for answer in environment.answers({**job, "optimizer": peer.name, "shapes": shapes}):
             yield {**left.pop(0), **answer}
             if "reason" in answer:
@@ -120,15 +119,6 @@ def _keep(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
                 rows[place] = row
             return
     rows.append(row)
-
-
-def _wait() -> None:
-    """Wait until others leave the processors alone, but not for long."""
-    for _ in range(PATIENCE):
-        before = others_seconds()
-        time.sleep(1)
-        if (others_seconds() - before) / (os.cpu_count() or 1) <= QUIET:
-            return
 
 
 def _place(row: dict[str, Any]) -> tuple[int, ...]:

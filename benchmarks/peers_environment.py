@@ -75,7 +75,7 @@ class Environment:
             reader.start()
             answered, reason = 0, ""
             try:
-                while (line := lines.get(timeout=job["limit"])) is not None:
+                while (line := lines.get(timeout=job["limit"] + job.get("patience", 0))) is not None:
                     answered += 1
                     yield json.loads(line)
             except queue.Empty:
