@@ -89,19 +89,21 @@ def _ratios(axes: Axes, rows: Rows) -> None:
     axes.set_ylim(-0.5, len(names) - 0.5)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
 
 
 def _state(axes: Axes, rows: Rows) -> None:
-    for row in rows:
-        mine = row["optimizer"].startswith(OURS)
-        color = "#1f77b4" if mine else "#d62728"
-        axes.plot(row["state_bytes"], row["ratio"], "o", color=color, markersize=5)
-        axes.annotate(row["optimizer"], (row["state_bytes"], row["ratio"]), (4, 2), textcoords="offset points", fontsize=6)
+    heights: dict[int, float] = {}
+    for row in sorted(rows, key=lambda row: row["ratio"]):
+        column, bytes_ = round(row["state_bytes"]), row["state_bytes"]
+        color = "#1f77b4" if row["optimizer"].startswith(OURS) else "#d62728"
+        heights[column] = max(row["ratio"], 1.17 * heights.get(column, 0.0))  # one label above the other
+        axes.plot(bytes_, row["ratio"], "o", color=color, markersize=5)
+        axes.annotate(row["optimizer"], (bytes_ + 0.15, heights[column]), color=color, fontsize=6.5, va="center")
     axes.set(
         yscale="log", xlabel="state, bytes per parameter", ylabel="time / fused AdamW", title="State and time, GPT-2 (124M)"
     )
-    axes.set_xlim(0, 10.5)
+    axes.set_xlim(0, 11)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
 
@@ -117,4 +119,5 @@ def _scaling(axes: Axes, rows: Rows, most: int) -> None:
     axes.set_title(f"Size and threads: 1 dashed, {most} solid")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    axes.set_ylim(top=4 * axes.get_ylim()[1])
+    axes.legend(fontsize=7, ncols=2, loc="upper right")
