@@ -37,8 +37,8 @@ PAIRS = {"kind": "pairs", "dtype": "float32", "threads": THREADS, "budget": 2.0,
 JOBS: tuple[dict[str, Any], ...] = (
     {"kind": "alone", "shapes": ["gpt2"], "dtype": "float32", "threads": THREADS, "limit": 300},
     {**PAIRS, "shapes": ["matrix", "gpt2", "256x256", "1024x1024", "large", "tiny"]},
-    {**PAIRS, "shapes": ["llama-1b"], "dtype": "bfloat16", "least": 3},
     {**PAIRS, "shapes": ["256x256", "matrix", "large"], "threads": 1},
+    {**PAIRS, "shapes": ["llama-1b"], "dtype": "bfloat16", "least": 2, "limit": 200},
 )
 QUICK_JOBS: tuple[dict[str, Any], ...] = (
     {"kind": "alone", "shapes": ["256x256"], "dtype": "float32", "threads": THREADS, "limit": 30},
@@ -82,7 +82,7 @@ def _measure(peers: Sequence[Peer], arguments: argparse.Namespace) -> None:
     for noise in (math.inf,) if arguments.quick else (math.inf, QUIET):  # what is missing first
         for job, peer in jobs:
             known = [row for row in rows if row.get("others", 0.0) <= noise]
-            for row in _rows(environment, peer, {**job, "patience": 0 if noise > QUIET else PATIENCE}, known):
+            for row in _rows(environment, peer, {**job, "patience": PATIENCE / 10 if noise > QUIET else PATIENCE}, known):
                 print(row, flush=True)
                 _keep(rows, row)
                 if not arguments.quick:
