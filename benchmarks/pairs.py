@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["QUIET", "Step", "figures", "others_share", "others_since", "paired", "seconds", "wait"]
+__all__ = ["Step", "figures", "others_share", "others_since", "paired", "quiet", "seconds", "wait"]
 
-QUIET = 0.1  # of the processors, what others may take
+QUIET = 0.1  # of the processors, what others may take besides those that are idle
 
 Step = Callable[[], Any]
 
@@ -58,11 +58,16 @@ def others_since() -> tuple[float, float]:
     return time.perf_counter(), busy - own.user - own.system
 
 
-def wait(patience: float) -> None:
-    """Wait until others leave the processors alone, for so many seconds at most."""
+def quiet(others: float, threads: int) -> bool:
+    """Whether a share of the processors that others take leaves so many threads alone."""
+    return others <= QUIET + 1 - min(1.0, threads / (os.cpu_count() or 1))
+
+
+def wait(patience: float, threads: int) -> None:
+    """Wait until others leave so many processors alone, for so many seconds at most."""
     end = time.perf_counter() + patience
     while time.perf_counter() < end:
         start = others_since()
         time.sleep(0.5)
-        if others_share(start) <= QUIET:
+        if quiet(others_share(start), threads):
             return

@@ -60,7 +60,7 @@ def pairs(peer: Peer, shapes: str, job: dict[str, Any]) -> dict[str, Any]:
     while len(spent) < WARM and sum(spent) < job["budget"]:
         spent.append(seconds(fused.step) + seconds(step))
     count = int(job["budget"] / min(spent))
-    wait(job.get("patience", 0))
+    wait(job["patience"], job["threads"])
     start = others_since()
     found = paired(fused.step, step, max(job["least"], min(job["most"], count)))
     others = others_share(start)

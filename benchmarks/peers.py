@@ -7,21 +7,20 @@
 
 The packages of benchmarks/peers-cpu.txt are installed into an environment of their own, .peers, when it is not there. Times
 are ratios to torch's fused AdamW in pairs, as in benchmarks/steps.py. An optimizer that does not run has a row with the reason.
-`others` is the share of the processors that others took meanwhile: above a tenth, the row is taken again once, in the next run
-too, and the quieter of the two stays.
+`others` is the share of the processors that others took meanwhile: where it is more than the threads left idle and a tenth, the
+row is taken again once, in the next run too, and the quieter of the two stays.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pairs import QUIET
+from pairs import quiet
 from peer_list import OURS, PEERS, QUICK, Peer
 from peers_environment import ROOT, Environment
 from peers_picture import draw, table
@@ -44,7 +43,7 @@ QUICK_JOBS: tuple[dict[str, Any], ...] = (
     {"kind": "alone", "shapes": ["256x256"], "dtype": "float32", "threads": THREADS, "limit": 30},
     {**PAIRS, "shapes": ["256x256"], "budget": 0.2, "limit": 30},
 )
-PATIENCE = 120  # seconds to wait for a quiet machine when a row is taken again
+PATIENCE = (5, 120)  # seconds to wait for a quiet machine, and when a row is taken again
 KEY = ("kind", "optimizer", "shapes", "dtype", "threads")
 
 
@@ -79,10 +78,10 @@ def _measure(peers: Sequence[Peer], arguments: argparse.Namespace) -> None:
         rows = [row for row in rows if row["optimizer"] not in again]
     machine = next(environment.answers({"kind": "machine", "limit": 60, "shapes": [""]}))
     jobs = [(job, peer) for job in (QUICK_JOBS if arguments.quick else JOBS) for peer in peers]
-    for noise in (math.inf,) if arguments.quick else (math.inf, QUIET):  # what is missing first
+    for again in (False,) if arguments.quick else (False, True):  # what is missing first
         for job, peer in jobs:
-            known = [row for row in rows if row.get("others", 0.0) <= noise]
-            for row in _rows(environment, peer, {**job, "patience": PATIENCE / 10 if noise > QUIET else PATIENCE}, known):
+            known = [row for row in rows if not again or quiet(row.get("others", 0.0), row["threads"])]
+            for row in _rows(environment, peer, {**job, "patience": PATIENCE[again]}, known):
                 print(row, flush=True)
                 _keep(rows, row)
                 if not arguments.quick:
