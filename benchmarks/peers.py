@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     known = {peer.name: peer for peer in (*OURS, *PEERS)}
     parser.add_argument("optimizers", nargs="*", help=f"of {', '.join(known)}; default: all")
+    parser.add_argument("--shapes", action="append", help="names of workloads.py, or AxB; default: all")
     parser.add_argument("--quick", action="store_true", help="a smoke run, which writes nothing")
     parser.add_argument("--fresh", action="store_true", help="measure again what the data has of these optimizers")
     parser.add_argument("--picture", action="store_true", help="draw the picture from the data and do no more")
@@ -74,11 +75,15 @@ def _measure(peers: Sequence[Peer], arguments: argparse.Namespace) -> None:
     if arguments.out.exists() and not arguments.quick:
         rows = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
     if arguments.fresh:
-        again = {peer.name for peer in peers}
-        rows = [row for row in rows if row["optimizer"] not in again]
+        names = {peer.name for peer in peers}
+        rows = [row for row in rows if row["optimizer"] not in names]
     machine = next(environment.answers({"kind": "machine", "limit": 60, "shapes": [""]}))
-    jobs = [(job, peer) for job in (QUICK_JOBS if arguments.quick else JOBS) for peer in peers]
-    for again in (False,) if arguments.quick else (False, True):  # what is missing first
+    chosen = [
+        {**job, "shapes": [shapes for shapes in job["shapes"] if shapes in (arguments.shapes or [shapes])]}
+        for job in (QUICK_JOBS if arguments.quick else JOBS)
+    ]
+    jobs = [(job, peer) for job in chosen for peer in peers]
+    for again in [False] if arguments.quick else [False, True]:  # what is missing first
         for job, peer in jobs:
             known = [row for row in rows if not again or quiet(row.get("others", 0.0), row["threads"])]
             for row in _rows(environment, peer, {**job, "patience": PATIENCE[again]}, known):

@@ -86,11 +86,12 @@ def parameters(
     generator = torch.Generator(device).manual_seed(0)
     made: list[Tensor] = []
 
+    block = torch.randn(period or 0, generator=generator, device=device, dtype=dtype)
+
     def values(shape: tuple[int, ...]) -> Tensor:
         size = math.prod(shape)
         if period is None or size <= period:
             return torch.randn(shape, generator=generator, device=device, dtype=dtype)
-        block = torch.randn(period, generator=generator, device=device, dtype=dtype)
         whole = torch.empty(size, device=device, dtype=dtype)
         for start in range(0, size, period):
             piece = whole[start : start + period]
