@@ -85,7 +85,5 @@ QUICK = (
     "torch AdamW, foreach",
     "bitsandbytes AdamW8bit",
     "torch-optimi AdamW",
-    "pytorch_optimizer AdamW",
-    "flashoptim AdamW, unfused",
     "flashoptim AdamW, 8 bits",
 )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pairs import Step, figures, others_share, others_since, paired, seconds, wait
+from pairs import Step, figures, others_share, others_since, paired, quiet, seconds, wait
 from peer_list import LEARNING_RATE, OURS, PEERS, Peer
 from workloads import machine, parameters, shapes_of, state_bytes, versions
 
@@ -69,6 +69,7 @@ def pairs(peer: Peer, shapes: str, job: dict[str, Any]) -> dict[str, Any]:
         **figures(found),
         "pairs": len(found),
         "others": round(others, 3),
+        "quiet": quiet(others, job["threads"]),
         "parameters": size,
         "state_bytes": round(state_bytes(optimizer) / size, 4),
         "first_step_s": round(first, 3),

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pairs import quiet
 from peer_list import OURS, PEERS, QUICK, Peer
 from peers_environment import ROOT, Environment
 from peers_picture import draw, table
@@ -85,8 +84,8 @@ def _measure(peers: Sequence[Peer], arguments: argparse.Namespace) -> None:
     jobs = [(job, peer) for job in chosen for peer in peers]
     for again in [False] if arguments.quick else [False, True]:  # what is missing first
         for job, peer in jobs:
-            known = [row for row in rows if not again or quiet(row.get("others", 0.0), row["threads"])]
-            for row in _rows(environment, peer, {**job, "patience": PATIENCE[again]}, known):
+            known = [row for row in rows if not again or row.get("quiet", True)]
+            for row in _rows(environment, peer, {**job, "patience": 0 if arguments.quick else PATIENCE[again]}, known):
                 print(row, flush=True)
                 _keep(rows, row)
                 if not arguments.quick:
