@@ -68,7 +68,7 @@ def draw(rows: Rows, path: Path) -> None:
     most = max(row["threads"] for row in timed)
     _ratios(figure.add_subplot(grid[:, 0]), [row for row in timed if row["threads"] == most])
     _state(figure.add_subplot(grid[0, 1]), [row for row in timed if row["threads"] == most and row["shapes"] == "gpt2"])
-    _scaling(figure.add_subplot(grid[1, 1]), [row for row in timed if row["dtype"] == "float32"], most)
+    _scaling(figure.add_subplot(grid[1, 1]), [row for row in timed if row["dtype"] == "float32" and row["quiet"]], most)
     made = io.BytesIO()
     figure.savefig(made, format="png")
     write_bytes(path, made.getvalue())
@@ -85,7 +85,7 @@ def _ratios(axes: Axes, rows: Rows) -> None:
             axes.errorbar(middles, places, xerr=off, fmt=marker, color=color, markersize=5, linewidth=1, **look)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.axhspan(len(names) - sum(name.startswith(OURS) for name in names) - 0.5, len(names) - 0.5, color="#1f77b4", alpha=0.08)
-    axes.set(xscale="log", xlabel="time of a step / torch's fused AdamW, median and quartiles (pale: disturbed)")
+    axes.set(xscale="log", xlabel="time of a step / torch's fused AdamW, median and quartiles (hollow, pale: disturbed)")
     axes.set_title("A step on a CPU")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.5, len(names) - 0.5)
@@ -100,7 +100,7 @@ def _state(axes: Axes, rows: Rows) -> None:
         column, bytes_ = round(row["state_bytes"]), row["state_bytes"]
         color = "#1f77b4" if row["optimizer"].startswith(OURS) else "#d62728"
         heights[column] = max(row["ratio"], 1.17 * heights.get(column, 0.0))  # one label above the other
-        axes.plot(bytes_, row["ratio"], "o", color=color, markersize=5)
+        axes.plot(bytes_, row["ratio"], "o", color=color, markersize=5, markerfacecolor=color if row["quiet"] else "none")
         axes.annotate(row["optimizer"], (bytes_ + 0.15, heights[column]), color=color, fontsize=6.5, va="center")
     axes.set(
         yscale="log", xlabel="state, bytes per parameter", ylabel="time / fused AdamW", title="State and time, GPT-2 (124M)"
