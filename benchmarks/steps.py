@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from pairs import figures, paired, seconds
 from rich.console import Console
 from rich.table import Table
 from workloads import machine, parameters, shapes_of, state_bytes
@@ -68,29 +67,17 @@ def measure(shapes: str, spec: str, backend: str, pairs: int) -> dict[str, Any]:
     theirs, ours = parameters(shapes_of(shapes)), parameters(shapes_of(shapes))
     fused = torch.optim.AdamW(theirs, lr=1e-4, fused=True)
     optimizer = optgen.optimizer_class(spec)(ours, lr=1e-4, backend=backend)  # type: ignore[call-arg]
-    first = _seconds(optimizer.step)
+    first = seconds(optimizer.step)
     for _ in range(3):
         fused.step()
         optimizer.step()
-    found = [(_seconds(fused.step), _seconds(optimizer.step)) for _ in range(pairs)]
-    ratios = [own / other for other, own in found]
-    quartiles = statistics.quantiles(ratios, n=4)
     return {
         "shapes": shapes,
         "optimizer": spec,
-        "ratio": round(statistics.median(ratios), 3),
-        "quartiles": [round(quartiles[0], 3), round(quartiles[2], 3)],
-        "fused_ms": round(1e3 * statistics.median(other for other, _ in found), 3),
-        "ms": round(1e3 * statistics.median(own for _, own in found), 3),
+        **figures(paired(fused.step, optimizer.step, pairs)),
         "state_bytes": round(state_bytes(optimizer) / sum(p.numel() for p in ours), 4),
         "first_step_s": round(first, 2),
     }
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -78,13 +79,28 @@ def generated_class(spec: str) -> type[torch.optim.Optimizer]:
     return made
 
 
-def parameters(shapes: Sequence[tuple[int, ...]], device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Parameters with gradients, the same for every optimizer."""
+def parameters(
+    shapes: Sequence[tuple[int, ...]], device: str = "cpu", dtype: torch.dtype = torch.float32, period: int | None = None
+) -> list[Tensor]:
+    """Parameters with gradients, the same for every optimizer; values repeat after `period` elements, if given (made faster)."""
     generator = torch.Generator(device).manual_seed(0)
     made: list[Tensor] = []
+
+    block = torch.randn(period or 0, generator=generator, device=device, dtype=dtype)
+
+    def values(shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape)
+        if period is None or size <= period:
+            return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+        whole = torch.empty(size, device=device, dtype=dtype)
+        for start in range(0, size, period):
+            piece = whole[start : start + period]
+            piece.copy_(block[: piece.numel()])
+        return whole.view(shape)
+
     for shape in shapes:
-        p = torch.nn.Parameter(torch.randn(shape, generator=generator, device=device, dtype=dtype))
-        p.grad = torch.randn(shape, generator=generator, device=device, dtype=dtype)
+        p = torch.nn.Parameter(values(shape))
+        p.grad = values(shape)
         made.append(p)
     return made
 
@@ -103,7 +119,7 @@ def bytes_moved(built: Built, optimizer: torch.optim.Optimizer) -> float:
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors in an optimizer's state, those in tensor subclasses and containers too; each storage once."""
+    """Bytes of all tensors in an optimizer's state, those in tensor subclasses, containers and objects too; each storage once."""
     seen: dict[int, int] = {}
 
     def add(value: Any) -> None:
@@ -119,6 +135,8 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
         elif isinstance(value, (list, tuple)):
             for part in value:
                 add(part)
+        elif isinstance(getattr(value, "__dict__", None), dict):
+            add(vars(value))
 
     for state in optimizer.state.values():
         add(state)
