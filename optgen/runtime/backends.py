@@ -14,7 +14,7 @@ import torch
 
 from optgen.runtime.cpp_compile import CompilerError, find_compiler
 
-__all__ = ["BACKENDS", "compiled_update", "give_up_cpp", "interpreting", "pick_backend"]
+__all__ = ["BACKENDS", "compiled_update", "give_up_cpp", "interpreting", "pick_backend", "traced_backend"]
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
 TRITON_DEVICES = ("cuda", "xpu")  # HIP devices call themselves cuda
@@ -33,8 +33,6 @@ def pick_backend(asked: str, device: torch.device | None, *, compiled: bool = Fa
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {asked!r}")
     if asked == "torch" or (asked == "auto" and device is None):
         return "torch"
-    if asked == "cpp" and torch.compiler.is_compiling():  # torch's compiler cannot see into ours
-        return "torch"
     if asked == "auto":
         assert device is not None
         return _best_backend(device, compiled)
@@ -50,10 +48,16 @@ def pick_backend(asked: str, device: torch.device | None, *, compiled: bool = Fa
     return "triton"
 
 
+@torch.compiler.assume_constant_result
+def traced_backend(asked: str, device: torch.device, *, compiled: bool) -> str:
+    """`pick_backend` while torch.compile traces, which runs this and keeps the answer."""
+    return pick_backend(asked, device, compiled=compiled)
+
+
 def _best_backend(device: torch.device, compiled: bool) -> str:
     if device.type in TRITON_DEVICES and _has_triton():
         return "triton"
-    if device.type != "cpu" or compiled or torch.compiler.is_compiling() or _unusable:
+    if device.type != "cpu" or compiled or _unusable:
         return "torch"
     try:
         find_compiler()

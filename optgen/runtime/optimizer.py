@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from optgen.runtime import checkpoint, keys, masters, sharding
-from optgen.runtime.backends import compiled_update, give_up_cpp, pick_backend
+from optgen.runtime import checkpoint, cpp_op, keys, masters, sharding
+from optgen.runtime.backends import compiled_update, give_up_cpp, pick_backend, traced_backend
 from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, hyper_values, make_batches
 from optgen.runtime.cpp_compile import CompilerError
 from optgen.runtime.description import Description, KernelInfo, State
@@ -139,6 +139,8 @@ class GeneratedOptimizer(Optimizer):
         collected = self._collect(groups)
         batches: list[Batch] = []
         for (group, flags), found, numbers in zip(groups, collected, values, strict=True):  # nothing is refused from here on
+            if torch.compiler.is_compiling():
+                found = self._step_by_op(flags, group["low_precision"], found, numbers)  # noqa: PLW2901
             batches += make_batches(self.description, flags, type(self).scalars, group, found, numbers)
         self._run(batches)
         self._touch_sharded()
@@ -271,6 +273,16 @@ class GeneratedOptimizer(Optimizer):
                 place += 1
         return str(place)
 
+    def _step_by_op(self, flags: dict[str, bool], mode: str, found: Collected, numbers: list[float | Tensor]) -> Collected:
+        """Update by one op, while torch.compile traces, what C++ kernels update; returns what is left to other backends."""
+        devices = {p.device for p in found.params}
+        by_cpp = [device for device in devices if self._backend(device) == "cpp"]
+        if not by_cpp:
+            return found
+        taken, left = cpp_op.divided(self.description, found, [p.device in by_cpp for p in found.params])
+        cpp_op.step_by_op(type(self), flags, mode, taken, numbers)
+        return left
+
     def _run(self, batches: list[Batch]) -> None:
         """Hand the batches to the backends."""
         launches: dict[str, list[Batch]] = {}
@@ -293,7 +305,8 @@ class GeneratedOptimizer(Optimizer):
             self._launch("torch", batches)
 
     def _backend(self, device: torch.device) -> str:
-        return pick_backend(self._options["backend"], device, compiled=self._options["compile"])
+        pick = traced_backend if torch.compiler.is_compiling() else pick_backend
+        return pick(self._options["backend"], device, compiled=self._options["compile"])
 
     def _run_torch(self, batch: Batch) -> None:
         update = self.torch_updates[batch.kernel]
