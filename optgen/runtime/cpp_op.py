@@ -29,7 +29,7 @@ SCHEMA = (
     "(str program, Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, Tensor(c!)[] steps, Tensor[] rounding_keys, "
     "Tensor[] hypers, int[] kernels, int[] shards, int[] absent) -> ()"
 )
-UNIT = torch.ones((), dtype=torch.float64, device="cpu")
+UNIT = torch.ones(1, dtype=torch.float64, device="cpu")  # the compiler takes a float64 tensor of shape () for a number
 
 
 class Program(NamedTuple):
@@ -82,9 +82,8 @@ def step_by_op(
 
 def _stand_ins(description: Description, params: Sequence[Tensor], kernels: Sequence[int]) -> list[Tensor]:
     """What stands for each tensor that a kernel takes, and for each scalar state, where it does not exist."""
-    scalars = sum(state.scalar for state in description.states)
     taken = [p for p, kernel in zip(params, kernels, strict=True) for _ in description.kernels[kernel].keys]
-    return taken + [NO_SCALAR] * (scalars * len(params))
+    return taken + [NO_SCALAR for _ in params for state in description.states if state.scalar]
 
 
 @torch.compiler.assume_constant_result
