@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from optgen.runtime.backends import launch
 from optgen.runtime.batches import NO_SCALAR, Collected, make_batches
 from optgen.runtime.layout import WHOLE
 
 if TYPE_CHECKING:
     from optgen.runtime.description import Description
-    from optgen.runtime.optimizer import GeneratedOptimizer
 
 __all__ = ["divided", "step_by_op"]
 
@@ -33,24 +33,26 @@ UNIT = torch.ones(1, dtype=torch.float64, device="cpu")  # the compiler takes a 
 
 
 class Program(NamedTuple):
-    """What a call of the op runs: the kernels of a class with these compile-time flags."""
+    """What a call of the op runs: the kernels of a class with these compile-time flags; see `launch` for `auto`."""
 
-    optimizer: type[GeneratedOptimizer]
+    optimizer: type[Any]
     flags: dict[str, bool]
     low_precision: str
+    auto: bool
 
 
 _programs: dict[str, Program] = {}  # by the text that stands for each in graphs
-_defined: list[torch.library.Library] = []  # keeps the op; one at most
-_names: list[str] = []
+_defined: dict[str, torch.library.Library] = {}  # the op, by its name; one at most
 
 
 def step_by_op(
-    optimizer: type[GeneratedOptimizer],
+    optimizer: type[Any],
     flags: dict[str, bool],
     low_precision: str,
     found: Collected,
     hypers: Sequence[float | Tensor],
+    *,
+    auto: bool,
 ) -> None:
     """Trace the step of a group: a call of the op.
 
@@ -60,6 +62,7 @@ def step_by_op(
         low_precision: how 16-bit parameters keep small changes.
         found: parameters on the CPU that have gradients, and what belongs to them.
         hypers: the group's numbers; none of them enters the graph as a number, so none makes it trace anew.
+        auto: take torch where C++ cannot be compiled.
     """
     stand_ins = _stand_ins(optimizer.description, found.params, found.kernels)
     slots = [*found.tensors, *found.scalar_states]
@@ -67,7 +70,7 @@ def step_by_op(
     states = [slot for slot, other in zip(slots, stand_ins, strict=True) if slot is not other]
     shards = found.shards if found.shards != [*WHOLE] * len(found.params) else []
     getattr(torch.ops.optgen, _operator())(
-        _program(optimizer, flags, low_precision),
+        _program(optimizer, flags, low_precision, auto),
         found.params,
         found.grads,
         states,
@@ -86,31 +89,32 @@ def _stand_ins(description: Description, params: Sequence[Tensor], kernels: Sequ
     return taken + [NO_SCALAR for _ in params for state in description.states if state.scalar]
 
 
-@torch.compiler.assume_constant_result
-def _program(optimizer: type[GeneratedOptimizer], flags: Mapping[str, bool], low_precision: str) -> str:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _program(optimizer: type[Any], flags: Mapping[str, bool], low_precision: str, auto: bool) -> str:
     """The text that stands for a program, which is known from then on."""
     chosen = [f"{name}={int(value)}" for name, value in flags.items()]
-    text = " ".join([f"{optimizer.__module__}.{optimizer.__qualname__}", *chosen, f"low_precision={low_precision}"])
+    name = f"{optimizer.__module__}.{optimizer.__qualname__}"
+    text = " ".join([name, *chosen, f"low_precision={low_precision}", f"backend={'auto' if auto else 'cpp'}"])
     while text in _programs and _programs[text].optimizer is not optimizer:  # a module that was built and imported anew
         text += "'"
-    _programs[text] = Program(optimizer, dict(flags), low_precision)
+    _programs[text] = Program(optimizer, dict(flags), low_precision, auto)
     return text
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _operator() -> str:
     """The name of the op, which is defined when it is first asked for; a vendored copy of this module has its own."""
-    if not _names:
-        name = re.sub(r"\W", "_", __name__)
-        while hasattr(torch.ops.optgen, name):
-            name += "_"
-        made = torch.library.Library(NAMESPACE, "FRAGMENT")
-        made.define(name + SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
-        made.impl(name, _step, "CPU")
-        torch.library.register_fake(f"{NAMESPACE}::{name}", _fake_step, lib=made)
-        _defined.append(made)
-        _names.append(name)
-    return _names[0]
+    if _defined:
+        return next(iter(_defined))
+    name = re.sub(r"\W", "_", __name__)
+    while hasattr(torch.ops.optgen, name):
+        name += "_"
+    made = torch.library.Library(NAMESPACE, "FRAGMENT")
+    made.define(name + SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+    made.impl(name, _step, "CPU")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", _fake_step, lib=made)
+    _defined[name] = made
+    return name
 
 
 @torch.no_grad()
@@ -129,7 +133,7 @@ def _step(
     """The op: the eager step of a group. The schema says which lists it changes."""
     if program not in _programs:
         raise RuntimeError(f"{program!r} was compiled in another process: compile the optimizer's step in this one")
-    optimizer, flags, low_precision = _programs[program]
+    optimizer, flags, low_precision, auto = _programs[program]
     description = optimizer.description
     slots = _stand_ins(description, params, kernels)
     missing, present = set(absent), iter(states)
@@ -146,7 +150,8 @@ def _step(
         shards=shards or [*WHOLE] * len(params),
     )
     group = {"low_precision": low_precision}
-    optimizer.launch_cpp(make_batches(description, flags, optimizer.scalars, group, found, [*hypers]))
+    batches = make_batches(description, flags, optimizer.scalars, group, found, [*hypers])
+    launch(optimizer, "cpp", batches, auto=auto, compiled=False)
 
 
 def _fake_step(*_: Any) -> None:
