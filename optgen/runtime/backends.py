@@ -1,4 +1,4 @@
-"""Which backend updates a parameter, and whether it is there."""
+"""Which backend updates a parameter, whether it is there, and its launch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optgen.runtime import keys
 from optgen.runtime.cpp_compile import CompilerError, find_compiler
 
-__all__ = ["BACKENDS", "compiled_update", "give_up_cpp", "interpreting", "pick_backend"]
+if TYPE_CHECKING:
+    from optgen.runtime.batches import Batch
+
+__all__ = ["BACKENDS", "compiled_update", "interpreting", "launch", "pick_backend", "traced_backend"]
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
 TRITON_DEVICES = ("cuda", "xpu")  # HIP devices call themselves cuda
@@ -33,8 +37,6 @@ def pick_backend(asked: str, device: torch.device | None, *, compiled: bool = Fa
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {asked!r}")
     if asked == "torch" or (asked == "auto" and device is None):
         return "torch"
-    if asked == "cpp" and torch.compiler.is_compiling():  # torch's compiler cannot see into ours
-        return "torch"
     if asked == "auto":
         assert device is not None
         return _best_backend(device, compiled)
@@ -50,10 +52,16 @@ def pick_backend(asked: str, device: torch.device | None, *, compiled: bool = Fa
     return "triton"
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def traced_backend(asked: str, device: torch.device, *, compiled: bool) -> str:
+    """`pick_backend` while torch.compile traces, which runs this and keeps the answer."""
+    return pick_backend(asked, device, compiled=compiled)
+
+
 def _best_backend(device: torch.device, compiled: bool) -> str:
     if device.type in TRITON_DEVICES and _has_triton():
         return "triton"
-    if device.type != "cpu" or compiled or torch.compiler.is_compiling() or _unusable:
+    if device.type != "cpu" or compiled or _unusable:
         return "torch"
     try:
         find_compiler()
@@ -64,6 +72,49 @@ def _best_backend(device: torch.device, compiled: bool) -> str:
 
 
 _unusable: list[str] = []  # why "auto" takes the cpp backend no more in this process
+
+
+def launch(optimizer: type[Any], backend: str, batches: list[Batch], *, auto: bool, compiled: bool) -> None:
+    """Update batches by a backend of a generated class.
+
+    Args:
+        optimizer: the class.
+        backend: "torch", "triton" or "cpp".
+        batches: of parameters where this backend can update them.
+        auto: take torch, and warn once, where C++ cannot be compiled.
+        compiled: compile torch's update functions.
+
+    Raises:
+        CompilerError: if C++ cannot be compiled; nothing was updated then.
+    """
+    if backend == "torch":
+        for batch in batches:
+            _run_torch(optimizer, batch, compiled=compiled)
+        return
+    try:
+        getattr(optimizer, f"launch_{backend}")(batches)
+    except CompilerError as error:  # before anything was updated
+        if not auto:
+            raise
+        give_up_cpp(error)
+        launch(optimizer, "torch", batches, auto=auto, compiled=compiled)
+
+
+def _run_torch(optimizer: type[Any], batch: Batch, *, compiled: bool) -> None:
+    update = optimizer.torch_updates[batch.kernel]
+    flatten = compiled and not optimizer.description.kernels[batch.kernel].stored
+    if compiled:
+        update = compiled_update(update)
+    device = batch.params[0].device
+    words, table = None if batch.words is None else batch.words.to(device), batch.table.to(device)
+    for i, p in enumerate(batch.params):
+        if p.numel() == 0:
+            continue
+        key = keys.Key(keys.NO_WORDS if words is None else words[i], batch.shards[i])
+        tensors = [p, batch.grads[i], *batch.tensors[i]]
+        if flatten and all(tensor.is_contiguous() for tensor in tensors):
+            tensors = [tensor.view(-1) for tensor in tensors]  # one number of dimensions: fewer compilations
+        update(*tensors, table[i], key, **batch.flags)
 
 
 def give_up_cpp(error: CompilerError) -> None:

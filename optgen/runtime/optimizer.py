@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from optgen.runtime import checkpoint, keys, masters, sharding
-from optgen.runtime.backends import compiled_update, give_up_cpp, pick_backend
+from optgen.runtime import checkpoint, cpp_op, keys, masters, sharding
+from optgen.runtime.backends import launch, pick_backend, traced_backend
 from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, hyper_values, make_batches
-from optgen.runtime.cpp_compile import CompilerError
 from optgen.runtime.description import Description, KernelInfo, State
 from optgen.runtime.known import Known
 from optgen.runtime.low_precision import (
@@ -139,6 +138,8 @@ class GeneratedOptimizer(Optimizer):
         collected = self._collect(groups)
         batches: list[Batch] = []
         for (group, flags), found, numbers in zip(groups, collected, values, strict=True):  # nothing is refused from here on
+            if torch.compiler.is_compiling():
+                found = self._step_by_op(flags, group["low_precision"], found, numbers)  # noqa: PLW2901
             batches += make_batches(self.description, flags, type(self).scalars, group, found, numbers)
         self._run(batches)
         self._touch_sharded()
@@ -271,45 +272,28 @@ class GeneratedOptimizer(Optimizer):
                 place += 1
         return str(place)
 
+    def _step_by_op(self, flags: dict[str, bool], mode: str, found: Collected, numbers: list[float | Tensor]) -> Collected:
+        """Update by one op, while torch.compile traces, what C++ kernels update; returns what is left to other backends."""
+        devices = {p.device for p in found.params}
+        by_cpp = [device for device in devices if self._backend(device) == "cpp"]
+        if not by_cpp:
+            return found
+        taken, left = cpp_op.divided(self.description, found, [p.device in by_cpp for p in found.params])
+        cpp_op.step_by_op(type(self), flags, mode, taken, numbers, auto=self._options["backend"] == "auto")
+        return left
+
     def _run(self, batches: list[Batch]) -> None:
         """Hand the batches to the backends."""
         launches: dict[str, list[Batch]] = {}
         for batch in batches:
             launches.setdefault(self._backend(batch.params[0].device), []).append(batch)
+        auto, compiled = self._options["backend"] == "auto", self._options["compile"]
         for backend, taken in launches.items():
-            self._launch(backend, taken)
-
-    def _launch(self, backend: str, batches: list[Batch]) -> None:
-        if backend == "torch":
-            for batch in batches:
-                self._run_torch(batch)
-            return
-        try:
-            getattr(self, f"launch_{backend}")(batches)
-        except CompilerError as error:  # before anything was updated
-            if self._options["backend"] != "auto":
-                raise
-            give_up_cpp(error)
-            self._launch("torch", batches)
+            launch(type(self), backend, taken, auto=auto, compiled=compiled)
 
     def _backend(self, device: torch.device) -> str:
-        return pick_backend(self._options["backend"], device, compiled=self._options["compile"])
-
-    def _run_torch(self, batch: Batch) -> None:
-        update = self.torch_updates[batch.kernel]
-        flatten = self._options["compile"] and not self.description.kernels[batch.kernel].stored
-        if self._options["compile"]:
-            update = compiled_update(update)
-        device = batch.params[0].device
-        words, table = None if batch.words is None else batch.words.to(device), batch.table.to(device)
-        for i, p in enumerate(batch.params):
-            if p.numel() == 0:
-                continue
-            key = keys.Key(keys.NO_WORDS if words is None else words[i], batch.shards[i])
-            tensors = [p, batch.grads[i], *batch.tensors[i]]
-            if flatten and all(tensor.is_contiguous() for tensor in tensors):
-                tensors = [tensor.view(-1) for tensor in tensors]  # one number of dimensions: fewer compilations
-            update(*tensors, table[i], key, **batch.flags)
+        pick = traced_backend if torch.compiler.is_compiling() else pick_backend
+        return pick(self._options["backend"], device, compiled=self._options["compile"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, or of the torch.optim class with the same rule.
