@@ -93,19 +93,6 @@ def test_strides_and_unaligned_storage_give_the_same_numbers() -> None:
     assert torch.equal(results[0], results[2])
 
 
-def test_a_compiled_step_runs_in_torch() -> None:
-    p, q = (torch.nn.Parameter(torch.ones(40, 128)) for _ in range(2))
-    p.grad = torch.randn(40, 128)
-    q.grad = p.grad.clone()
-    eager = Solo([q], lr=1e-2, backend="cpp")
-    compiled = Solo([p], lr=torch.tensor(1e-2), backend="cpp")
-    step = torch.compile(compiled.step, backend="eager", fullgraph=True)
-    for _ in range(3):
-        step()
-        eager.step()
-    assert torch.allclose(p, q, rtol=1e-6)
-
-
 def test_nan_and_infinity_stay_where_they_are() -> None:
     finite = []
     for backend in ("cpp", "torch"):

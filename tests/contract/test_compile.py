@@ -10,7 +10,21 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
+from optgen.runtime import cpp_op
+from optgen.runtime.batches import make_batches
+from optgen.runtime.cpp_compile import CompilerError, find_compiler
 from tests.contract.rows import BY_NAME, DTYPES, Row, distance, gradient, make_params, run, same, values
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler."""
+    try:
+        return bool(find_compiler())
+    except CompilerError:
+        return False
+
+
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +155,66 @@ def test_compiled_updates_take_any_mix_of_tensors(monkeypatch: pytest.MonkeyPatc
     run(row.make(plain), range(2))
     backends.compiled_update.cache_clear()
     assert same(values(params), values(plain))
+
+
+CPP_ROWS = ("adamw", "adamw8bit", "solo")
+
+
+@needs_compiler
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("name", CPP_ROWS)
+def test_cpp_kernels_under_compilation_have_the_bits_of_an_eager_step(
+    name: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two groups, 16-bit parameters too, one without a gradient at times, an lr that changes.
+
+    The op runs once a step and group; every state and step counter is the same.
+    """
+    calls = []
+    monkeypatch.setattr(cpp_op, "make_batches", lambda *args: calls.append(1) or make_batches(*args))
+    row = BY_NAME[name]
+
+    def made() -> tuple[list[Any], Any]:
+        params = [*make_params(), *make_params(dtype=torch.bfloat16, seed=1)]
+        groups = [{"params": params[:3]}, {"params": params[3:], "maximize": True}]
+        return params, row.make(groups, lr=torch.tensor(1e-2, dtype=torch.float64), backend="cpp")
+
+    (params, compiled), (plain, eager) = made(), made()
+    counter = CompileCounterWithBackend(backend)
+    step = torch.compile(compiled.step, backend=counter, fullgraph=True)
+    for number in range(6):
+        for each, optimizer in ((params, compiled), (plain, eager)):
+            give_gradients(each, number)
+            for group in optimizer.param_groups:
+                group["lr"].fill_(1e-2 / (1 + number))
+        step()
+        eager.step()
+        assert same(values(params), values(plain)), number
+        assert same(compiled.state_dict()["state"], eager.state_dict()["state"]), number
+    assert len(calls) == 6 * 2
+    assert counter.frame_count <= 2  # with two groups the compiler may look at the second step anew, as it does without the op
+
+
+@needs_compiler
+def test_a_step_compiled_around_cpp_kernels_copies_nothing() -> None:
+    """Inductor calls the op with the parameters and states themselves: no allocation, whatever the graph's passes wrap it in."""
+    row = BY_NAME["adamw"]
+    params = make_params(((256, 256),))
+    optimizer = row.make(params, lr=torch.tensor(1e-2, dtype=torch.float64), backend="cpp")
+    step = torch.compile(optimizer.step, fullgraph=True)
+    give_gradients(params, 0)
+    step()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step()
+    assert max(event.cpu_memory_usage for event in profile.events()) < 4 * 256 * 256
+
+
+@needs_compiler
+def test_auto_takes_cpp_kernels_under_compilation_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(cpp_op, "make_batches", lambda *args: calls.append(1) or make_batches(*args))
+    params = make_params()
+    optimizer = BY_NAME["lion"].make(params, lr=torch.tensor(1e-3))
+    give_gradients(params, 0)
+    torch.compile(optimizer.step, backend="eager", fullgraph=True)()
+    assert calls == [1]
