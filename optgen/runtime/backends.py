@@ -18,7 +18,7 @@ from optgen.runtime.cpp_compile import CompilerError, find_compiler
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
 
-__all__ = ["BACKENDS", "compiled_update", "interpreting", "launch", "pick_backend", "traced_backend"]
+__all__ = ["BACKENDS", "compiled_update", "constant_when_traced", "interpreting", "launch", "pick_backend", "traced_backend"]
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
 TRITON_DEVICES = ("cuda", "xpu")  # HIP devices call themselves cuda
@@ -52,7 +52,13 @@ def pick_backend(asked: str, device: torch.device | None, *, compiled: bool = Fa
     return "triton"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def constant_when_traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `torch.compiler.assume_constant_result` does, which imports torch's compiler, and with it Triton, for everyone."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_when_traced
 def traced_backend(asked: str, device: torch.device, *, compiled: bool) -> str:
     """`pick_backend` while torch.compile traces, which runs this and keeps the answer."""
     return pick_backend(asked, device, compiled=compiled)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optgen.runtime.backends import launch
+from optgen.runtime.backends import constant_when_traced, launch
 from optgen.runtime.batches import NO_SCALAR, Collected, make_batches
 from optgen.runtime.layout import WHOLE
 
@@ -89,7 +89,7 @@ def _stand_ins(description: Description, params: Sequence[Tensor], kernels: Sequ
     return taken + [NO_SCALAR for _ in params for state in description.states if state.scalar]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_traced
 def _program(optimizer: type[Any], flags: Mapping[str, bool], low_precision: str, auto: bool) -> str:
     """The text that stands for a program, which is known from then on."""
     chosen = [f"{name}={int(value)}" for name, value in flags.items()]
@@ -101,7 +101,7 @@ def _program(optimizer: type[Any], flags: Mapping[str, bool], low_precision: str
     return text
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_traced
 def _operator() -> str:
     """The name of the op, which is defined when it is first asked for; a vendored copy of this module has its own."""
     if _defined:
