@@ -36,6 +36,11 @@ def _block_low(x: Array, quantile: Array, bound: Array) -> Array:
     return _block_select(np.where(x > 0, x, np.finfo(np.float32).max), rank, bound)
 
 
+def _over_65536(x: Array, y: Array) -> Array:
+    """The product over 2**16, rounded down."""
+    return np.asarray(np.asarray(x, np.int64) * y >> 16, np.int32)
+
+
 def _where(condition: Array, x: Array, y: Array) -> Array:
     return np.where(condition, x, y)
 
@@ -75,8 +80,8 @@ OPS: dict[str, Callable[..., Array]] = {
     "shift_left": np.left_shift,
     "shift_right": np.right_shift,
     "mul_high": _mul_high,
-    "mul_high16": lambda x, y: (np.asarray(x, np.int64) * y >> 16).astype(np.int32),
-    "share16": lambda x, y: (np.asarray(x, np.int64) * y >> 16).astype(np.int32),
+    "mul_high16": _over_65536,
+    "share16": _over_65536,
     "lookup": lambda x, *table: np.asarray(table, np.float32)[np.asarray(x) & (len(table) - 1)],
     "real": lambda x: np.asarray(x).astype(np.float32),
     "trunc": lambda x: np.asarray(x).astype(np.int32),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
 from optgen.storage.codec import BlockScalar, Codec, Formula
-from optgen.storage.magnitudes import unscaled
+from optgen.storage.magnitudes import DECODE, unscaled
 from optgen.storage.scales import DRAW, absmax, inverse
 
 __all__ = ["Linear"]
@@ -48,7 +48,7 @@ class Linear:
         formulas = (
             Formula("scale", ("x",), absmax(unsigned, storage.published), "The largest magnitude of each block."),
             unscaled(value, 2**storage.bits),
-            Formula("decode", ("code", "scale"), "value = unscaled(code)*scale", "The value of each code."),
+            DECODE,
             Formula(
                 "encode",
                 ("x", "scale", "u") if random else ("x", "scale"),

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["MOST_LEVELS", "borders", "decode", "search"]
+__all__ = ["LARGEST", "MOST_LEVELS", "borders", "decode", "search"]
 
 MOST_LEVELS = 16
 LARGEST = 3.4028234663852886e38  # the largest float32

@@ -14,7 +14,9 @@ from optgen.storage.codec import BlockScalar, Codec, Formula
 from optgen.storage.lookup import MOST_LEVELS, borders, decode, search
 from optgen.storage.scales import DRAW, absmax, inverse, signed_absmax
 
-__all__ = ["Numbers", "bisection", "magnitude_codec", "nearest_code", "unscaled", "with_signs"]
+__all__ = ["DECODE", "Numbers", "bisection", "magnitude_codec", "nearest_code", "unscaled", "with_signs"]
+
+DECODE = Formula("decode", ("code", "scale"), "value = unscaled(code)*scale", "The value of each code.")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def magnitude_codec(
         unscaled(decode(levels) if few else _decode(numbers), 2**bits),
         nearest_code(code, every),
         Formula("scale", ("x",), scale, doc),
-        Formula("decode", ("code", "scale"), "value = unscaled(code)*scale", "The value of each code."),
+        DECODE,
         Formula("encode", ("x", "scale", "u") if random else ("x", "scale"), encode, "The code of each value."),
     )
     return Codec((BlockScalar("scale"),), formulas, random)

@@ -13,7 +13,7 @@ from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import Storage
 from optgen.storage.codec import BlockScalar, Codec, Formula
 from optgen.storage.lookup import decode, search
-from optgen.storage.magnitudes import nearest_code, unscaled
+from optgen.storage.magnitudes import DECODE, nearest_code, unscaled
 from optgen.storage.scales import DRAW, absmax, inverse, signed_absmax
 
 __all__ = ["Table"]
@@ -64,7 +64,7 @@ class Table:
             Formula("scale", ("x",), signed_absmax() if turned else absmax(unsigned, published=False), doc),
             unscaled(decode(levels), 2**storage.bits),
             nearest_code(search(middles, "y"), middles),
-            Formula("decode", ("code", "scale"), "value = unscaled(code)*scale", "The value of each code."),
+            DECODE,
             Formula("encode", ("x", "scale", "u") if random else ("x", "scale"), "\n".join(encode), "The code of each value."),
         )
         return Codec((BlockScalar("scale"),), formulas, random)

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from optgen.ir.infer import infer, substitute, walk
 from optgen.ir.nodes import Assign, Call, Const, Expr, Function, Guard, Op, Ref, Role, Statement, Store, Symbol
 from optgen.plan.nodes import Buffer, Layout
+from optgen.storage.lookup import LARGEST
 
 __all__ = ["REDUCTIONS", "flatten", "reduces"]
 
 REDUCTIONS = ("block_max", "block_min", "block_count", "block_low", "block_select")
-LARGEST = Const(3.4028234663852886e38)  # the largest float32
 
 
 def reduces(value: Expr, functions: Mapping[str, Function]) -> bool:
@@ -94,7 +94,7 @@ class _Flattener:
         count = self.assigned(f"{name}_count", Op("block_count", (is_positive,)), guards)
         last = Op("real", (Op("max", (Op("sub", (count, Const(1))), Const(0))),))
         rank = self.assigned(f"{name}_rank", Op("trunc", (Op("mul", (last, quantile)),)), guards)
-        values = self.assigned(f"{name}_values", Op("where", (is_positive, x, LARGEST)), guards)
+        values = self.assigned(f"{name}_values", Op("where", (is_positive, x, Const(LARGEST))), guards)
         return self.assigned(f"{name}_select", Op("block_select", (values, rank, bound)), guards)
 
     def assigned(self, name: str, value: Expr, guards: tuple[Guard, ...]) -> Ref:

@@ -82,7 +82,7 @@ def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
         functions=functions,
         tables=tables,
         kernels=kernels,
-        launch_names=sorted([*_launch_names(tables, swept=swept)]),
+        launch_names=sorted(_launch_names(tables, swept=swept)),
     )
     return {"triton_backend.py": text}
 

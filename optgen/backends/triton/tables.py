@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -28,6 +29,7 @@ class Cells:
     count: int  # a power of two, of either sign
 
 
+@functools.cache
 def cells(steps: Steps) -> Cells | None:
     """The fewest cells with at most one border each; None if they are too many, or a border is zero."""
     patterns = np.array([abs(border) for border in steps.borders], dtype=np.float32).view(np.int32).astype(np.int64)
@@ -59,18 +61,19 @@ class Tables:
     users: set[str] = field(default_factory=set)
 
     def add(self, function: Function, start: int) -> int:
-        """Look a function up from entry `start` on; returns how many entries it takes."""
+        """Look a function up from entry `start` on, if it can be; returns how many entries it takes."""
         if isinstance(function.table, Values):
             helper = "value_at" if function.result.kind == Kind.REAL else "integer_at"
             kind, count = "ValueTable", 1 << (function.table.count - 1).bit_length()
             numbers: tuple[object, ...] = (count,)
-        else:
-            assert function.table is not None
-            grid, signed = cells(function.table), function.table.borders[0] < 0
-            assert grid is not None
+        elif isinstance(function.table, Steps) and (grid := cells(function.table)):
+            signed = function.table.borders[0] < 0
             numbers = (grid.shift, f"{grid.low:#x}", grid.count, signed)
             kind, helper, count = "StepTable", "step_at", grid.count * (1 + signed)
-        self.texts.append(f"{kind}({', '.join(map(str, (f'torch_backend.{function.name}', *numbers)))})")
+        else:
+            return 0
+        arguments = (f"torch_backend.{function.name}", *map(str, numbers))
+        self.texts.append(f"{kind}({', '.join(arguments)})")
         self.lookups[function.name] = (helper, (start, *numbers))
         self.users.add(function.name)
         return count
@@ -89,9 +92,8 @@ def tables_of(plan: Plan) -> Tables:
         if function.name not in called:
             continue
         found.functions.append(function)
-        if function.name in looked_up:
-            start += found.add(function, start)
-        elif any(name in found.users for statement in function.body for name in _calls(statement.value)):
+        start += found.add(function, start)
+        if any(name in found.users for statement in function.body for name in _calls(statement.value)):
             found.users.add(function.name)
     return found
 
