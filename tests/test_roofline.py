@@ -201,7 +201,7 @@ def test_the_path_is_what_a_kernel_of_the_bulk_alone_runs(name: str, target: str
     )
     assert sum(bulk.operations.values()) < sum(whole.operations.values()) / 2
     counts, expected = by_kind(whole.bulk), by_kind(bulk.bulk)
-    assert sum(whole.bulk.values()) == pytest.approx(sum(bulk.bulk.values()), rel=0.04)
+    assert sum(whole.bulk.values()) == pytest.approx(sum(bulk.bulk.values()), rel=0.03 if target == "sm_90" else 0.04)
     for what in ("fp32", "special", "shared", "shuffle"):
         assert counts[what] == pytest.approx(expected[what], rel=0.03), what
     wide = [sum(n for op, n in code.bulk.items() if access_bits(op) == 128) for code in (whole, bulk)]

@@ -46,7 +46,7 @@ class StableAdam16(GeneratedOptimizer):
             or "nearest", which loses them.
         storage: "spec" for that of the states above; "float32" keeps all of them so, {"m": "float32"} one of them. It may
             differ from group to group.
-        backend: "auto" (triton on a GPU, else torch), "torch", "triton", or "cpp" for a CPU (under torch.compile, torch).
+        backend: "auto" (triton on a GPU, cpp on a CPU, torch where that is missing), "torch", "triton" or "cpp".
         compile: compile the torch backend with torch.compile.
         seed: of stochastic rounding; the same seed gives the same bits on every device.
 

@@ -287,7 +287,8 @@ class GeneratedOptimizer(Optimizer):
         launches: dict[str, list[Batch]] = {}
         for batch in batches:
             launches.setdefault(self._backend(batch.params[0].device), []).append(batch)
-        auto, compiled = self._options["backend"] == "auto", self._options["compile"]
+        auto = self._options["backend"] == "auto"
+        compiled = self._options["compile"] and not torch.compiler.is_compiling()  # else it is compiled with the step
         for backend, taken in launches.items():
             launch(type(self), backend, taken, auto=auto, compiled=compiled)
 
