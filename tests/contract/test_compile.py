@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from optgen.runtime import cpp_op
 from optgen.runtime.batches import make_batches
@@ -200,6 +201,34 @@ def test_cpp_kernels_under_compilation_have_the_bits_of_an_eager_step(
         assert same(compiled.state_dict()["state"], eager.state_dict()["state"]), number
         assert counter.frame_count == (1 if number < 3 else 2)
     assert len(calls) == 6 * 2
+
+
+@needs_compiler
+def test_the_op_says_what_it_changes() -> None:
+    """Its schema marks parameters, states and step counters, and no more: else a compiler might reorder or copy them."""
+    calls: list[tuple[Any, ...]] = []
+
+    class Recording(TorchDispatchMode):
+        def __torch_dispatch__(self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+            if op.namespace == cpp_op.NAMESPACE:
+                calls.append((op, args))
+            return op(*args, **(kwargs or {}))
+
+    def recorded(graph: Any, _: Any) -> Any:
+        def run(*args: Any) -> Any:
+            with Recording():
+                return graph(*args)
+
+        return run
+
+    params = make_params()
+    give_gradients(params, 0)
+    optimizer = BY_NAME["solo"].make(params, lr=torch.tensor(1e-2), backend="cpp")
+    torch.compile(optimizer.step, backend=recorded, fullgraph=True)()
+    ((op, args),) = calls
+    torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
+    changed = {argument.name for argument in op._schema.arguments if argument.alias_info and argument.alias_info.is_write}
+    assert changed == {"params", "states", "steps"}
 
 
 @needs_compiler
