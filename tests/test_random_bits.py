@@ -85,11 +85,9 @@ def test_a_shard_has_the_bits_of_its_elements(dim: int, size: int) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_uniform(key: int) -> None:
-    """The high byte over all elements; all 16 bits over every fourth, because four share the low byte."""
+    """All 16 bits over all elements, and over every fourth."""
     every = draw(key, 1)
-    assert abs(chi_square(np.bincount(every >> 8, minlength=256))) < LIMIT
-    for place in range(4):
-        bits = every[place::4]
+    for bits in (every, *(every[place::4] for place in range(4))):
         assert abs(chi_square(np.bincount(bits & 255, minlength=256))) < LIMIT
         assert abs(chi_square(np.bincount(bits, minlength=65536))) < LIMIT
         for bit in range(16):
@@ -106,6 +104,19 @@ def test_neighbours_are_independent(key: int) -> None:
     assert abs(chi_square(np.bincount(pairs, minlength=256))) < LIMIT
     quads = bits.reshape(-1, 4) >> 14
     assert abs(chi_square(np.bincount(quads @ np.array([64, 16, 4, 1]), minlength=256))) < LIMIT
+
+
+def test_what_one_hash_serves_is_independent() -> None:
+    """Four elements and all states share a hash: of any two, high bytes occur in all pairs and thresholds are passed as by chance."""
+    pieces = [draw(11, 4, salt=salt)[place::4] for salt in range(4) for place in range(4)]
+    thresholds = np.random.default_rng(0).integers(1, 65536, (6, 2))
+    for x, y in itertools.combinations(pieces, 2):
+        assert abs(correlation(x, y)) < LIMIT
+        assert abs(chi_square(np.bincount((x >> 8) * 256 + (y >> 8), minlength=65536))) < LIMIT
+        for below_x, below_y in thresholds:
+            expected = below_x * below_y / 2**32
+            both = np.count_nonzero((x < below_x) & (y < below_y))
+            assert abs(both / x.size - expected) < LIMIT * np.sqrt(expected * (1 - expected) / x.size)
 
 
 def test_steps_keys_and_states_are_independent() -> None:

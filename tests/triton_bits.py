@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime import keys, torch_ops
 from optgen.runtime.layout import WHOLE, Shard, row_shape
-from optgen.runtime.triton_ops import random_bits, store_elements, tile_elements
+from optgen.runtime.triton_ops import random_bits, random_words, store_elements, tile_elements
 
 BLOCK = 128
 TILE = 1024
@@ -21,8 +21,8 @@ TILE_ = tl.constexpr(TILE)
 @triton.jit
 def store_bits(out, key, tile, SALT: tl.constexpr, BULK: tl.constexpr):
     first, blocks, length = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
-    bits = random_bits(key, first, length, SALT, BLOCK_, BLOCK_, TILE_, BULK)
     start, offsets, valid = tile_elements(first, blocks, length, BLOCK_, TILE_, BULK)
+    bits = random_bits(random_words(key, start, offsets, TILE_, BULK), SALT, BLOCK_, TILE_, BULK)
     store_elements(out + start, offsets, tl.reshape(bits, (TILE_,)), valid, BULK)
 
 
@@ -43,6 +43,8 @@ def main() -> None:
     compared = 0
     shards = (WHOLE, Shard(2**34 + 4096), Shard(37), Shard(600, 300, 900), Shard(0, 384, 128))
     for shape, shard in itertools.product(((16, 128), (9, 128), (5, 300), (2, 3, 129)), shards):
+        if shard.gap and shard.run % row_shape(shape, BLOCK)[1]:  # a gap stands behind whole rows
+            continue
         for number, t, salt in ((0, 1, 0), (-1, 2, 1), (2**63 - 1, 100_000, 5)):
             words = keys.step_words(torch.tensor([number]), torch.tensor([float(t)], dtype=torch.float64))[0].contiguous()
             key = keys.Key(words, shard)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import divide, load_elements, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, pointer, random_words, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -55,9 +55,10 @@ def update_tile(
     a = rho * a + one_minus_rho * (u * u)
     p = p - lr * u
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     store_elements(a_state + _start, _offsets, a, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit

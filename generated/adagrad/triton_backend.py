@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import divide, load_elements, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, pointer, random_words, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -52,8 +52,9 @@ def update_tile(
     s = s + d * d
     p = p - divide(lr_over_one_plus_t_minus_1_lr_decay * d, tl.sqrt(s) + eps)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(s_state + _start, _offsets, s, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
 @triton.jit

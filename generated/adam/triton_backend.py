@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import divide, load_elements, maximum, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, maximum, pointer, random_words, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -65,11 +65,12 @@ def update_tile(
         w = x
     p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
         store_elements(x_state + _start, _offsets, x, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import divide, load_elements, maximum, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, maximum, pointer, random_words, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -55,9 +55,10 @@ def update_tile(
     u = maximum(beta2 * u, tl.abs(d) + eps)
     p = p - divide(lr_over_bias_correction_beta1 * m, u)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(u_state + _start, _offsets, u, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit

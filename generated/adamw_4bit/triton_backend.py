@@ -18,6 +18,7 @@ from optgen.runtime.triton_ops import (
     maximum,
     minimum,
     pointer,
+    random_words,
     step_at,
     store_codes,
     store_elements,
@@ -142,11 +143,12 @@ def update_tile(
         w = x
     p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
         store_elements(x_state + _start, _offsets, x, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
 @triton.jit
@@ -276,6 +278,7 @@ def update_coded_tile(
         w = x
     p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -295,7 +298,7 @@ def update_coded_tile(
         x_code = encode_v(x_blocks, x_scale)
         store_codes(x_codes, x_code, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
         store_scalars(x_scale_blocks, x_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
 @triton.jit

@@ -15,6 +15,7 @@ from optgen.runtime.triton_ops import (
     load_elements,
     load_scalars,
     pointer,
+    random_words,
     sign,
     step_at,
     store_codes,
@@ -102,8 +103,9 @@ def update_tile(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
 @triton.jit
@@ -206,13 +208,14 @@ def update_coded_tile(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 256, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
     m_code = encode_m(m_blocks, m_scale, _tables)
     store_codes(m_codes, m_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
     store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
 @triton.jit

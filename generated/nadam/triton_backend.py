@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import divide, load_elements, pointer, store_elements
+from optgen.runtime.triton_ops import divide, load_elements, pointer, random_words, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -66,9 +66,10 @@ def update_tile(
     u = one_minus_mu_over_one_minus_mu_product * d + mu_next_over_one_minus_mu_product_mu_nex * m
     p = p - divide(lr * u, tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, pointer, store_elements
+from optgen.runtime.triton_ops import load_elements, pointer, random_words, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -60,9 +60,10 @@ def update_tile(
             d = b
     p = p - lr * d
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     if momentum_is_not_0:
         store_elements(b_state + _start, _offsets, b, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, pointer, sign
+from optgen.runtime.triton_ops import load_elements, pointer, random_words, sign
 
 __all__ = ["KERNELS", "launch"]
 
@@ -45,7 +45,8 @@ def update_tile(
     p = p * one_minus_lr_weight_decay
     p = p - lr * sign(g)
 
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 0, TILE, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 0, TILE, BULK)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, write_parameter
-from optgen.runtime.triton_ops import load_elements, pointer, sign, store_elements
+from optgen.runtime.triton_ops import load_elements, pointer, random_words, sign, store_elements
 
 __all__ = ["KERNELS", "launch"]
 
@@ -50,8 +50,9 @@ def update_tile(
     m = momentum * m + one_minus_momentum * g
     p = p - lr * sign(m)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
 @triton.jit

@@ -22,6 +22,7 @@ from optgen.runtime.triton_ops import (
     mul_high,
     pointer,
     random_bits,
+    random_words,
     share16,
     step_at,
     store_codes,
@@ -193,9 +194,10 @@ def update_tile(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - divide(lr_over_bias_correction_b1 * m, tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit
@@ -310,6 +312,7 @@ def update_coded_tile(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - divide(lr_over_bias_correction_b1 * m, tl.sqrt(v * inv_bias_correction_beta2) + eps)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -321,18 +324,11 @@ def update_coded_tile(
     v_scale = scale_v(v_blocks)
     v_steps = steps_v(v_blocks, v_scale)
     v_base = base_v(v_steps)
-    v_code = encode_v(
-        v_blocks,
-        v_scale,
-        v_steps,
-        v_base,
-        random_bits(_key, _first, _length, 1, 128, 128, TILE, BULK),
-        _tables,
-    )
+    v_code = encode_v(v_blocks, v_scale, v_steps, v_base, random_bits(_words, 1, 128, TILE, BULK), _tables)
     store_codes(v_codes, v_code, _first, _blocks, _length, 2, 128, 128, TILE, BULK)
     store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
     store_scalars(v_base_blocks, v_base, _first, _blocks, _length, 128, 128, TILE, BULK)
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit

@@ -10,7 +10,15 @@ import triton.language as tl
 
 from optgen.runtime.launch import Sweep, TritonKernel, run
 from optgen.runtime.triton_narrow import read_parameter, stochastic_float16, write_parameter
-from optgen.runtime.triton_ops import divide, load_elements, maximum, pointer, random_elements, store_elements
+from optgen.runtime.triton_ops import (
+    divide,
+    load_elements,
+    maximum,
+    pointer,
+    random_elements,
+    random_words,
+    store_elements,
+)
 
 __all__ = ["KERNELS", "launch"]
 
@@ -57,21 +65,22 @@ def update_tile(
     v = beta2 * v + one_minus_beta2 * (d * d)
     p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(maximum(v * inv_bias_correction_beta2, eps)))
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(
         m_state + _start,
         _offsets,
-        stochastic_float16(m.to(tl.float32), random_elements(_key, _start, _offsets, 0, TILE, BULK)),
+        stochastic_float16(m.to(tl.float32), random_elements(_words, 0, TILE, BULK)),
         _valid,
         BULK,
     )
     store_elements(
         v_state + _start,
         _offsets,
-        stochastic_float16(v.to(tl.float32), random_elements(_key, _start, _offsets, 1, TILE, BULK)),
+        stochastic_float16(v.to(tl.float32), random_elements(_words, 1, TILE, BULK)),
         _valid,
         BULK,
     )
-    write_parameter(param, correction, p, _key, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
 @triton.jit

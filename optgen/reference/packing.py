@@ -69,15 +69,19 @@ def random_elements(words: tuple[int, int], shape: Sequence[int], salt: int) -> 
 
 
 def _bits(index: Array, words: tuple[int, int], salt: int) -> Array:
-    word = _hash((index >> np.uint64(2)).astype(np.uint32), words, salt)
-    byte = (word >> (np.uint32(8) * (index & np.uint64(3)).astype(np.uint32))) & np.uint32(255)
-    low = (word * np.uint32(0x9E3779B1)) >> np.uint32(24)
-    bits: Array = (byte << np.uint32(8)) | low
+    hashed = _hash((index >> np.uint64(2)).astype(np.uint32), words)
+    place = (index & np.uint64(3)).astype(np.int64)
+    bits = np.zeros(index.shape, dtype=np.int32)
+    for number in (0, 1):  # four elements take the halves of two words, the lower one first
+        word = hashed * np.uint32(pow(0x2C9277B5, 2 * salt + number, 2**32))
+        word = word ^ (word >> np.uint32(16)) if salt or number else hashed
+        bits = np.where(place == 2 * number, word & np.uint32(0xFFFF), bits)
+        bits = np.where(place == 2 * number + 1, word >> np.uint32(16), bits)
     return bits.astype(np.int32)
 
 
-def _hash(counter: Array, words: tuple[int, int], salt: int) -> Array:
-    x = counter ^ np.uint32(words[0]) ^ np.uint32(salt * 0x2C1B3C6D % 2**32)
+def _hash(counter: Array, words: tuple[int, int]) -> Array:
+    x = counter ^ np.uint32(words[0])
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
     x = x ^ np.uint32(words[1])
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)

@@ -150,8 +150,7 @@ def random_bits(key: Key, shape: Sequence[int], block: int, salt: int, row: int 
     """16 random bits per element, in blocks: int32 (rows, blocks per row, block).
 
     A function of the two words of `key` (which hold the parameter's key and the step), of `salt` (which state) and of
-    the element's index in the whole parameter. One hash serves four elements: each takes a byte of it, and all four
-    share eight further bits.
+    the element's index in the whole parameter. One hash of 32 bits serves four elements and all salts: see `_piece`.
     """
     leading, length = row_shape(shape, max(row, block))
     rows = math.prod(leading)
@@ -183,32 +182,45 @@ def _of_fours(key: Key, count: int, salt: int) -> Tensor:
     """The bits of `count` times four neighbouring elements, (count, 4)."""
     first = (key.shard.start // 4 + 2**31) % 2**32 - 2**31
     counters = torch.arange(count, dtype=torch.int32, device=key.words.device) + first
-    shifts = torch.arange(0, 32, 8, dtype=torch.int32, device=key.words.device)
-    return _spread(hash_bits(counters, key, salt).unsqueeze(-1), shifts)
+    hashed = hash_bits(counters, key)
+    return torch.stack([_piece(hashed, salt, place) for place in range(4)], dim=-1)
 
 
 def _of_places(key: Key, index: Tensor, salt: int) -> Tensor:
     """The bits of the elements with these int64 indices in the whole parameter."""
-    return _spread(hash_bits((index >> 2).to(torch.int32), key, salt), ((index & 3) << 3).to(torch.int32))
+    hashed = hash_bits((index >> 2).to(torch.int32), key)
+    place = index & 3
+    early = torch.where(place == 0, _piece(hashed, salt, 0), _piece(hashed, salt, 1))
+    late = torch.where(place == 2, _piece(hashed, salt, 2), _piece(hashed, salt, 3))
+    return torch.where(place < 2, early, late)
 
 
-def _spread(words: Tensor, shifts: Tensor) -> Tensor:
-    """The byte of each word at `shifts`, above eight bits that all bytes of the word share."""
-    return (((words >> shifts) & 255) << 8) | (((words * -1640531535) >> 24) & 255)
+def _piece(hashed: Tensor, salt: int, place: int) -> Tensor:
+    """16 of the 64 bits that salt number `salt` makes of a hash: those for the element at this place of four.
+
+    Each salt has two words, of which the lower halves come first. Word n is the hash times the n-th power of a multiplier
+    that makes good generators modulo 2**32 (L'Ecuyer 1999), its lower half mixed with its upper one.
+    """
+    number = 2 * salt + place // 2
+    word = hashed
+    if number > 0:
+        word = hashed * signed_word(pow(0x2C9277B5, number, 2**32))
+        word = word ^ ((word >> 16) & 0xFFFF)
+    return (word >> 16 * (place % 2)) & 0xFFFF
 
 
-def hash_bits(counter: Tensor, key: Key, salt: int) -> Tensor:
+def hash_bits(counter: Tensor, key: Key) -> Tensor:
     """32 random bits for each int32 counter; the key goes in before and after the first round.
 
     The rounds are those of a well-tested 32-bit integer mixer (Ettinger's "lowbias32").
     """
-    x = counter ^ key.words[0] ^ signed_salt(salt)
+    x = counter ^ key.words[0]
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
     x = x ^ key.words[1]
     x = (x ^ ((x >> 15) & 0x1FFFF)) * -2073254261
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def signed_salt(salt: int) -> int:
-    """A well-spread 32-bit number for each small `salt`, as a signed integer."""
-    return (salt * 0x2C1B3C6D + 2**31) % 2**32 - 2**31
+def signed_word(word: int) -> int:
+    """A number of 32 bits as a signed integer."""
+    return (word + 2**31) % 2**32 - 2**31

@@ -29,7 +29,7 @@ def write_parameter(
     param,
     correction,
     p,
-    key,
+    words,
     start,
     offsets,
     valid,
@@ -38,9 +38,9 @@ def write_parameter(
     TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
-    """Write `p`, rounded as LOW_PRECISION says, and the new correction."""
+    """Write `p`, rounded as LOW_PRECISION says with bits of `random_words`, and the new correction."""
     if (LOW_PRECISION == "stochastic") | (LOW_PRECISION == "kahan") | (LOW_PRECISION == "correction8"):
-        bits = random_elements(key, start, offsets, SALT, TILE, BULK)
+        bits = random_elements(words, SALT, TILE, BULK)
     if LOW_PRECISION == "stochastic":
         p = _stochastic(p, bits, param.dtype.element_ty)
     elif LOW_PRECISION != "nearest":

@@ -49,6 +49,7 @@ __all__ = [
     "pointer",
     "random_bits",
     "random_elements",
+    "random_words",
     "share16",
     "sign",
     "step_at",
@@ -312,70 +313,57 @@ def _store_unit(start, places, units, valid, BULK: tl.constexpr):
 
 
 @triton.jit
-def random_bits(
-    key,
-    first,
-    length,
-    SALT: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WIDE: tl.constexpr,
-    TILE: tl.constexpr,
-    BULK: tl.constexpr,
-):
-    """16 random bits per element, int32 (TILE // BLOCK, BLOCK).
+def random_words(key, start, offsets, TILE: tl.constexpr, BULK: tl.constexpr):
+    """What random bits are made of: of each four elements their hash, and of each element its place of four.
 
-    `key` points to four int64: the words of this step as one number, then start, run and gap of the shard.
+    `key` points to four int64: the words of this step as one number, then start, run and gap of the shard; the elements are
+    those at `offsets` from `start`. In the bulk the tile lies at a multiple of 4, in the whole parameter too: hashes are shaped
+    (TILE // 4,) there and no place is needed, elsewhere (TILE,).
     """
     if BULK:
-        bits = _of_fours(key, first * WIDE, SALT, TILE)
+        quad = ((tl.load(key + 1) + start) // 4).to(tl.uint32) + tl.arange(0, TILE // 4).to(tl.uint32)
+        words = (_hash(quad, key), quad)
     else:
-        per_row = (length + WIDE - 1) // WIDE
-        row, place = _tile_rows(first, length, WIDE, WIDE, TILE)
-        begins = _places(key, (first // per_row + row) * length) + place * WIDE
-        bits = _of_places(key, tl.reshape(begins[:, None] + tl.arange(0, WIDE)[None, :], (TILE,)), SALT)
-    return tl.reshape(bits, (TILE // BLOCK, BLOCK))
+        elements = start + offsets
+        index = elements + elements // tl.load(key + 2) * tl.load(key + 3) + tl.load(key + 1)
+        words = (_hash((index >> 2).to(tl.uint32), key), (index & 3).to(tl.uint32))
+    return words
 
 
 @triton.jit
-def random_elements(key, start, offsets, SALT: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
-    """The same bits for the elements at `offsets` from `start`, int32 (TILE,)."""
+def random_elements(words, SALT: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
+    """16 random bits per element, int32 (TILE,): each takes one half of a word, the lower one first."""
+    early, late = _word(words[0], 2 * SALT), _word(words[0], 2 * SALT + 1)
     if BULK:
-        bits = tl.reshape(_of_fours(key, start, SALT, TILE), (TILE,))
+        halves = tl.join(early, late)[:, :, None] >> (16 * tl.arange(0, 2)).to(tl.uint32)[None, None, :]
+        bits = tl.reshape(halves, (TILE,)) & 65535
     else:
-        bits = _of_places(key, _places(key, start + offsets), SALT)
-    return bits
+        bits = (tl.where(words[1] < 2, early, late) >> (words[1] & 1) * 16) & 65535
+    return bits.to(tl.int32)
 
 
 @triton.jit
-def _places(key, elements):
-    """The indices in the whole parameter of indices in a shard, int64."""
-    return elements + elements // tl.load(key + 2) * tl.load(key + 3) + tl.load(key + 1)
+def random_bits(words, SALT: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
+    """The same bits in blocks, (TILE // BLOCK, BLOCK)."""
+    return tl.reshape(random_elements(words, SALT, TILE, BULK), (TILE // BLOCK, BLOCK))
 
 
 @triton.jit
-def _of_fours(key, start, SALT: tl.constexpr, TILE: tl.constexpr):
-    """The bits of TILE elements of a shard from `start`, a multiple of 4, in its whole parameter too: int32 (TILE // 4, 4)."""
-    quad = ((tl.load(key + 1) + start) // 4).to(tl.uint32) + tl.arange(0, TILE // 4).to(tl.uint32)
-    return _spread(_hash(quad, key, SALT)[:, None], (8 * tl.arange(0, 4)).to(tl.uint32)[None, :])
+def _word(hashed, NUMBER: tl.constexpr):
+    """Word NUMBER of a hash: its product with a power of a multiplier that makes good generators (L'Ecuyer 1999)."""
+    word = hashed
+    if NUMBER > 0:
+        MULTIPLIER: tl.constexpr = 0x2C9277B5**NUMBER % 2**32
+        word = hashed * MULTIPLIER
+        word = word ^ (word >> 16)
+    return word
 
 
 @triton.jit
-def _of_places(key, index, SALT: tl.constexpr):
-    """The bits of the elements with these indices in the whole parameter."""
-    return _spread(_hash((index >> 2).to(tl.uint32), key, SALT), ((index & 3) * 8).to(tl.uint32))
-
-
-@triton.jit
-def _spread(word, shift):
-    """The byte of each word at `shift`, above eight bits that all bytes of the word share."""
-    return ((((word >> shift) & 255) << 8) | ((word * 0x9E3779B1) >> 24)).to(tl.int32)
-
-
-@triton.jit
-def _hash(counter, key, SALT: tl.constexpr):
+def _hash(counter, key):
     """32 random bits for each counter; the key goes in before and after the first round."""
     words = tl.load(key)
-    x = counter ^ words.to(tl.uint32) ^ (SALT * 0x2C1B3C6D % 4294967296)
+    x = counter ^ words.to(tl.uint32)
     x = (x ^ (x >> 16)) * 0x7FEB352D
     x = x ^ (words >> 32).to(tl.uint32)
     x = (x ^ (x >> 15)) * 0x846CA68B

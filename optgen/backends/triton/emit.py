@@ -17,6 +17,8 @@ from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Sweep
 
 __all__ = ["emit_triton"]
 
+RANDOM_HELPERS = frozenset({"random_bits", "random_elements", "write_parameter"})
+
 
 @dataclass(frozen=True)
 class TritonFunctionView:
@@ -127,7 +129,11 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: T
     printer = KernelPrinter(kernel, tables)
     lines = [f"{name} = tl.load(scalars + {plan.columns.index(name)})" for name in sweep.columns]
     for chunk in paragraphs(sweep.body):
-        lines += ["", *printer.block(chunk)]
+        had_words = not printer.helpers.isdisjoint(RANDOM_HELPERS)
+        printed = printer.block(chunk)
+        if not had_words and not printer.helpers.isdisjoint(RANDOM_HELPERS):
+            printed.insert(0, f"_words = {printer.helper('random_words', '_key, _start, _offsets, TILE, BULK')}")
+        lines += ["", *printed]
     helpers |= printer.helpers
     reductions = [f"Reduction({r.op!r}, {slots.index(r.parts)}, {slots.index(r.result)})" for r in sweep.reductions]
     return SweepView(

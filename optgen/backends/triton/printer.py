@@ -97,9 +97,9 @@ class KernelPrinter(TritonPrinter):
             case Op(op="blocks", args=(x, Const(value=number))):
                 return self.helper("to_blocks", self.expression(x), "_valid", self.kernel.stored(number).block, "TILE, BULK")
             case Op(op="random_bits", args=(Const(value=salt),)):
-                return self.helper("random_bits", "_key, _first, _length", salt, self.shape(self.kernel.stored(salt)))
+                return self.helper("random_bits", "_words", salt, self.kernel.stored(salt).block, "TILE, BULK")
             case Op(op="random_elements", args=(Const(value=salt),)):
-                return self.helper("random_elements", "_key", "_start", "_offsets", salt, "TILE, BULK")
+                return self.helper("random_elements", "_words", salt, "TILE, BULK")
             case _:
                 return super().operation(value)
 
@@ -126,7 +126,7 @@ class KernelPrinter(TritonPrinter):
         target, text = self.buffers[buffer], self.expression(value)
         if target.dtype == "param":
             salt = len(self.kernel.program.states)
-            places = f"_key, _start, _offsets, _valid, low_precision, {salt}, TILE, BULK"
+            places = f"_words, _start, _offsets, _valid, low_precision, {salt}, TILE, BULK"
             return [self.helper("write_parameter", buffer, "correction", text, places)]
         if target.layout == Layout.ELEMENT:
             return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]

@@ -1,6 +1,6 @@
 // 16 random bits per element: a function of the step's key, of a salt, and of the element's index in the whole parameter.
 //
-// One 32-bit hash serves four elements: each takes a byte of it above eight bits that all four share.
+// One 32-bit hash serves four elements and all salts. A salt makes two words of it; the elements take their halves.
 #pragma once
 
 #include "vectors.hpp"
@@ -14,33 +14,47 @@ struct Places {
 
 // Ettinger's "lowbias32"; the key goes in before and after the first round.
 template <class T>
-INLINE T hash(T counter, const uint32_t (&key)[2], uint32_t salt) {
-    T x = counter ^ key[0] ^ salt * 0x2c1b3c6d;
+INLINE T hash(T counter, const uint32_t (&key)[2]) {
+    T x = counter ^ key[0];
     x = (x ^ x >> 16) * 0x7feb352d;
     x ^= key[1];
     x = (x ^ x >> 15) * 0x846ca68b;
     return x ^ x >> 16;
 }
 
-INLINE void random_bits(const Places& places, uint32_t salt, int count, uint16_t* __restrict to) {
+// Word `number` of a hash: its product with a power of a multiplier that makes good generators (L'Ecuyer 1999).
+template <class T>
+INLINE T word_of(T hashed, uint32_t power) {
+    const T word = hashed * power;
+    return word ^ word >> 16;
+}
+
+constexpr uint32_t multiplier(int number) {
+    uint32_t power = 1;
+    while (number-- > 0) power *= 0x2c9277b5;
+    return power;
+}
+
+INLINE void random_bits(const Places& places, int salt, int count, uint16_t* __restrict to) {
     const uint32_t key[2] = {places.key[0], places.key[1]};
+    const uint32_t even = multiplier(2 * salt), odd = multiplier(2 * salt + 1);
     if (places.index) {
         for (int i = 0; i < count; ++i) {
-            const uint32_t word = hash(uint32_t(places.index[i] >> 2), key, salt);
-            to[i] = (word >> (places.index[i] & 3) * 8 & 255) << 8 | word * 0x9e3779b1 >> 24;
+            const uint32_t hashed = hash(uint32_t(places.index[i] >> 2), key);
+            const uint32_t first = salt ? word_of(hashed, even) : hashed;
+            const uint32_t word = places.index[i] & 2 ? word_of(hashed, odd) : first;
+            to[i] = uint16_t(places.index[i] & 1 ? word >> 16 : word);
         }
     } else {
-        using byte_lanes [[gnu::vector_size(4 * LANES)]] = uint8_t;
         auto* pairs = reinterpret_cast<uint32_t*>(to);
         words counter = (words)spread(int32_t(places.first >> 2));
         for (int i = 0; i < LANES; ++i) counter[i] += i;
         for (int i = 0; i < count; i += 4 * LANES, counter += LANES) {
-            const words word = hash(counter, key, salt);
-            const words shared = (word * 0x9e3779b1 >> 24) * 0x01010101;
-            byte_lanes low, high;
-            interleave((byte_lanes)shared, (byte_lanes)word, low, high);
-            store(pairs + i / 2, (words)low);
-            store(pairs + i / 2 + LANES, (words)high);
+            const words hashed = hash(counter, key);
+            words low, high;
+            interleave(salt ? word_of(hashed, even) : hashed, word_of(hashed, odd), low, high);
+            store(pairs + i / 2, low);
+            store(pairs + i / 2 + LANES, high);
         }
     }
 }

@@ -282,10 +282,10 @@ INLINE floats lookup(ints index, const float (&table)[COUNT]) {
     return (index & LANES) != 0 ? __builtin_shuffle(high, index) : chosen;
 }
 
-// The bytes of two vectors in turn: `low` takes the first halves, `high` the second.
+// The lanes of two vectors in turn: `low` takes the first halves, `high` the second.
 template <class V>
 INLINE void interleave(V x, V y, V& low, V& high) {
-    constexpr int SIZE = sizeof(V);
+    constexpr int SIZE = sizeof(V) / sizeof(x[0]);
     V first{}, second{};
     for (int i = 0; i < SIZE; ++i) {
         first[i] = i / 2 + i % 2 * SIZE;
