@@ -17,7 +17,7 @@ from tests.conftest import SHIPPED
 
 HEAD = """name: Rule
 summary: A rule.
-hyper: {lr: {default: 0.1}, mu: {default: 0.9}, eps: {default: 1e-8}, flag: {default: false}}
+hyper: {lr: {default: 0.1}, mu: {default: 0.9, min: 0, below: 1}, eps: {default: 1e-8}, flag: {default: false}}
 state: {m: {like: p}, v: {like: p, sign: unsigned}}
 update: |
 """
@@ -48,6 +48,8 @@ CASES = [
     ("expand-powers", "p = (g - m)**2", ["g_minus_m = g - m", "p = square(g_minus_m)"]),
     ("expand-powers", "p = g**mu", ["p = exp(mu * log(g))"]),
     ("fold-scalar-factors", "p = p - lr*(m/(1 - mu**t))/(g + eps)", ["p = p - lr / (1 - mu ** t) * m / (g + eps)"]),
+    ("fold-scalar-factors", "p = sqrt(g**2/(1 - mu**t)) + eps", ["p = sqrt(1 / (1 - mu ** t)) * sqrt(square(g)) + eps"]),
+    ("fold-scalar-factors", "p = sqrt(lr*g**2) + sqrt(m*mu)", ["p = sqrt(lr * square(g)) + sqrt(m * mu)"]),
     ("fold-scalar-factors", "p = g/mu*2*m/lr", ["p = g * (1 / mu * 2 / lr) * m"]),
     ("hoist-scalars", "p = p*(1 - lr*mu)", ["p = p * one_minus_lr_mu"]),
     ("share-subexpressions", "m = sqrt(g)*g\nv = sqrt(g)", ["sqrt_g = sqrt(g)", "m = sqrt_g * g", "v = sqrt_g"]),

@@ -13,7 +13,7 @@ from torch import Tensor
 from optgen.backends.triton.tables import MOST_ENTRIES, Cells, cells
 from optgen.build import build
 from optgen.ir.nodes import Function, Steps, Storage, Values
-from optgen.ir.signs import nonnegative_names
+from optgen.ir.signs import Signs
 from optgen.reference.evaluate import call
 from optgen.runtime.tables import StepTable, ValueTable, tabulated
 from optgen.storage.codebooks import CODEBOOKS
@@ -39,7 +39,7 @@ class Tabled:
 
 def step_at(entries: np.ndarray, y: np.ndarray, grid: Cells, signed: bool) -> np.ndarray:
     """What the kernel computes."""
-    size = np.maximum(np.minimum(np.abs(y), np.float32(1)).view(np.int32), grid.low)
+    size = np.maximum((np.abs(y) if signed else np.maximum(y, np.float32(0))).view(np.int32), grid.low)
     sign = np.where(y.view(np.int32) < 0, -1, 0).astype(np.int32) if signed else np.zeros_like(size)
     cell = (size >> grid.shift) - (grid.low >> grid.shift)
     return (entries[2 * cell - sign if signed else cell] + (size ^ sign)) >> grid.shift
@@ -100,15 +100,17 @@ def test_a_cell_with_two_borders_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "positive", "any_sign"),
     [
-        ("adamw", {"eps", "lr", "t", "x"}, {"p", "g", "m", "one_minus_lr_weight_decay"}),
+        ("adamw", {"eps", "lr", "t", "x", "v", "one_minus_beta2"}, {"p", "g", "m", "one_minus_lr_weight_decay"}),
+        ("solo", {"v"}, {"p", "g", "m"}),
         ("adamax", {"u"}, {"p", "g", "m"}),
         ("lion", {"lr"}, {"p", "g", "m", "u"}),
     ],
 )
 def test_which_names_are_never_negative(name: str, positive: set[str], any_sign: set[str]) -> None:
-    found = nonnegative_names(build(str(SHIPPED[name])).plan.program)
-    assert not any_sign & found
-    assert positive <= found
+    found = Signs(build(str(SHIPPED[name])).plan.program)
+    assert not any_sign & found.nonnegative
+    assert positive <= found.nonnegative
+    assert found.shares <= found.nonnegative
 
 
 def test_a_division_by_what_may_be_negative_stays_one(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def update(
         one_minus_b1,
         one_minus_beta2,
         lr_over_bias_correction_b1,
-        inv_bias_correction_beta2,
+        sqrt_inv_bias_correction_beta2,
     ) = scalars.unbind()
 
     p = read_parameter(param, correction, low_precision).to(real)
@@ -211,7 +211,7 @@ def update(
     m = b1 * m + one_minus_b1 * g
     g_minus_m = g - m
     v = beta2 * v + one_minus_beta2 * (g_minus_m * g_minus_m)
-    p = p - lr_over_bias_correction_b1 * m / (torch.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(v) + eps)
 
     m_state.copy_(m)
     v_state.copy_(v)
@@ -243,7 +243,7 @@ def update_coded(
         one_minus_b1,
         one_minus_beta2,
         lr_over_bias_correction_b1,
-        inv_bias_correction_beta2,
+        sqrt_inv_bias_correction_beta2,
     ) = scalars.unbind()
 
     p = read_parameter(param, correction, low_precision).to(real)
@@ -262,7 +262,7 @@ def update_coded(
     m = b1 * m + one_minus_b1 * g
     g_minus_m = g - m
     v = beta2 * v + one_minus_beta2 * (g_minus_m * g_minus_m)
-    p = p - lr_over_bias_correction_b1 * m / (torch.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(v) + eps)
 
     m_blocks = to_blocks(m, 128)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)

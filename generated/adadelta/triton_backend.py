@@ -55,9 +55,9 @@ def update_tile(
     a = rho * a + one_minus_rho * (u * u)
     p = p - lr * u
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     store_elements(a_state + _start, _offsets, a, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 

@@ -52,8 +52,8 @@ def update_tile(
     s = s + d * d
     p = p - divide(lr_over_one_plus_t_minus_1_lr_decay * d, tl.sqrt(s) + eps)
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(s_state + _start, _offsets, s, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 

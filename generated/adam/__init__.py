@@ -5,6 +5,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -99,7 +100,7 @@ class Adam(GeneratedOptimizer):
             "one_minus_beta1",
             "one_minus_beta2",
             "lr_over_bias_correction_beta1",
-            "inv_bias_correction_beta2",
+            "sqrt_inv_bias_correction_beta2",
         ),
     )
 
@@ -170,7 +171,7 @@ class Adam(GeneratedOptimizer):
         one_minus_beta1 = 1 - beta1
         one_minus_beta2 = 1 - beta2
         lr_over_bias_correction_beta1 = lr / (1 - beta1**t)
-        inv_bias_correction_beta2 = 1 / (1 - beta2**t)
+        sqrt_inv_bias_correction_beta2 = torch.sqrt(1 / (1 - beta2**t))
         return (
             beta1,
             beta2,
@@ -179,5 +180,5 @@ class Adam(GeneratedOptimizer):
             one_minus_beta1,
             one_minus_beta2,
             lr_over_bias_correction_beta1,
-            inv_bias_correction_beta2,
+            sqrt_inv_bias_correction_beta2,
         ), ()

@@ -55,9 +55,9 @@ def update_tile(
     u = maximum(beta2 * u, tl.abs(d) + eps)
     p = p - divide(lr_over_bias_correction_beta1 * m, u)
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(u_state + _start, _offsets, u, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 

@@ -40,7 +40,7 @@ def update(
         one_minus_beta1,
         one_minus_beta2,
         lr_over_bias_correction_beta1,
-        inv_bias_correction_beta2,
+        sqrt_inv_bias_correction_beta2,
     ) = scalars.unbind()
 
     p = read_parameter(param, correction, low_precision).to(real)
@@ -59,7 +59,7 @@ def update(
     if amsgrad:
         x = torch.maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (torch.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(w) + eps)
 
     m_state.copy_(m)
     v_state.copy_(v)

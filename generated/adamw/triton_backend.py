@@ -45,7 +45,7 @@ def update_tile(
     one_minus_beta1 = tl.load(scalars + 4)
     one_minus_beta2 = tl.load(scalars + 5)
     lr_over_bias_correction_beta1 = tl.load(scalars + 6)
-    inv_bias_correction_beta2 = tl.load(scalars + 7)
+    sqrt_inv_bias_correction_beta2 = tl.load(scalars + 7)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -63,13 +63,13 @@ def update_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, sqrt_inv_bias_correction_beta2 * tl.sqrt(w) + eps)
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
         store_elements(x_state + _start, _offsets, x, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 

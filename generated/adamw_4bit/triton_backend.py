@@ -123,7 +123,7 @@ def update_tile(
     one_minus_beta1 = tl.load(scalars + 4)
     one_minus_beta2 = tl.load(scalars + 5)
     lr_over_bias_correction_beta1 = tl.load(scalars + 6)
-    inv_bias_correction_beta2 = tl.load(scalars + 7)
+    sqrt_inv_bias_correction_beta2 = tl.load(scalars + 7)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -141,13 +141,13 @@ def update_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, sqrt_inv_bias_correction_beta2 * tl.sqrt(w) + eps)
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
         store_elements(x_state + _start, _offsets, x, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
@@ -252,7 +252,7 @@ def update_coded_tile(
     one_minus_beta1 = tl.load(scalars + 4)
     one_minus_beta2 = tl.load(scalars + 5)
     lr_over_bias_correction_beta1 = tl.load(scalars + 6)
-    inv_bias_correction_beta2 = tl.load(scalars + 7)
+    sqrt_inv_bias_correction_beta2 = tl.load(scalars + 7)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -276,9 +276,8 @@ def update_coded_tile(
     if amsgrad:
         x = maximum(x, v)
         w = x
-    p = p - divide(lr_over_bias_correction_beta1 * m, tl.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_beta1 * m, sqrt_inv_bias_correction_beta2 * tl.sqrt(w) + eps)
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -298,6 +297,7 @@ def update_coded_tile(
         x_code = encode_v(x_blocks, x_scale)
         store_codes(x_codes, x_code, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
         store_scalars(x_scale_blocks, x_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
@@ -359,29 +359,30 @@ def update_coded(
             True,
         )
     else:
-        update_coded_tile(
-            param,
-            grad,
-            correction,
-            m_codes,
-            m_scale_blocks,
-            v_codes,
-            v_scale_blocks,
-            x_codes,
-            x_scale_blocks,
-            scalars + _tensor * 8,
-            _keys + _tensor * 4,
-            _tables,
-            _first,
-            _blocks,
-            _length,
-            amsgrad,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            False,
-        )
+        for _half in range(2):  # which takes half of the registers that offsets and masks would
+            update_coded_tile(
+                param,
+                grad,
+                correction,
+                m_codes,
+                m_scale_blocks,
+                v_codes,
+                v_scale_blocks,
+                x_codes,
+                x_scale_blocks,
+                scalars + _tensor * 8,
+                _keys + _tensor * 4,
+                _tables,
+                _first + _half * (TILE // 256),
+                _blocks,
+                _length,
+                amsgrad,
+                maximize,
+                low_precision,
+                REAL,
+                TILE // 2,
+                False,
+            )
 
 
 TABLES = (

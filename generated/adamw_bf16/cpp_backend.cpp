@@ -33,7 +33,7 @@ static void update_tile(const Tile& tile) {
     const real one_minus_beta1 = tile.scalars[4];
     const real one_minus_beta2 = tile.scalars[5];
     const real lr_over_bias_correction_beta1 = tile.scalars[6];
-    const real inv_bias_correction_beta2 = tile.scalars[7];
+    const real sqrt_inv_bias_correction_beta2 = tile.scalars[7];
 
     alignas(64) [[maybe_unused]] uint16_t _random_3[2048];
 
@@ -58,7 +58,7 @@ static void update_tile(const Tile& tile) {
             x_ = maximum(x_, v);
             w = x_;
         }
-        p = p - lr_over_bias_correction_beta1 * m / (sqrt(w * inv_bias_correction_beta2) + eps);
+        p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(w) + eps);
         store_reals(m_state + i, m);
         store_reals(v_state + i, v);
         if constexpr (amsgrad) {

@@ -133,7 +133,7 @@ def update(
         one_minus_beta1,
         one_minus_beta2,
         lr_over_bias_correction_beta1,
-        inv_bias_correction_beta2,
+        sqrt_inv_bias_correction_beta2,
     ) = scalars.unbind()
 
     p = read_parameter(param, correction, low_precision).to(real)
@@ -152,7 +152,7 @@ def update(
     if amsgrad:
         x = torch.maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (torch.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(w) + eps)
 
     m_state.copy_(m)
     v_state.copy_(v)
@@ -188,7 +188,7 @@ def update_coded(
         one_minus_beta1,
         one_minus_beta2,
         lr_over_bias_correction_beta1,
-        inv_bias_correction_beta2,
+        sqrt_inv_bias_correction_beta2,
     ) = scalars.unbind()
 
     p = read_parameter(param, correction, low_precision).to(real)
@@ -213,7 +213,7 @@ def update_coded(
     if amsgrad:
         x = torch.maximum(x, v)
         w = x
-    p = p - lr_over_bias_correction_beta1 * m / (torch.sqrt(w * inv_bias_correction_beta2) + eps)
+    p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(w) + eps)
 
     m_blocks = to_blocks(m, 32)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)

@@ -88,11 +88,11 @@ def update_tile(
         u = minimum(maximum(u, neg_clip), clip)
     p = p - lr_sqrt_bias_correction_beta2_over_bias * u
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(b_state + _start, _offsets, b, _valid, BULK)
     if amsgrad:
         store_elements(x_state + _start, _offsets, x, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 

@@ -53,8 +53,8 @@ def update_tile(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 

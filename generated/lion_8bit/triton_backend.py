@@ -103,8 +103,8 @@ def update_tile(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
@@ -208,13 +208,13 @@ def update_coded_tile(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 256, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
     m_code = encode_m(m_blocks, m_scale, _tables)
     store_codes(m_codes, m_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
     store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 
@@ -266,24 +266,25 @@ def update_coded(
             True,
         )
     else:
-        update_coded_tile(
-            param,
-            grad,
-            correction,
-            m_codes,
-            m_scale_blocks,
-            scalars + _tensor * 6,
-            _keys + _tensor * 4,
-            _tables,
-            _first,
-            _blocks,
-            _length,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            False,
-        )
+        for _half in range(2):  # which takes half of the registers that offsets and masks would
+            update_coded_tile(
+                param,
+                grad,
+                correction,
+                m_codes,
+                m_scale_blocks,
+                scalars + _tensor * 6,
+                _keys + _tensor * 4,
+                _tables,
+                _first + _half * (TILE // 512),
+                _blocks,
+                _length,
+                maximize,
+                low_precision,
+                REAL,
+                TILE // 2,
+                False,
+            )
 
 
 TABLES = (

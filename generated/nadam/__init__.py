@@ -104,7 +104,7 @@ class NAdam(GeneratedOptimizer):
             "one_minus_beta2",
             "one_minus_mu_over_one_minus_mu_product",
             "mu_next_over_one_minus_mu_product_mu_nex",
-            "inv_bias_correction_beta2",
+            "sqrt_inv_bias_correction_beta2",
         ),
         outputs=("mu_product",),
     )
@@ -187,7 +187,7 @@ class NAdam(GeneratedOptimizer):
         one_minus_beta2 = 1 - beta2
         one_minus_mu_over_one_minus_mu_product = (1 - mu) / (1 - mu_product)
         mu_next_over_one_minus_mu_product_mu_nex = mu_next / (1 - mu_product * mu_next)
-        inv_bias_correction_beta2 = 1 / (1 - beta2**t)
+        sqrt_inv_bias_correction_beta2 = torch.sqrt(1 / (1 - beta2**t))
         return (
             lr,
             beta1,
@@ -199,5 +199,5 @@ class NAdam(GeneratedOptimizer):
             one_minus_beta2,
             one_minus_mu_over_one_minus_mu_product,
             mu_next_over_one_minus_mu_product_mu_nex,
-            inv_bias_correction_beta2,
+            sqrt_inv_bias_correction_beta2,
         ), (mu_product,)

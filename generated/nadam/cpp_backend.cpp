@@ -34,7 +34,7 @@ static void update_tile(const Tile& tile) {
     const real one_minus_beta2 = tile.scalars[7];
     const real one_minus_mu_over_one_minus_mu_product = tile.scalars[8];
     const real mu_next_over_one_minus_mu_product_mu_nex = tile.scalars[9];
-    const real inv_bias_correction_beta2 = tile.scalars[10];
+    const real sqrt_inv_bias_correction_beta2 = tile.scalars[10];
 
     alignas(64) [[maybe_unused]] uint16_t _random_3[2048];
 
@@ -57,7 +57,7 @@ static void update_tile(const Tile& tile) {
         m = beta1 * m + one_minus_beta1 * d;
         v = beta2 * v + one_minus_beta2 * (d * d);
         reals u = one_minus_mu_over_one_minus_mu_product * d + mu_next_over_one_minus_mu_product_mu_nex * m;
-        p = p - lr * u / (sqrt(v * inv_bias_correction_beta2) + eps);
+        p = p - lr * u / (sqrt_inv_bias_correction_beta2 * sqrt(v) + eps);
         store_reals(m_state + i, m);
         store_reals(v_state + i, v);
         write_parameter(param, correction, i, p, _random_3);

@@ -47,7 +47,7 @@ def update_tile(
     one_minus_beta2 = tl.load(scalars + 7)
     one_minus_mu_over_one_minus_mu_product = tl.load(scalars + 8)
     mu_next_over_one_minus_mu_product_mu_nex = tl.load(scalars + 9)
-    inv_bias_correction_beta2 = tl.load(scalars + 10)
+    sqrt_inv_bias_correction_beta2 = tl.load(scalars + 10)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -64,11 +64,11 @@ def update_tile(
     m = beta1 * m + one_minus_beta1 * d
     v = beta2 * v + one_minus_beta2 * (d * d)
     u = one_minus_mu_over_one_minus_mu_product * d + mu_next_over_one_minus_mu_product_mu_nex * m
-    p = p - divide(lr * u, tl.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr * u, sqrt_inv_bias_correction_beta2 * tl.sqrt(v) + eps)
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 

@@ -40,7 +40,7 @@ def update(
         one_minus_beta2,
         one_minus_mu_over_one_minus_mu_product,
         mu_next_over_one_minus_mu_product_mu_nex,
-        inv_bias_correction_beta2,
+        sqrt_inv_bias_correction_beta2,
     ) = scalars.unbind()
 
     p = read_parameter(param, correction, low_precision).to(real)
@@ -54,7 +54,7 @@ def update(
     m = mu * m + one_minus_mu * d
     v = beta2 * v + one_minus_beta2 * (d * d)
     u = one_minus_mu_over_one_minus_mu_product * d + mu_next_over_one_minus_mu_product_mu_nex * m
-    p = p - lr * u / (torch.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - lr * u / (sqrt_inv_bias_correction_beta2 * torch.sqrt(v) + eps)
 
     m_state.copy_(m)
     v_state.copy_(v)

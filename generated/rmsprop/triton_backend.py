@@ -68,12 +68,12 @@ def update_tile(
         u = b
     p = p - lr * u
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if centered:
         store_elements(a_state + _start, _offsets, a, _valid, BULK)
     if momentum_above_0:
         store_elements(b_state + _start, _offsets, b, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 

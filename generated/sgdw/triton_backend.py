@@ -60,9 +60,9 @@ def update_tile(
             d = b
     p = p - lr * d
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     if momentum_is_not_0:
         store_elements(b_state + _start, _offsets, b, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 

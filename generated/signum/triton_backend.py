@@ -50,8 +50,8 @@ def update_tile(
     m = momentum * m + one_minus_momentum * g
     p = p - lr * sign(m)
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
 
 

@@ -124,7 +124,7 @@ class Solo(GeneratedOptimizer):
             "one_minus_b1",
             "one_minus_beta2",
             "lr_over_bias_correction_b1",
-            "inv_bias_correction_beta2",
+            "sqrt_inv_bias_correction_beta2",
         ),
         random=True,
     )
@@ -206,7 +206,7 @@ class Solo(GeneratedOptimizer):
         one_minus_b1 = 1 - b1
         one_minus_beta2 = 1 - beta2
         lr_over_bias_correction_b1 = lr / (1 - b1**t)
-        inv_bias_correction_beta2 = 1 / (1 - beta2**t)
+        sqrt_inv_bias_correction_beta2 = torch.sqrt(1 / (1 - beta2**t))
         return (
             beta2,
             eps,
@@ -215,5 +215,5 @@ class Solo(GeneratedOptimizer):
             one_minus_b1,
             one_minus_beta2,
             lr_over_bias_correction_b1,
-            inv_bias_correction_beta2,
+            sqrt_inv_bias_correction_beta2,
         ), ()

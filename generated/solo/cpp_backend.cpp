@@ -116,7 +116,7 @@ static void update_tile(const Tile& tile) {
     const real one_minus_b1 = tile.scalars[4];
     const real one_minus_beta2 = tile.scalars[5];
     const real lr_over_bias_correction_b1 = tile.scalars[6];
-    const real inv_bias_correction_beta2 = tile.scalars[7];
+    const real sqrt_inv_bias_correction_beta2 = tile.scalars[7];
 
     alignas(64) [[maybe_unused]] uint16_t _random_2[2048];
 
@@ -132,7 +132,7 @@ static void update_tile(const Tile& tile) {
         p = p * one_minus_lr_weight_decay;
         m = b1 * m + one_minus_b1 * g;
         v = beta2 * v + one_minus_beta2 * (g * g);
-        p = p - lr_over_bias_correction_b1 * m / (sqrt(v * inv_bias_correction_beta2) + eps);
+        p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(v) + eps);
         store_reals(m_state + i, m);
         store_reals(v_state + i, v);
         write_parameter(param, correction, i, p, _random_2);
@@ -174,7 +174,7 @@ static void update_coded_tile(const Tile& tile) {
     const real one_minus_b1 = tile.scalars[4];
     const real one_minus_beta2 = tile.scalars[5];
     const real lr_over_bias_correction_b1 = tile.scalars[6];
-    const real inv_bias_correction_beta2 = tile.scalars[7];
+    const real sqrt_inv_bias_correction_beta2 = tile.scalars[7];
 
     alignas(64) uint8_t _m_codes[2048];
     alignas(64) uint8_t _v_codes[2048];
@@ -217,7 +217,7 @@ static void update_coded_tile(const Tile& tile) {
             p = p * one_minus_lr_weight_decay;
             m = b1 * m + one_minus_b1 * g;
             v = beta2 * v + one_minus_beta2 * (g * g);
-            p = p - lr_over_bias_correction_b1 * m / (sqrt(v * inv_bias_correction_beta2) + eps);
+            p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(v) + eps);
             floats m_blocks = existing(tile, i, to_floats(m));
             m_blocks = is_finite(m_blocks) ? m_blocks : 0.0f;
             store(_m_blocks + i, m_blocks);

@@ -180,7 +180,7 @@ def update_tile(
     one_minus_b1 = tl.load(scalars + 4)
     one_minus_beta2 = tl.load(scalars + 5)
     lr_over_bias_correction_b1 = tl.load(scalars + 6)
-    inv_bias_correction_beta2 = tl.load(scalars + 7)
+    sqrt_inv_bias_correction_beta2 = tl.load(scalars + 7)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -192,11 +192,11 @@ def update_tile(
     p = p * one_minus_lr_weight_decay
     m = b1 * m + one_minus_b1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    p = p - divide(lr_over_bias_correction_b1 * m, tl.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_b1 * m, sqrt_inv_bias_correction_beta2 * tl.sqrt(v) + eps)
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
 
 
@@ -293,7 +293,7 @@ def update_coded_tile(
     one_minus_b1 = tl.load(scalars + 4)
     one_minus_beta2 = tl.load(scalars + 5)
     lr_over_bias_correction_b1 = tl.load(scalars + 6)
-    inv_bias_correction_beta2 = tl.load(scalars + 7)
+    sqrt_inv_bias_correction_beta2 = tl.load(scalars + 7)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -310,9 +310,8 @@ def update_coded_tile(
     p = p * one_minus_lr_weight_decay
     m = b1 * m + one_minus_b1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    p = p - divide(lr_over_bias_correction_b1 * m, tl.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - divide(lr_over_bias_correction_b1 * m, sqrt_inv_bias_correction_beta2 * tl.sqrt(v) + eps)
 
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -324,6 +323,7 @@ def update_coded_tile(
     v_scale = scale_v(v_blocks)
     v_steps = steps_v(v_blocks, v_scale)
     v_base = base_v(v_steps)
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
     v_code = encode_v(v_blocks, v_scale, v_steps, v_base, random_bits(_words, 1, 128, TILE, BULK), _tables)
     store_codes(v_codes, v_code, _first, _blocks, _length, 2, 128, 128, TILE, BULK)
     store_scalars(v_scale_blocks, v_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
@@ -385,27 +385,28 @@ def update_coded(
             True,
         )
     else:
-        update_coded_tile(
-            param,
-            grad,
-            correction,
-            m_codes,
-            m_scale_blocks,
-            v_codes,
-            v_scale_blocks,
-            v_base_blocks,
-            scalars + _tensor * 8,
-            _keys + _tensor * 4,
-            _tables,
-            _first,
-            _blocks,
-            _length,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            False,
-        )
+        for _half in range(2):  # which takes half of the registers that offsets and masks would
+            update_coded_tile(
+                param,
+                grad,
+                correction,
+                m_codes,
+                m_scale_blocks,
+                v_codes,
+                v_scale_blocks,
+                v_base_blocks,
+                scalars + _tensor * 8,
+                _keys + _tensor * 4,
+                _tables,
+                _first + _half * (TILE // 256),
+                _blocks,
+                _length,
+                maximize,
+                low_precision,
+                REAL,
+                TILE // 2,
+                False,
+            )
 
 
 TABLES = (

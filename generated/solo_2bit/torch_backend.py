@@ -157,7 +157,7 @@ def update(
         one_minus_b1,
         one_minus_beta2,
         lr_over_bias_correction_b1,
-        inv_bias_correction_beta2,
+        sqrt_inv_bias_correction_beta2,
     ) = scalars.unbind()
 
     p = read_parameter(param, correction, low_precision).to(real)
@@ -170,7 +170,7 @@ def update(
     p = p * one_minus_lr_weight_decay
     m = b1 * m + one_minus_b1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    p = p - lr_over_bias_correction_b1 * m / (torch.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(v) + eps)
 
     m_state.copy_(m)
     v_state.copy_(v)
@@ -202,7 +202,7 @@ def update_coded(
         one_minus_b1,
         one_minus_beta2,
         lr_over_bias_correction_b1,
-        inv_bias_correction_beta2,
+        sqrt_inv_bias_correction_beta2,
     ) = scalars.unbind()
 
     p = read_parameter(param, correction, low_precision).to(real)
@@ -220,7 +220,7 @@ def update_coded(
     p = p * one_minus_lr_weight_decay
     m = b1 * m + one_minus_b1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    p = p - lr_over_bias_correction_b1 * m / (torch.sqrt(v * inv_bias_correction_beta2) + eps)
+    p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(v) + eps)
 
     m_blocks = to_blocks(m, 128)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)

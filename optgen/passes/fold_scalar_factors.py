@@ -1,9 +1,10 @@
 """Pass `fold-scalar-factors`: the host scalars of a product become one factor.
 
-    lr*(m/c1)/(sqrt(v/c2) + eps)  ->  (lr/c1)*m/(sqrt((1/c2)*v) + eps)
+    lr*(m/c1)/(sqrt(v/c2) + eps)  ->  (lr/c1)*m/(sqrt(1/c2)*sqrt(v) + eps)
 
 The factor is computed in float64 once a step; a division per element becomes a multiplication. The factors per element
-keep their order.
+keep their order. Out of a root comes a factor that is never negative, of a value that never is, so that a sum behind the
+root can take it in one instruction.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from optgen.ir.constants import fold_finite
 from optgen.ir.infer import infer
 from optgen.ir.nodes import Const, Domain, Expr, Op, Program
+from optgen.ir.signs import Signs
 from optgen.passes.rewrite import map_values
 
 __all__ = ["fold_scalar_factors"]
@@ -25,14 +27,25 @@ def fold_scalar_factors(program: Program) -> Program:
     def is_host(value: Expr) -> bool:
         return infer(value, program.symbols)[1] == Domain.HOST
 
+    signs = Signs(program)
+
     def rewrite(value: Expr) -> Expr:
         if not isinstance(value, Op):
             return value
+        if value.op == "sqrt" and not is_host(value):
+            return split(Op("sqrt", (rewrite(value.args[0]),), value.span))
         if value.op in ("mul", "div") and not is_host(value):
             product = _Product()
             product.take(value, is_host, inverted=False)
             return product.rebuild(rewrite)
         return Op(value.op, tuple(rewrite(arg) for arg in value.args), value.span)
+
+    def split(root: Op) -> Expr:
+        match root.args[0]:
+            case Op(op="mul", args=(x, y)) if is_host(x) != is_host(y) and signs.is_nonnegative(x) and signs.is_nonnegative(y):
+                scalar, element = (x, y) if is_host(x) else (y, x)
+                return Op("mul", (Op("sqrt", (scalar,)), Op("sqrt", (element,))), root.span)
+        return root
 
     return map_values(program, rewrite)
 

@@ -73,8 +73,8 @@ def _bits(index: Array, words: tuple[int, int], salt: int) -> Array:
     place = (index & np.uint64(3)).astype(np.int64)
     bits = np.zeros(index.shape, dtype=np.int32)
     for number in (0, 1):  # four elements take the halves of two words, the lower one first
-        word = hashed * np.uint32(pow(0x2C9277B5, 2 * salt + number, 2**32))
-        word = word ^ (word >> np.uint32(16)) if salt or number else hashed
+        word = hashed * np.uint32(pow(0x2C9277B5, 2 * salt + number + 1, 2**32))
+        word = word ^ (word >> np.uint32(16))
         bits = np.where(place == 2 * number, word & np.uint32(0xFFFF), bits)
         bits = np.where(place == 2 * number + 1, word >> np.uint32(16), bits)
     return bits.astype(np.int32)

@@ -201,11 +201,8 @@ def _piece(hashed: Tensor, salt: int, place: int) -> Tensor:
     Each salt has two words, of which the lower halves come first. Word n is the hash times the n-th power of a multiplier
     that makes good generators modulo 2**32 (L'Ecuyer 1999), its lower half mixed with its upper one.
     """
-    number = 2 * salt + place // 2
-    word = hashed
-    if number > 0:
-        word = hashed * signed_word(pow(0x2C9277B5, number, 2**32))
-        word = word ^ ((word >> 16) & 0xFFFF)
+    word = hashed * signed_word(pow(0x2C9277B5, 2 * salt + place // 2 + 1, 2**32))
+    word = word ^ ((word >> 16) & 0xFFFF)
     return (word >> 16 * (place % 2)) & 0xFFFF
 
 

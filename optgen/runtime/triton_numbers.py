@@ -98,18 +98,19 @@ def value_at(table, index, COUNT: tl.constexpr):
 
 @triton.jit
 def step_at(table, y, SHIFT: tl.constexpr, LOW: tl.constexpr, COUNT: tl.constexpr, SIGNED: tl.constexpr):
-    """The integer that a step function has at each `y`, -1 <= y <= 1, or 0 <= y if it is not SIGNED: see `tables.py`.
+    """The integer that a step function has at each `y`, -1 <= y <= 1, or y <= 1 if it is not SIGNED: see `tables.py`.
 
-    A scale that comes back from its reciprocal is 1 but for a rounding error, which the cell of 1 has room for. Only a state
-    that is said to be unsigned and is not may lie further out.
+    A scale that comes back from its reciprocal is 1 but for a rounding error, which the cell of 1 has room for. What is not
+    SIGNED has one value for all that is negative, that of zero.
     """
-    size = tl.maximum(tl.abs(y), tl.full((1, 1), LOW, tl.int32).to(tl.float32, bitcast=True)).to(tl.int32, bitcast=True)
+    least = tl.full((1, 1), LOW, tl.int32).to(tl.float32, bitcast=True)
     if SIGNED:
+        size = tl.maximum(tl.abs(y), least).to(tl.int32, bitcast=True)
         cell = (size >> SHIFT) - (LOW >> SHIFT)
         sign = y.to(tl.int32, bitcast=True) >> 31  # -1 or 0
         step = (_entry(table, (cell - sign) + cell, 2 * COUNT) + (size ^ sign)) >> SHIFT
     else:
-        size = tl.minimum(size, 0x3F800000)
+        size = tl.maximum(y, least).to(tl.int32, bitcast=True)
         step = (_entry(table, (size >> SHIFT) - (LOW >> SHIFT), COUNT) + size) >> SHIFT
     return step
 

@@ -317,15 +317,17 @@ def random_words(key, start, offsets, TILE: tl.constexpr, BULK: tl.constexpr):
     """What random bits are made of: of each four elements their hash, and of each element its place of four.
 
     `key` points to four int64: the words of this step as one number, then start, run and gap of the shard; the elements are
-    those at `offsets` from `start`. In the bulk the tile lies at a multiple of 4, in the whole parameter too: hashes are shaped
-    (TILE // 4,) there and no place is needed, elsewhere (TILE,).
+    those at `offsets` from `start`. In the bulk the tile lies at a multiple of 4, in the whole parameter too: there is one
+    hash for four elements there, (TILE // 4,), and no place; elsewhere both are shaped (TILE,).
     """
     if BULK:
         quad = ((tl.load(key + 1) + start) // 4).to(tl.uint32) + tl.arange(0, TILE // 4).to(tl.uint32)
-        words = (_hash(quad, key), quad)
+        words = (_hash(quad, key), None)
     else:
         elements = start + offsets
-        index = elements + elements // tl.load(key + 2) * tl.load(key + 3) + tl.load(key + 1)
+        index = elements + tl.load(key + 1)
+        if tl.load(key + 3) != 0:  # else nothing is divided
+            index += elements // tl.load(key + 2) * tl.load(key + 3)
         words = (_hash((index >> 2).to(tl.uint32), key), (index & 3).to(tl.uint32))
     return words
 
@@ -333,13 +335,15 @@ def random_words(key, start, offsets, TILE: tl.constexpr, BULK: tl.constexpr):
 @triton.jit
 def random_elements(words, SALT: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
     """16 random bits per element, int32 (TILE,): each takes one half of a word, the lower one first."""
-    early, late = _word(words[0], 2 * SALT), _word(words[0], 2 * SALT + 1)
+    even: tl.constexpr = 0x2C9277B5 ** (2 * SALT + 1) % 2**32
+    odd: tl.constexpr = 0x2C9277B5 ** (2 * SALT + 2) % 2**32
     if BULK:
-        halves = tl.join(early, late)[:, :, None] >> (16 * tl.arange(0, 2)).to(tl.uint32)[None, None, :]
-        bits = tl.reshape(halves, (TILE,)) & 65535
+        both = tl.join(_word(words[0], even), _word(words[0], odd))
+        bits = tl.reshape(both[:, :, None] >> (16 * tl.arange(0, 2)).to(tl.uint32)[None, None, :], (TILE,))
     else:
-        bits = (tl.where(words[1] < 2, early, late) >> (words[1] & 1) * 16) & 65535
-    return bits.to(tl.int32)
+        multiplier = tl.where(words[1] < 2, tl.full((1,), even, tl.uint32), tl.full((1,), odd, tl.uint32))
+        bits = _word(words[0], multiplier) >> (words[1] & 1) * 16
+    return (bits & 65535).to(tl.int32)
 
 
 @triton.jit
@@ -349,14 +353,10 @@ def random_bits(words, SALT: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constex
 
 
 @triton.jit
-def _word(hashed, NUMBER: tl.constexpr):
-    """Word NUMBER of a hash: its product with a power of a multiplier that makes good generators (L'Ecuyer 1999)."""
-    word = hashed
-    if NUMBER > 0:
-        MULTIPLIER: tl.constexpr = 0x2C9277B5**NUMBER % 2**32
-        word = hashed * MULTIPLIER
-        word = word ^ (word >> 16)
-    return word
+def _word(hashed, power):
+    """A word of a hash: its product with a power of a multiplier that makes good generators (L'Ecuyer 1999)."""
+    word = hashed * power
+    return word ^ (word >> 16)
 
 
 @triton.jit

@@ -17,8 +17,6 @@ from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Sweep
 
 __all__ = ["emit_triton"]
 
-RANDOM_HELPERS = frozenset({"random_bits", "random_elements", "write_parameter"})
-
 
 @dataclass(frozen=True)
 class TritonFunctionView:
@@ -61,6 +59,7 @@ class TritonKernelView:
     flags: tuple[str, ...]
     columns: int
     wide: int  # the largest block; 0 without codes
+    halves: bool  # whether a tile that is not whole is done in two turns
     row: int  # elements that a row has at least
     tile: int
     threads: int
@@ -116,6 +115,7 @@ def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> Tr
         flags=kernel.flags,
         columns=len(plan.columns),
         wide=wide,
+        halves=0 < 4 * wide <= _tile(kernel),  # of a tile that may be half of this
         row=kernel.row,
         tile=max(_tile(kernel), wide),
         threads=THREADS,
@@ -129,11 +129,9 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: T
     printer = KernelPrinter(kernel, tables)
     lines = [f"{name} = tl.load(scalars + {plan.columns.index(name)})" for name in sweep.columns]
     for chunk in paragraphs(sweep.body):
-        had_words = not printer.helpers.isdisjoint(RANDOM_HELPERS)
-        printed = printer.block(chunk)
-        if not had_words and not printer.helpers.isdisjoint(RANDOM_HELPERS):
-            printed.insert(0, f"_words = {printer.helper('random_words', '_key, _start, _offsets, TILE, BULK')}")
-        lines += ["", *printed]
+        lines += ["", *printer.block(chunk)]
+    if any("_words" in line for line in lines):
+        _insert_words(lines, printer)
     helpers |= printer.helpers
     reductions = [f"Reduction({r.op!r}, {slots.index(r.parts)}, {slots.index(r.result)})" for r in sweep.reductions]
     return SweepView(
@@ -143,6 +141,14 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: T
         lines=tuple(lines),
         reductions="".join(f"{reduction}, " for reduction in reductions),
     )
+
+
+def _insert_words(lines: list[str], printer: KernelPrinter) -> None:
+    """Make what random bits are made of just before they are first needed, when registers are free."""
+    place = next(number for number, line in enumerate(lines) if "_words" in line)
+    while lines[place].startswith((printer.indent, "else")):
+        place -= 1
+    lines.insert(place, f"_words = {printer.helper('random_words', '_key, _start, _offsets, TILE, BULK')}")
 
 
 def _extras(kernel: Kernel) -> tuple[str, ...]:

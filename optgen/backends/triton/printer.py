@@ -9,7 +9,7 @@ from optgen.backends.printer import ATOM, Printer, plain_parentheses
 from optgen.backends.triton.config import FORMATS
 from optgen.backends.triton.tables import Tables
 from optgen.ir.nodes import Call, Const, Domain, Expr, Function, Op, Ref, Storage, Symbol
-from optgen.ir.signs import is_nonnegative, nonnegative_names
+from optgen.ir.signs import Signs
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
 __all__ = ["KernelPrinter", "TritonPrinter"]
@@ -70,12 +70,12 @@ class KernelPrinter(TritonPrinter):
         self.kernel = kernel
         self.buffers = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
         self.wide = kernel.wide
-        self.nonnegative = nonnegative_names(kernel.program)
+        self.signs = Signs(kernel.program)
 
     def printed(self, value: Expr) -> tuple[int, str]:
         """A division of elements by what is never negative has a short way."""
         match value:
-            case Op(op="div", args=(x, y)) if self.domain(y) == Domain.ELEMENT and is_nonnegative(y, self.nonnegative):
+            case Op(op="div", args=(x, y)) if self.domain(y) == Domain.ELEMENT and self.signs.is_nonnegative(y):
                 return ATOM, self.helper("divide", self.expression(x), self.expression(y))
         return super().printed(value)
 

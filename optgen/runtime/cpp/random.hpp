@@ -37,12 +37,11 @@ constexpr uint32_t multiplier(int number) {
 
 INLINE void random_bits(const Places& places, int salt, int count, uint16_t* __restrict to) {
     const uint32_t key[2] = {places.key[0], places.key[1]};
-    const uint32_t even = multiplier(2 * salt), odd = multiplier(2 * salt + 1);
+    const uint32_t even = multiplier(2 * salt + 1), odd = multiplier(2 * salt + 2);
     if (places.index) {
         for (int i = 0; i < count; ++i) {
             const uint32_t hashed = hash(uint32_t(places.index[i] >> 2), key);
-            const uint32_t first = salt ? word_of(hashed, even) : hashed;
-            const uint32_t word = places.index[i] & 2 ? word_of(hashed, odd) : first;
+            const uint32_t word = word_of(hashed, places.index[i] & 2 ? odd : even);
             to[i] = uint16_t(places.index[i] & 1 ? word >> 16 : word);
         }
     } else {
@@ -52,7 +51,7 @@ INLINE void random_bits(const Places& places, int salt, int count, uint16_t* __r
         for (int i = 0; i < count; i += 4 * LANES, counter += LANES) {
             const words hashed = hash(counter, key);
             words low, high;
-            interleave(salt ? word_of(hashed, even) : hashed, word_of(hashed, odd), low, high);
+            interleave(word_of(hashed, even), word_of(hashed, odd), low, high);
             store(pairs + i / 2, low);
             store(pairs + i / 2 + LANES, high);
         }
