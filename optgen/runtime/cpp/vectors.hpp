@@ -295,13 +295,14 @@ INLINE void interleave(V x, V y, V& low, V& high) {
     high = __builtin_shuffle(x, y, second);
 }
 
-// What `function` makes of all lanes, in each lane.
-template <class V>
+// What `function` makes of all lanes, in each lane. STEP is a template's argument because GCC builds the places of a shuffle at
+// run time, lane by lane, where it has to unroll a loop first.
+template <int STEP = LANES / 2, class V>
 INLINE V across(V x, auto function) {
-    for (int step = LANES / 2; step > 0; step /= 2) {
+    if constexpr (STEP > 0) {
         ints lanes{};
-        for (int i = 0; i < LANES; ++i) lanes[i] = (i + step) % LANES;
-        x = function(x, __builtin_shuffle(x, lanes));
+        for (int i = 0; i < LANES; ++i) lanes[i] = (i + STEP) % LANES;
+        x = across<STEP / 2>(function(x, __builtin_shuffle(x, lanes)), function);
     }
     return x;
 }
