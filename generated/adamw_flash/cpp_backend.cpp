@@ -236,17 +236,17 @@ static void update_coded_tile(const Tile& tile) {
             }
             p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(w) + eps);
             floats m_blocks = existing(tile, i, to_floats(m));
-            m_blocks = is_finite(m_blocks) ? m_blocks : 0.0f;
+            m_blocks = finite_or_zero(m_blocks);
             store(_m_blocks + i, m_blocks);
             m_largest = at_least(m_largest, abs(m_blocks));
             floats v_blocks = existing(tile, i, to_floats(v));
-            v_blocks = is_finite(v_blocks) ? v_blocks : 0.0f;
+            v_blocks = finite_or_zero(v_blocks);
             store(_v_blocks + i, v_blocks);
             v_largest = at_least(v_largest, v_blocks);
             floats x_blocks;
             if constexpr (amsgrad) {
                 x_blocks = existing(tile, i, to_floats(x_));
-                x_blocks = is_finite(x_blocks) ? x_blocks : 0.0f;
+                x_blocks = finite_or_zero(x_blocks);
                 store(_x_blocks + i, x_blocks);
                 x_largest = at_least(x_largest, x_blocks);
             }

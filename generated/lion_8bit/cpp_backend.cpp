@@ -152,7 +152,7 @@ static void update_coded_tile(const Tile& tile) {
             p = p - lr * u;
             m = beta2 * m + one_minus_beta2 * g;
             floats m_blocks = existing(tile, i, to_floats(m));
-            m_blocks = is_finite(m_blocks) ? m_blocks : 0.0f;
+            m_blocks = finite_or_zero(m_blocks);
             store(_m_blocks + i, m_blocks);
             m_largest = at_least(m_largest, m_blocks);
             m_smallest = at_most(m_smallest, m_blocks);

@@ -222,12 +222,12 @@ static void update_coded_tile(const Tile& tile) {
             v = beta2 * v + one_minus_beta2 * (g * g);
             p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(v) + eps);
             floats m_blocks = existing(tile, i, to_floats(m));
-            m_blocks = is_finite(m_blocks) ? m_blocks : 0.0f;
+            m_blocks = finite_or_zero(m_blocks);
             store(_m_blocks + i, m_blocks);
             m_largest = at_least(m_largest, m_blocks);
             m_smallest = at_most(m_smallest, m_blocks);
             floats v_blocks = existing(tile, i, to_floats(v));
-            v_blocks = is_finite(v_blocks) ? v_blocks : 0.0f;
+            v_blocks = finite_or_zero(v_blocks);
             store(_v_blocks + i, v_blocks);
             v_largest = at_least(v_largest, v_blocks);
             v_steps_count = v_steps_count - (v_blocks > 0.0f);

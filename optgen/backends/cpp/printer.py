@@ -164,6 +164,8 @@ class LoopPrinter(CppPrinter):
                 return ATOM, f"existing(tile, i, to_floats({self.expression(x)}))"
             case Op(op="real", args=(x,)) if self.kind(x) == Kind.REAL:
                 return ATOM, f"to_floats({self.expression(x)})"
+            case Op(op="where", args=(Op(op="is_finite", args=(x,)), y, Const(value=0 | 0.0))) if x == y:
+                return ATOM, f"finite_or_zero({self.expression(x)})"
         return super().printed(value)
 
     def is_single(self, value: Expr) -> bool:

@@ -225,6 +225,16 @@ INLINE floats at_most(floats x, floats bound) { return __builtin_ia32_minps256(b
 INLINE floats at_least(floats x, floats bound) { return __builtin_ia32_maxps256(bound, x); }
 #endif
 
+// `x`, but zero where it is infinite or not a number.
+INLINE floats finite_or_zero(floats x) {
+#ifdef __AVX512DQ__
+    constexpr int NOT_FINITE = 0x99;
+    return __builtin_ia32_blendmps_512_mask(x, floats{}, __builtin_ia32_fpclassps512_mask(x, NOT_FINITE, -1));
+#else
+    return is_finite(x) ? x : 0.0f;
+#endif
+}
+
 template <class V>
 INLINE V sign(V x) {
     return x > 0 ? V{} + 1 : x < 0 ? V{} - 1 : x;
