@@ -219,7 +219,7 @@ def statements(kernel: Kernel) -> list[Assign]:
 def test_no_shipped_spec_takes_more_than_its_budget(target: str) -> None:
     """The most instructions, and the most that the integer side takes, per element with bf16 parameters.
 
-    What selects no quantile is bound by memory, or but for 4% (`adamw_4bit` on an H100).
+    What selects no quantile is bound by memory.
     OPTGEN_UPDATE=1 writes the figures of now; they should fall.
     """
     names = sorted(SHIPPED) if target == "sm_90" else list(KINDS_OF_SPECS)
@@ -234,7 +234,7 @@ def test_no_shipped_spec_takes_more_than_its_budget(target: str) -> None:
         whole = [(b.read + b.written) * (share(b, entry.tile, entry.threads, "bf16", "bf16") // 16) for b in present]
         assert step.accesses[128] == sum(whole) + looked_up(entry) // 2, f"another path than the bulk's of {name}"
         if not any(isinstance(node, Op) and node.op == "block_low" for s in statements(plan) for node in walk(s.value)):
-            assert max(step.times.values()) <= 1.04 * step.times["memory"], f"{name} is bound by {step.bound_by}"
+            assert step.bound_by == "memory", f"{name} is bound by {step.bound_by}"
         integer = step.kinds["integer"] + step.kinds["packing"]
         found[name] = {"instructions": round(step.instructions, 2), "integer": round(integer, 2)}
     budgets = json.loads(BUDGETS.read_text(encoding="utf-8")) if BUDGETS.exists() else {}

@@ -93,7 +93,7 @@ INLINE floats unscaled_v(ints code) { return level_v(code + 1); }
 
 // The code of the level nearest to y.
 INLINE ints nearest_code_v(floats y) {
-    floats size_ = at_most(abs(y), spread(1.0f));
+    floats size_ = at_most(at_least(y, spread(0.0f)), spread(1.0f));
     ints n = at_most(nearest_v(size_), spread(256));
     return n - 1;
 }

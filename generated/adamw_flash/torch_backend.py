@@ -86,7 +86,7 @@ def unscaled_v(code: Tensor) -> Tensor:
 
 def nearest_code_v(y: Tensor) -> Tensor:
     """The code of the level nearest to y."""
-    size = torch.clamp(torch.abs(y), max=1.0)
+    size = torch.clamp(torch.clamp(y, min=0.0), max=1.0)
     n = torch.clamp(nearest_v(size), max=255)
     return n
 

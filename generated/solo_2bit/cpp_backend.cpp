@@ -64,10 +64,10 @@ INLINE ints exp2_bend(ints n) {
     return mul_high16(fraction, series) << 6;
 }
 
-// 2**-distance, of a distance in units of 2**-22, good to 9e-5, and to 3e-8 on average.
+// 2**-distance, of a distance in units of 2**-23, good to 9e-5, and to 3e-8 on average.
 INLINE floats exp2_rough(ints distance) {
-    ints n = (distance >> 11) & 2047;
-    return from_bits(1065353216 - (distance + distance) - exp2_bend(n));
+    ints n = (distance >> 12) & 2047;
+    return from_bits(1065353216 - distance - exp2_bend(n));
 }
 
 // The ratio of neighbouring levels.
@@ -83,7 +83,8 @@ INLINE floats decode_v(ints code, floats scale, floats base) {
 // The code of each value.
 INLINE ints encode_v(floats x_, floats scale, ints steps, floats base, ints u) {
     floats base2 = base * base;
-    floats shifted = x_ * exp2_rough(share16(u, steps));
+    ints twice = steps * 2;
+    floats shifted = x_ * exp2_rough(share16(u, twice));
     floats half_ = scale * base2;
     ints upper = -(shifted <= scale * base);
     ints lower_ = shifted <= half_ * base ? spread(3) : spread(2);

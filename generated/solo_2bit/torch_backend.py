@@ -96,9 +96,9 @@ def exp2_bend(n: Tensor) -> Tensor:
 
 
 def exp2_rough(distance: Tensor) -> Tensor:
-    """2**-distance, of a distance in units of 2**-22, good to 9e-5, and to 3e-8 on average."""
-    n = (distance >> 11) & 2047
-    return (1065353216 - (distance + distance) - exp2_bend(n)).view(torch.float32)
+    """2**-distance, of a distance in units of 2**-23, good to 9e-5, and to 3e-8 on average."""
+    n = (distance >> 12) & 2047
+    return (1065353216 - distance - exp2_bend(n)).view(torch.float32)
 
 
 def scale_v(x: Tensor) -> Tensor:
@@ -128,7 +128,8 @@ def decode_v(code: Tensor, scale: Tensor, base: Tensor) -> Tensor:
 def encode_v(x: Tensor, scale: Tensor, steps: Tensor, base: Tensor, u: Tensor) -> Tensor:
     """The code of each value."""
     base2 = base * base
-    shifted = x * exp2_rough(mul_high16(u, steps))
+    twice = steps * 2
+    shifted = x * exp2_rough(mul_high16(u, twice))
     half = scale * base2
     upper = choose_int(shifted <= scale * base, 1, 0)
     lower = choose_int(shifted <= half * base, 3, 2)

@@ -108,9 +108,9 @@ def exp2_bend(n, _tables):
 
 @triton.jit
 def exp2_rough(distance, _tables):
-    """2**-distance, of a distance in units of 2**-22, good to 9e-5, and to 3e-8 on average."""
-    n = (distance >> 11) & 2047
-    return (1065353216 - (distance + distance) - exp2_bend(n, _tables)).to(tl.float32, bitcast=True)
+    """2**-distance, of a distance in units of 2**-23, good to 9e-5, and to 3e-8 on average."""
+    n = (distance >> 12) & 2047
+    return (1065353216 - distance - exp2_bend(n, _tables)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -145,7 +145,8 @@ def decode_v(code, scale, base):
 def encode_v(x, scale, steps, base, u, _tables):
     """The code of each value."""
     base2 = base * base
-    shifted = x * exp2_rough(share16(u, steps), _tables)
+    twice = steps * 2
+    shifted = x * exp2_rough(share16(u, twice), _tables)
     half = scale * base2
     upper = tl.where(shifted <= scale * base, 1, 0)
     lower = tl.where(shifted <= half * base, 3, 2)

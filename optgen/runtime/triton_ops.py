@@ -318,11 +318,11 @@ def random_words(key, start, offsets, TILE: tl.constexpr, BULK: tl.constexpr):
 
     `key` points to four int64: the words of this step as one number, then start, run and gap of the shard; the elements are
     those at `offsets` from `start`. In the bulk the tile lies at a multiple of 4, in the whole parameter too: there is one
-    hash for four elements there, (TILE // 4,), and no place; elsewhere both are shaped (TILE,).
+    hash for four elements there, (TILE // 4,), with its number instead of places; elsewhere both are shaped (TILE,).
     """
     if BULK:
         quad = ((tl.load(key + 1) + start) // 4).to(tl.uint32) + tl.arange(0, TILE // 4).to(tl.uint32)
-        words = (_hash(quad, key), None)
+        words = (_hash(quad, key), quad)
     else:
         elements = start + offsets
         index = elements + tl.load(key + 1)

@@ -6,6 +6,7 @@ alternate, so that every intermediate value is positive. Errors: log2 5e-8, exp2
 Where 16 random bits decide, a rough exp2 is as good. A float's bit pattern is almost linear in its logarithm: 2**-x is the
 pattern of 1 less x, less a bend that the fraction of x decides, (2 - f - 2**(1 - f)). It is taken in the middle of 2,048
 cells: errors of up to 9e-5, but 3e-8 on average, products of 16 bits, and a table that is small enough where one is faster.
+Its distances are in units of 2**-23, those of a pattern.
 """
 
 from optgen.ir.nodes import Values
@@ -66,9 +67,9 @@ EXP2_ROUGH = Formula(
     "exp2_rough",
     ("distance",),
     f"""
-n = bit_and(shift_right(distance, {23 - CELLS.bit_length()}), {CELLS - 1})
-result = from_bits(0x3f800000 - (distance + distance) - exp2_bend(n))
+n = bit_and(shift_right(distance, {24 - CELLS.bit_length()}), {CELLS - 1})
+result = from_bits(0x3f800000 - distance - exp2_bend(n))
 """.strip(),
-    "2**-distance, of a distance in units of 2**-22, good to 9e-5, and to 3e-8 on average.",
+    "2**-distance, of a distance in units of 2**-23, good to 9e-5, and to 3e-8 on average.",
     shared=True,
 )

@@ -118,6 +118,8 @@ def _arguments(storage: Storage) -> tuple[str, ...]:
 def _encode(storage: Storage) -> str:
     lines, names = _powers(storage.bits)
     unbiased = storage.rounding == "unbiased"
+    if storage.rounding == "stochastic":
+        lines.append("twice = max(steps, 0)*2" if storage.published else "twice = steps*2")
     lines.append("shifted = x" if unbiased else f"shifted = x*{_shift(storage)}")
     lines += _comparisons() if storage.bits == 2 and not unbiased else _bisection(names, keeps_level=unbiased)
     if unbiased:  # between this level and the next, in proportion to the distances
@@ -156,4 +158,4 @@ def _shift(storage: Storage) -> str:
     octaves = "max(steps, 0)" if storage.published else "steps"
     if storage.rounding == "nearest":
         return f"exp2_fixed(shift_right({octaves}, 1))"
-    return f"exp2_rough(share16(u, {octaves}))"
+    return "exp2_rough(share16(u, twice))"

@@ -129,13 +129,13 @@ def _decode(numbers: Numbers) -> str:
 
 def _nearest_code(numbers: Numbers) -> str:
     last, lines = _last(numbers, "y")
-    return "\n".join([*lines, "size = min(abs(y), 1.0)", f"n = min(nearest(size), {last})", *_signed(numbers, "y")])
+    return "\n".join([*lines, _size(numbers, "y"), f"n = min(nearest(size), {last})", *_signed(numbers, "y")])
 
 
 def _random_code(numbers: Numbers) -> str:
     last, lines = _last(numbers, "scaled")
     lines += [
-        "size = min(abs(scaled), 1.0)",
+        _size(numbers, "scaled"),
         f"n = min(nearest(size), {last})",
         f"n = where(level(n) > size, {'n - 1' if numbers.smallest == 0 else f'max(n - 1, {numbers.first})'}, n)",
         "below = level(n)",
@@ -147,6 +147,11 @@ def _random_code(numbers: Numbers) -> str:
         lines += ["negative = where(scaled < 0.0, 1, 0)", f"negative = where({turns}, 1 - negative, negative)"]
         return "\n".join([*lines, _beside(numbers, "negative != 0")])
     return "\n".join([*lines, *_signed(numbers, "scaled")])
+
+
+def _size(numbers: Numbers, name: str) -> str:
+    """The magnitude; where no level is negative, the nearest to what is negative is the lowest."""
+    return f"size = min({f'abs({name})' if numbers.signed else f'max({name}, 0.0)'}, 1.0)"
 
 
 def _last(numbers: Numbers, name: str) -> tuple[str, list[str]]:
