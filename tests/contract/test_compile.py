@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from optgen.generated.nadam import NAdam
+from optgen.generated.solo import Solo
 from optgen.runtime import cpp_op
 from optgen.runtime.batches import make_batches
 from optgen.runtime.cpp_compile import CompilerError, find_compiler
@@ -254,3 +257,34 @@ def test_auto_takes_cpp_kernels_under_compilation_too(monkeypatch: pytest.Monkey
     give_gradients(params, 0)
     torch.compile(optimizer.step, backend="eager", fullgraph=True)()
     assert calls == [1]
+
+
+@needs_compiler
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("cls", [NAdam, Solo])
+def test_cpp_kernels_under_compilation_take_strides_scalar_states_and_a_load(cls: Any, backend: str) -> None:
+    """Transposed, channels-last and empty parameters and gradients; a state dict loaded between compiled steps."""
+
+    def made() -> list[Any]:
+        shapes = ((300, 40), (300, 40), (8, 16, 5, 5), (0,), (7,))
+        plain, turned, image, *rest = (p.detach() for p in make_params(shapes))
+        made = [plain, turned.t(), image.to(memory_format=torch.channels_last), *rest]
+        return [torch.nn.Parameter(p) for p in made]
+
+    def gradients(params: list[Any], number: int) -> None:
+        give_gradients(params, number)
+        params[0].grad = params[0].grad.t().contiguous().t()
+
+    params, plain = made(), made()
+    compiled, eager = (cls(each, lr=torch.tensor(1e-2), backend="cpp") for each in (params, plain))
+    step = torch.compile(compiled.step, backend=backend, fullgraph=True)
+    for number in range(4):
+        gradients(params, number)
+        gradients(plain, number)
+        if number == 2:
+            compiled.load_state_dict(copy.deepcopy(eager.state_dict()))
+        step()
+        eager.step()
+        assert same(values(params), values(plain)), number
+        assert same(compiled.state_dict()["state"], eager.state_dict()["state"]), number
+        assert [p.stride() for p in params] == [p.stride() for p in plain]
