@@ -35,6 +35,7 @@ from tests.test_gpu_code import looked_up, share
 pytest.importorskip("triton")
 
 BUDGETS = Path(__file__).with_name("roofline_budgets.json")
+SCALAR_SPILLS = ("v_readlane_b32", "v_writelane_b32")  # of AMD: scalars that find no register wait in the lanes of a vector
 
 
 def sass(lines: str) -> str:
@@ -200,11 +201,10 @@ def test_the_path_is_what_a_kernel_of_the_bulk_alone_runs(name: str, target: str
         for place in (f"optgen.generated.{name}", package)
     )
     assert sum(bulk.operations.values()) < sum(whole.operations.values()) / 2
-    counts, expected = by_kind(whole.bulk), by_kind(bulk.bulk)
+    counts, expected = (by_kind({op: n for op, n in code.bulk.items() if op not in SCALAR_SPILLS}) for code in (whole, bulk))
     assert sum(whole.bulk.values()) == pytest.approx(sum(bulk.bulk.values()), rel=0.04)
     for what in ("fp32", "special", "shared", "shuffle"):
-        lanes = 4 if what == "shuffle" and target == "gfx942" else 0  # scalars may be kept in lanes of vectors
-        assert counts[what] == pytest.approx(expected[what], rel=0.03, abs=lanes), what
+        assert counts[what] == pytest.approx(expected[what], rel=0.03), what
     wide = [sum(n for op, n in code.bulk.items() if access_bits(op) == 128) for code in (whole, bulk)]
     assert wide[0] == wide[1]
     if name == "adamw" and target == "sm_90":  # no division with a slow way: straight-line code

@@ -41,7 +41,7 @@ def of_triton(key: keys.Key, shape: tuple[int, ...], salt: int) -> torch.Tensor:
 
 def main() -> None:
     compared = 0
-    shards = (WHOLE, Shard(2**34 + 4096), Shard(37), Shard(600, 300, 900), Shard(0, 384, 128))
+    shards = (WHOLE, Shard(2**34 + 4096), Shard(37), Shard(600, 300, 900), Shard(0, 384, 128), Shard(258, 129, 387))
     for shape, shard in itertools.product(((16, 128), (9, 128), (5, 300), (2, 3, 129)), shards):
         if shard.gap and shard.run % row_shape(shape, BLOCK)[1]:  # a gap stands behind whole rows
             continue

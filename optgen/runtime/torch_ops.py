@@ -150,7 +150,7 @@ def random_bits(key: Key, shape: Sequence[int], block: int, salt: int, row: int 
     """16 random bits per element, in blocks: int32 (rows, blocks per row, block).
 
     A function of the two words of `key` (which hold the parameter's key and the step), of `salt` (which state) and of
-    the element's index in the whole parameter. One hash of 32 bits serves four elements and all salts: see `_piece`.
+    the element's index in the whole parameter. One hash of 32 bits serves four elements and all salts: see `_words`.
     """
     leading, length = row_shape(shape, max(row, block))
     rows = math.prod(leading)
@@ -182,28 +182,25 @@ def _of_fours(key: Key, count: int, salt: int) -> Tensor:
     """The bits of `count` times four neighbouring elements, (count, 4)."""
     first = (key.shard.start // 4 + 2**31) % 2**32 - 2**31
     counters = torch.arange(count, dtype=torch.int32, device=key.words.device) + first
-    hashed = hash_bits(counters, key)
-    return torch.stack([_piece(hashed, salt, place) for place in range(4)], dim=-1)
+    halves = [half for word in _words(hash_bits(counters, key), salt) for half in (word, word >> 16)]
+    return torch.stack(halves, dim=-1) & 0xFFFF
 
 
 def _of_places(key: Key, index: Tensor, salt: int) -> Tensor:
     """The bits of the elements with these int64 indices in the whole parameter."""
-    hashed = hash_bits((index >> 2).to(torch.int32), key)
-    place = index & 3
-    early = torch.where(place == 0, _piece(hashed, salt, 0), _piece(hashed, salt, 1))
-    late = torch.where(place == 2, _piece(hashed, salt, 2), _piece(hashed, salt, 3))
-    return torch.where(place < 2, early, late)
+    even, odd = _words(hash_bits((index >> 2).to(torch.int32), key), salt)
+    word = torch.where((index & 2) == 0, even, odd)
+    return torch.where((index & 1) == 0, word, word >> 16) & 0xFFFF
 
 
-def _piece(hashed: Tensor, salt: int, place: int) -> Tensor:
-    """16 of the 64 bits that salt number `salt` makes of a hash: those for the element at this place of four.
+def _words(hashed: Tensor, salt: int) -> list[Tensor]:
+    """The two words that salt number `salt` makes of a hash; four elements take their halves, the lower one first.
 
-    Each salt has two words, of which the lower halves come first. Word n is the hash times the n-th power of a multiplier
-    that makes good generators modulo 2**32 (L'Ecuyer 1999), its lower half mixed with its upper one.
+    Word n of all is the hash times the n-th power, n > 0, of a multiplier that makes good generators modulo 2**32
+    (L'Ecuyer 1999), its lower half mixed with its upper one.
     """
-    word = hashed * signed_word(pow(0x2C9277B5, 2 * salt + place // 2 + 1, 2**32))
-    word = word ^ ((word >> 16) & 0xFFFF)
-    return (word >> 16 * (place % 2)) & 0xFFFF
+    products = [hashed * signed_word(pow(0x2C9277B5, 2 * salt + number, 2**32)) for number in (1, 2)]
+    return [product ^ ((product >> 16) & 0xFFFF) for product in products]
 
 
 def hash_bits(counter: Tensor, key: Key) -> Tensor:

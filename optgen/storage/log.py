@@ -118,9 +118,7 @@ def _arguments(storage: Storage) -> tuple[str, ...]:
 def _encode(storage: Storage) -> str:
     lines, names = _powers(storage.bits)
     unbiased = storage.rounding == "unbiased"
-    if storage.rounding == "stochastic":
-        lines.append("twice = max(steps, 0)*2" if storage.published else "twice = steps*2")
-    lines.append("shifted = x" if unbiased else f"shifted = x*{_shift(storage)}")
+    lines += _shifted(storage)
     lines += _comparisons() if storage.bits == 2 and not unbiased else _bisection(names, keeps_level=unbiased)
     if unbiased:  # between this level and the next, in proportion to the distances
         lines.append("below = min(level*base, level)")
@@ -153,9 +151,11 @@ def _bisection(names: list[str], *, keeps_level: bool) -> list[str]:
     return lines
 
 
-def _shift(storage: Storage) -> str:
-    """By which power of two a value moves before it is rounded down: half a level, or by chance."""
+def _shifted(storage: Storage) -> list[str]:
+    """The value, moved by a power of two before it is rounded down: by half a level, or by chance."""
+    if storage.rounding == "unbiased":
+        return ["shifted = x"]
     octaves = "max(steps, 0)" if storage.published else "steps"
     if storage.rounding == "nearest":
-        return f"exp2_fixed(shift_right({octaves}, 1))"
-    return "exp2_rough(share16(u, twice))"
+        return [f"shifted = x*exp2_fixed(shift_right({octaves}, 1))"]
+    return [f"twice = {octaves}*2", "shifted = x*exp2_rough(share16(u, twice))"]

@@ -151,7 +151,8 @@ def _random_code(numbers: Numbers) -> str:
 
 def _size(numbers: Numbers, name: str) -> str:
     """The magnitude; where no level is negative, the nearest to what is negative is the lowest."""
-    return f"size = min({f'abs({name})' if numbers.signed else f'max({name}, 0.0)'}, 1.0)"
+    magnitude = f"abs({name})" if numbers.signed else f"max({name}, 0.0)"
+    return f"size = min({magnitude}, 1.0)"
 
 
 def _last(numbers: Numbers, name: str) -> tuple[str, list[str]]:

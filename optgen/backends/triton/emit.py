@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from optgen.ir.nodes import Function
 from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Sweep
 
 __all__ = ["emit_triton"]
+
+WORDS = re.compile(r"\b_words\b")
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def _function(function: Function, tables: Tables, helpers: set[str]) -> TritonFu
 
 
 def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> TritonKernelView:
-    wide = kernel.wide
+    wide, tile = kernel.wide, _tile(kernel)
     if wide:
         helpers.add("tile_elements")
     slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
@@ -115,9 +118,9 @@ def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> Tr
         flags=kernel.flags,
         columns=len(plan.columns),
         wide=wide,
-        halves=0 < 4 * wide <= _tile(kernel),  # of a tile that may be half of this
+        halves=0 < 4 * wide <= tile,  # of a tile that may be half of this
         row=kernel.row,
-        tile=max(_tile(kernel), wide),
+        tile=max(tile, wide),
         threads=THREADS,
         registers=MOST_REGISTERS if wide else REGISTERS,
         extras=_extras(kernel) if wide else (),
@@ -130,8 +133,7 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: T
     lines = [f"{name} = tl.load(scalars + {plan.columns.index(name)})" for name in sweep.columns]
     for chunk in paragraphs(sweep.body):
         lines += ["", *printer.block(chunk)]
-    if any("_words" in line for line in lines):
-        _insert_words(lines, printer)
+    _insert_words(lines, printer)
     helpers |= printer.helpers
     reductions = [f"Reduction({r.op!r}, {slots.index(r.parts)}, {slots.index(r.result)})" for r in sweep.reductions]
     return SweepView(
@@ -144,8 +146,10 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: T
 
 
 def _insert_words(lines: list[str], printer: KernelPrinter) -> None:
-    """Make what random bits are made of just before they are first needed, when registers are free."""
-    place = next(number for number, line in enumerate(lines) if "_words" in line)
+    """Make what random bits are made of just before they are first needed, if they are, when registers are free."""
+    place = next((number for number, line in enumerate(lines) if WORDS.search(line)), None)
+    if place is None:
+        return
     while lines[place].startswith((printer.indent, "else")):
         place -= 1
     lines.insert(place, f"_words = {printer.helper('random_words', '_key, _start, _offsets, TILE, BULK')}")
