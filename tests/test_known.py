@@ -130,10 +130,13 @@ def test_another_parameter_in_the_same_place_is_not_known() -> None:
     """An id is given again when its object is gone."""
     params, optimizer = made()
     optimizer.step()
-    (known, *_), state = optimizer._known.parameters.values(), optimizer.state[params[0]]
-    values = tuple(state.values())
-    assert known.holds(params[0], params[0].grad, state, values)
-    assert not known.holds(params[1], params[1].grad, state, values)
+    groups = [(group, optimizer.flags(group)) for group in optimizer.param_groups]
+    assert optimizer._known.recall(groups, optimizer.state) is not None
+    other = torch.nn.Parameter(params[0].detach().clone())
+    other.grad, optimizer.param_groups[0]["params"][0] = params[0].grad, other
+    optimizer.state[other] = optimizer.state[params[0]]
+    optimizer._known.parameters[id(other)] = optimizer._known.parameters[id(params[0])]
+    assert optimizer._known.recall(groups, optimizer.state) is None
 
 
 def test_a_sparse_gradient_is_refused_after_dense_ones() -> None:

@@ -5,12 +5,12 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
+from optgen.runtime.host import Scalar, minimum, sqrt
 from optgen.runtime.layout import Codes
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
@@ -183,30 +183,30 @@ class AdaBeliefSolo(GeneratedOptimizer):
 
     @staticmethod
     def scalars(
-        t: Tensor,  # float64[n]  step, from 1
-        lr: Tensor,  # float64[n]  hyperparameter
-        beta1: Tensor,  # float64[n]  hyperparameter
-        beta2: Tensor,  # float64[n]  hyperparameter
-        eps: Tensor,  # float64[n]  hyperparameter
-        weight_decay: Tensor,  # float64[n]  hyperparameter
-        half_gap_m: Tensor,  # float64[n]  storage fact
+        t: Scalar,  # step, from 1
+        lr: Scalar,  # hyperparameter
+        beta1: Scalar,  # hyperparameter
+        beta2: Scalar,  # hyperparameter
+        eps: Scalar,  # hyperparameter
+        weight_decay: Scalar,  # hyperparameter
+        half_gap_m: Scalar,  # storage fact
         *,
         maximize: bool,
         couple_beta1_is_not_none: bool,
         couple_beta1_is_from_8_bits: bool,
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    ) -> tuple[tuple[Scalar, ...], tuple[Scalar, ...]]:
         """The scalars of step t that kernels read, and the new values of scalar states."""
         b1 = beta1
         if couple_beta1_is_not_none:
             noise = beta1 / (1 - beta1) * 0.03375
             if couple_beta1_is_from_8_bits:
                 noise = beta1 / (1 - beta1) * 0.00421875
-            b1 = torch.minimum(beta1, noise / (noise + half_gap_m))
+            b1 = minimum(beta1, noise / (noise + half_gap_m))
         one_minus_lr_weight_decay = 1 - lr * weight_decay
         one_minus_b1 = 1 - b1
         one_minus_beta2 = 1 - beta2
         lr_over_bias_correction_b1 = lr / (1 - b1**t)
-        sqrt_inv_bias_correction_beta2 = torch.sqrt(1 / (1 - beta2**t))
+        sqrt_inv_bias_correction_beta2 = sqrt(1 / (1 - beta2**t))
         return (
             beta2,
             eps,

@@ -5,12 +5,12 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
+from optgen.runtime.host import Scalar, where
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
@@ -134,18 +134,18 @@ class Adagrad(GeneratedOptimizer):
 
     @staticmethod
     def scalars(
-        t: Tensor,  # float64[n]  step, from 1
-        lr: Tensor,  # float64[n]  hyperparameter
-        lr_decay: Tensor,  # float64[n]  hyperparameter
-        weight_decay: Tensor,  # float64[n]  hyperparameter
-        initial_accumulator_value: Tensor,  # float64[n]  hyperparameter
-        eps: Tensor,  # float64[n]  hyperparameter
+        t: Scalar,  # step, from 1
+        lr: Scalar,  # hyperparameter
+        lr_decay: Scalar,  # hyperparameter
+        weight_decay: Scalar,  # hyperparameter
+        initial_accumulator_value: Scalar,  # hyperparameter
+        eps: Scalar,  # hyperparameter
         *,
         maximize: bool,
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    ) -> tuple[tuple[Scalar, ...], tuple[Scalar, ...]]:
         """The scalars of step t that kernels read, and the new values of scalar states."""
         t_is_1 = t == 1
-        if_t_is_1 = torch.where(t_is_1, torch.full_like(t, 1.0), 0.0)
+        if_t_is_1 = where(t_is_1, 1.0, 0.0)
         lr_over_one_plus_t_minus_1_lr_decay = lr / (1 + (t - 1) * lr_decay)
         return (
             weight_decay,

@@ -5,12 +5,12 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
+from optgen.runtime.host import Scalar, sqrt
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
@@ -157,22 +157,22 @@ class AdamW(GeneratedOptimizer):
 
     @staticmethod
     def scalars(
-        t: Tensor,  # float64[n]  step, from 1
-        lr: Tensor,  # float64[n]  hyperparameter
-        beta1: Tensor,  # float64[n]  hyperparameter
-        beta2: Tensor,  # float64[n]  hyperparameter
-        eps: Tensor,  # float64[n]  hyperparameter
-        weight_decay: Tensor,  # float64[n]  hyperparameter
+        t: Scalar,  # step, from 1
+        lr: Scalar,  # hyperparameter
+        beta1: Scalar,  # hyperparameter
+        beta2: Scalar,  # hyperparameter
+        eps: Scalar,  # hyperparameter
+        weight_decay: Scalar,  # hyperparameter
         *,
         amsgrad: bool,
         maximize: bool,
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    ) -> tuple[tuple[Scalar, ...], tuple[Scalar, ...]]:
         """The scalars of step t that kernels read, and the new values of scalar states."""
         one_minus_lr_weight_decay = 1 - lr * weight_decay
         one_minus_beta1 = 1 - beta1
         one_minus_beta2 = 1 - beta2
         lr_over_bias_correction_beta1 = lr / (1 - beta1**t)
-        sqrt_inv_bias_correction_beta2 = torch.sqrt(1 / (1 - beta2**t))
+        sqrt_inv_bias_correction_beta2 = sqrt(1 / (1 - beta2**t))
         return (
             beta1,
             beta2,

@@ -5,12 +5,12 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
+from optgen.runtime.host import Scalar, maximum, sqrt, where
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
@@ -174,29 +174,29 @@ class AGD(GeneratedOptimizer):
 
     @staticmethod
     def scalars(
-        t: Tensor,  # float64[n]  step, from 1
-        lr: Tensor,  # float64[n]  hyperparameter
-        beta1: Tensor,  # float64[n]  hyperparameter
-        beta2: Tensor,  # float64[n]  hyperparameter
-        delta: Tensor,  # float64[n]  hyperparameter
-        weight_decay: Tensor,  # float64[n]  hyperparameter
-        clip: Tensor,  # float64[n]  hyperparameter
+        t: Scalar,  # step, from 1
+        lr: Scalar,  # hyperparameter
+        beta1: Scalar,  # hyperparameter
+        beta2: Scalar,  # hyperparameter
+        delta: Scalar,  # hyperparameter
+        weight_decay: Scalar,  # hyperparameter
+        clip: Scalar,  # hyperparameter
         *,
         amsgrad: bool,
         maximize: bool,
         clip_above_0: bool,
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    ) -> tuple[tuple[Scalar, ...], tuple[Scalar, ...]]:
         """The scalars of step t that kernels read, and the new values of scalar states."""
         one_minus_lr_weight_decay = 1 - lr * weight_decay
         one_minus_beta1 = 1 - beta1
         t_is_1 = t == 1
-        if_t_is_1 = torch.where(t_is_1, torch.full_like(t, 1.0), 0.0)
+        if_t_is_1 = where(t_is_1, 1.0, 0.0)
         inv_bias_correction_beta1 = 1 / (1 - beta1**t)
-        inv_one_minus_beta1_pow_max_t_minus_1_1 = 1 / (1 - beta1 ** torch.clamp(t - 1, min=1))
+        inv_one_minus_beta1_pow_max_t_minus_1_1 = 1 / (1 - beta1 ** maximum(t - 1, 1))
         one_minus_beta2 = 1 - beta2
-        delta_sqrt_bias_correction_beta2 = delta * torch.sqrt(1 - beta2**t)
+        delta_sqrt_bias_correction_beta2 = delta * sqrt(1 - beta2**t)
         neg_clip = -clip
-        lr_sqrt_bias_correction_beta2_over_bias = lr * torch.sqrt(1 - beta2**t) / (1 - beta1**t)
+        lr_sqrt_bias_correction_beta2_over_bias = lr * sqrt(1 - beta2**t) / (1 - beta1**t)
         return (
             beta1,
             beta2,

@@ -5,12 +5,12 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
+from optgen.runtime.host import Scalar, sqrt, where
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
@@ -154,20 +154,20 @@ class NAdamDozat(GeneratedOptimizer):
 
     @staticmethod
     def scalars(
-        t: Tensor,  # float64[n]  step, from 1
-        lr: Tensor,  # float64[n]  hyperparameter
-        beta1: Tensor,  # float64[n]  hyperparameter
-        beta2: Tensor,  # float64[n]  hyperparameter
-        eps: Tensor,  # float64[n]  hyperparameter
-        weight_decay: Tensor,  # float64[n]  hyperparameter
-        momentum_decay: Tensor,  # float64[n]  hyperparameter
-        mu_product: Tensor,  # float64[n]  state
+        t: Scalar,  # step, from 1
+        lr: Scalar,  # hyperparameter
+        beta1: Scalar,  # hyperparameter
+        beta2: Scalar,  # hyperparameter
+        eps: Scalar,  # hyperparameter
+        weight_decay: Scalar,  # hyperparameter
+        momentum_decay: Scalar,  # hyperparameter
+        mu_product: Scalar,  # state
         *,
         maximize: bool,
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    ) -> tuple[tuple[Scalar, ...], tuple[Scalar, ...]]:
         """The scalars of step t that kernels read, and the new values of scalar states."""
         t_is_1 = t == 1
-        mu_product = torch.where(t_is_1, 1, mu_product)
+        mu_product = where(t_is_1, 1, mu_product)
         mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
         mu_next = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
         mu_product = mu_product * mu
@@ -175,7 +175,7 @@ class NAdamDozat(GeneratedOptimizer):
         one_minus_beta2 = 1 - beta2
         one_minus_mu_over_one_minus_mu_product = (1 - mu) / (1 - mu_product)
         mu_next_over_one_minus_mu_product_mu_nex = mu_next / (1 - mu_product * mu_next)
-        sqrt_inv_bias_correction_beta2 = torch.sqrt(1 / (1 - beta2**t))
+        sqrt_inv_bias_correction_beta2 = sqrt(1 / (1 - beta2**t))
         return (
             lr,
             beta2,

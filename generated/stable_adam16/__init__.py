@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.batches import Batch
 from optgen.runtime.description import Description, Hyper, KernelInfo, State
+from optgen.runtime.host import Scalar
 from optgen.runtime.low_precision import LowPrecision
 from optgen.runtime.optimizer import GeneratedOptimizer
 
@@ -141,15 +142,15 @@ class StableAdam16(GeneratedOptimizer):
 
     @staticmethod
     def scalars(
-        t: Tensor,  # float64[n]  step, from 1
-        lr: Tensor,  # float64[n]  hyperparameter
-        beta1: Tensor,  # float64[n]  hyperparameter
-        beta2: Tensor,  # float64[n]  hyperparameter
-        eps: Tensor,  # float64[n]  hyperparameter
-        weight_decay: Tensor,  # float64[n]  hyperparameter
+        t: Scalar,  # step, from 1
+        lr: Scalar,  # hyperparameter
+        beta1: Scalar,  # hyperparameter
+        beta2: Scalar,  # hyperparameter
+        eps: Scalar,  # hyperparameter
+        weight_decay: Scalar,  # hyperparameter
         *,
         maximize: bool,
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    ) -> tuple[tuple[Scalar, ...], tuple[Scalar, ...]]:
         """The scalars of step t that kernels read, and the new values of scalar states."""
         one_minus_beta1 = 1 - beta1
         one_minus_beta2 = 1 - beta2

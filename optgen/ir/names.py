@@ -17,6 +17,7 @@ SYMBOL = re.compile(r"[a-z][a-z0-9_]{0,39}")
 GENERATED = frozenset(
     [
         "abs",
+        "absolute",
         "block_count",
         "block_low",
         "block_scalars",
@@ -39,6 +40,7 @@ GENERATED = frozenset(
         "hash_bits",
         "int",
         "integer_at",
+        "invert",
         "key",
         "load",
         "load_elements",
@@ -116,6 +118,7 @@ CLASSES = frozenset(
         ),
         *(
             "ParamsT",
+            "Scalar",
             "State",
             "Tensor",
             "True",

@@ -111,13 +111,13 @@ def _run_torch(optimizer: type[Any], batch: Batch, *, compiled: bool) -> None:
     flatten = compiled and not optimizer.description.kernels[batch.kernel].stored
     if compiled:
         update = compiled_update(update)
-    device = batch.params[0].device
+    device = batch.columns[0][0].device
     words, table = None if batch.words is None else batch.words.to(device), batch.table.to(device)
-    for i, p in enumerate(batch.params):
-        if p.numel() == 0:
+    for i, row in enumerate(zip(*batch.columns, strict=True)):
+        if row[0].numel() == 0:
             continue
         key = keys.Key(keys.NO_WORDS if words is None else words[i], batch.shards[i])
-        tensors = [p, batch.grads[i], *batch.tensors[i]]
+        tensors = [*row]
         if flatten and all(tensor.is_contiguous() for tensor in tensors):
             tensors = [tensor.view(-1) for tensor in tensors]  # one number of dimensions: fewer compilations
         update(*tensors, table[i], key, **batch.flags)

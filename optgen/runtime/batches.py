@@ -1,4 +1,4 @@
-"""The parameters of a group -> batches: those that one kernel updates with the same flags, and their host scalars."""
+"""The parameters of a group -> parts that one kernel updates -> batches: parts with their flags and host scalars."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch import Tensor
 
 from optgen.runtime import keys
 from optgen.runtime.description import Description
+from optgen.runtime.host import Scalar
 from optgen.runtime.layout import WHOLE, Shard
 from optgen.runtime.low_precision import effective_mode
 from optgen.runtime.states import real_dtype
 
-__all__ = ["NO_KEY", "NO_SCALAR", "Batch", "Collected", "make_batches", "take_rows"]
+__all__ = ["NO_KEY", "NO_SCALAR", "Batch", "Collected", "Part", "divide", "hyper_values", "make_batches"]
 
 NO_KEY = torch.zeros((), dtype=torch.int64, device="cpu")  # of a parameter that nothing random happens to
 ONE = torch.ones((), dtype=torch.float32, device="cpu")
 NO_SCALAR = torch.zeros((), dtype=torch.float64, device="cpu")  # a scalar state that does not exist under these flags
-Scalars = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
+Scalars = Callable[..., tuple[tuple[Scalar, ...], tuple[Scalar, ...]]]
 
 
 class Collected(NamedTuple):
@@ -39,18 +40,33 @@ class Collected(NamedTuple):
     shards: list[int]
 
 
-class Batch(NamedTuple):
-    """Parameters of one group that the same kernel updates with the same flags.
+class Part(NamedTuple):
+    """Parameters of one group that have the same kernel, dtype and device, in columns.
 
-    `tensors` holds each parameter's state tensors in the order of the kernel's arguments; `table` is (n, columns) in the
-    dtype of the arithmetic, on the CPU; `words` is int32 (n, 2) on the CPU, or None where nothing in the group is random.
+    `scalar_states` has a list for each scalar state and `tensors` one for each tensor that the kernel takes, in the order of
+    its arguments, the parameters in place of one that does not exist. Without anything random there are no rounding keys.
+    """
+
+    kernel: int
+    params: list[Tensor]
+    grads: list[Tensor]
+    steps: list[Tensor]
+    rounding_keys: list[Tensor]
+    scalar_states: list[list[Tensor]]
+    tensors: list[list[Tensor]]
+    shards: list[Shard]
+
+
+class Batch(NamedTuple):
+    """A part and what its kernel is launched with.
+
+    `columns` are the lists of parameters, gradients and of each tensor that the kernel takes; `table` is (n, columns) in the
+    dtype of the arithmetic, on the CPU; `words` is int32 (n, 2) on the CPU, or None where nothing is random.
     """
 
     kernel: int
     flags: dict[str, bool | str]
-    params: list[Tensor]
-    grads: list[Tensor]
-    tensors: list[list[Tensor]]
+    columns: list[list[Tensor]]
     shards: list[Shard]
     table: Tensor
     words: Tensor | None
@@ -72,52 +88,82 @@ def hyper_values(description: Description, group: dict[str, Any]) -> list[float 
     return values
 
 
-def make_batches(
-    description: Description,
-    flags: dict[str, bool],
-    scalars: Scalars,
-    group: dict[str, Any],
-    found: Collected,
-    hypers: list[float | Tensor],
-) -> list[Batch]:
-    """Advance the step counters of a group and compute its scalars."""
-    params, kernels = found.params, found.kernels
-    if not params:
-        return []
-    torch._foreach_add_(found.steps, ONE)  # a number would become a tensor for each of them
-    t = torch.stack(found.steps).to(torch.float64)
-    words = keys.step_words(torch.stack(found.rounding_keys), t) if found.rounding_keys else None
-    starts = _starts(description, kernels)
-    batches = []
-    for (index, dtype, _), at in _places(params, kernels).items():
-        columns = _table(description, flags, scalars, hypers, index, t, found.scalar_states, at)
-        taken: dict[str, bool | str] = {flag: flags[flag] for flag in description.kernels[index].flags}
-        taken["low_precision"] = effective_mode(dtype, group["low_precision"])
-        batches.append(
-            Batch(
+def divide(description: Description, found: Collected) -> list[Part]:
+    """What was collected of a group, by kernel, dtype and device."""
+    kernels = description.kernels
+    starts = [0]  # of each parameter's tensors
+    for index in found.kernels:
+        starts.append(starts[-1] + len(kernels[index].keys))
+    count = sum(state.scalar for state in description.states)
+    places: dict[tuple[int, torch.dtype, torch.device], list[int]] = {}
+    for i, p in enumerate(found.params):
+        places.setdefault((found.kernels[i], p.dtype, p.device), []).append(i)
+    parts = []
+    for (index, _, _), at in places.items():
+        parts.append(
+            Part(
                 kernel=index,
-                flags=taken,
-                params=[params[i] for i in at],
+                params=[found.params[i] for i in at],
                 grads=[found.grads[i] for i in at],
-                tensors=[found.tensors[starts[i] : starts[i + 1]] for i in at],
+                steps=[found.steps[i] for i in at],
+                rounding_keys=[found.rounding_keys[i] for i in at] if found.rounding_keys else [],
+                scalar_states=[[found.scalar_states[i * count + j] for i in at] for j in range(count)],
+                tensors=[[found.tensors[starts[i] + j] for i in at] for j in range(len(kernels[index].keys))],
                 shards=[_shard(found.shards[3 * i : 3 * i + 3]) for i in at],
-                table=columns.to(real_dtype(dtype)),
-                words=None if words is None else take_rows(words, at),
             )
         )
-    return batches
+    return parts
 
 
 def _shard(numbers: list[int]) -> Shard:
     return Shard(*numbers) if numbers != [0, 1, 0] else WHOLE
 
 
-def _starts(description: Description, kernels: list[int]) -> list[int]:
-    """Where each parameter's state tensors begin in the flat list."""
-    starts = [0]
-    for index in kernels:
-        starts.append(starts[-1] + len(description.kernels[index].keys))
-    return starts
+def make_batches(
+    description: Description,
+    flags: dict[str, bool],
+    scalars: Scalars,
+    low_precision: str,
+    parts: list[Part],
+    hypers: list[float | Tensor],
+) -> list[Batch]:
+    """Advance the step counters of a group and compute its scalars."""
+    batches = []
+    for part in parts:
+        _advance(part.steps)
+        t = torch.stack(part.steps).to(torch.float64)
+        dtype = part.params[0].dtype
+        taken: dict[str, bool | str] = {flag: flags[flag] for flag in description.kernels[part.kernel].flags}
+        taken["low_precision"] = effective_mode(dtype, low_precision)
+        batches.append(
+            Batch(
+                kernel=part.kernel,
+                flags=taken,
+                columns=[part.params, part.grads, *part.tensors],
+                shards=part.shards,
+                table=_table(description, flags, scalars, hypers, part, t).to(real_dtype(dtype)),
+                words=keys.step_words(torch.stack(part.rounding_keys), t) if part.rounding_keys else None,
+            )
+        )
+    return batches
+
+
+def _advance(steps: list[Tensor]) -> None:
+    """Add one to each; as a step of SGD, for torch._foreach_add_ takes ten times as long for tensors of one element.
+
+    That step does not look whether tensors were made in inference mode, which torch._foreach_add_ then refuses.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or {step.dtype for step in steps} != {torch.float32}
+        or any(map(Tensor.is_inference, steps))
+    ):
+        torch._foreach_add_(steps, ONE)
+        return
+    rest: dict[str, Any] = dict.fromkeys(("weight_decay", "momentum", "dampening"), 0.0)
+    rest |= dict.fromkeys(("nesterov", "maximize", "is_first_step"), False)
+    torch._fused_sgd_(steps, [ONE] * len(steps), [], lr=-1.0, **rest)
+    torch.autograd.graph.increment_version(steps)
 
 
 def _table(
@@ -125,25 +171,49 @@ def _table(
     flags: dict[str, bool],
     scalars: Scalars,
     hypers: list[float | Tensor],
-    kernel: int,
+    part: Part,
     t: Tensor,
-    scalar_states: list[Tensor],
-    at: list[int],
 ) -> Tensor:
-    """The host scalars of the parameters `at`, (n, columns) float64; scalar states take their new values."""
-    t = take_rows(t, at)
-    ones = torch.ones_like(t)
-    values = [ones * value for value in (*hypers, *description.kernels[kernel].facts)]
+    """The host scalars of a part, (n, columns) float64; scalar states take their new values."""
+    values = [*hypers, *description.kernels[part.kernel].facts]
+    olds = [torch.stack(old) for old in part.scalar_states]
+    made = None if torch.compiler.is_compiling() else _of_floats(scalars, flags, values, t, olds)
+    table, outputs = made or _of_tensors(scalars, flags, values, t, olds)
     names = [state.name for state in description.states if state.scalar]
-    olds = [[scalar_states[i * len(names) + j] for i in at] for j in range(len(names))]
-    values += [torch.stack(old) for old in olds]
-    columns, outputs = scalars(t, *values, **flags)
     for name, new in zip(description.outputs, outputs, strict=True):
         if description.state(name).exists(flags):
-            torch._foreach_copy_(olds[names.index(name)], list(new.unbind()))
-    if not columns:
-        return torch.zeros(len(at), 0, dtype=torch.float64, device="cpu")
-    return torch.stack(columns, dim=1)
+            torch._foreach_copy_(part.scalar_states[names.index(name)], list(new.unbind()))
+    return table
+
+
+def _of_floats(
+    scalars: Scalars, flags: dict[str, bool], values: list[float | Tensor], t: Tensor, olds: list[Tensor]
+) -> tuple[Tensor, list[Tensor]] | None:
+    """The table and new values of scalar states, computed once for parameters that are alike; None where floats cannot."""
+    numbers = [float(value) for value in values]
+    rows = list(zip(t.tolist(), *[old.tolist() for old in olds], strict=True))
+    places = {row: i for i, row in enumerate(dict.fromkeys(rows))}
+    try:
+        made = [scalars(step, *numbers, *old, **flags) for step, *old in places]
+        tables = [torch.tensor(part, dtype=torch.float64, device="cpu") for part in zip(*made, strict=True)]
+    except (ArithmeticError, TypeError, ValueError):
+        return None
+    if len(places) == 1:
+        table, outputs = [part.expand(len(rows), -1) for part in tables]
+    else:
+        at = torch.tensor([places[row] for row in rows], device="cpu")
+        table, outputs = [part[at] for part in tables]
+    return table, list(outputs.unbind(1))
+
+
+def _of_tensors(
+    scalars: Scalars, flags: dict[str, bool], values: list[float | Tensor], t: Tensor, olds: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """The same, computed for each parameter."""
+    ones = torch.ones_like(t)
+    columns, outputs = scalars(t, *[ones * value for value in values], *olds, **flags)
+    table = torch.zeros(len(t), 0, dtype=torch.float64, device="cpu")
+    return torch.stack([ones * column for column in columns], dim=1) if columns else table, [ones * new for new in outputs]
 
 
 def _number(owner: str, name: str, value: Any) -> float | Tensor:
@@ -155,16 +225,3 @@ def _number(owner: str, name: str, value: Any) -> float | Tensor:
     if not isinstance(value, int) and (isinstance(value, str) or not hasattr(value, "__float__")):
         raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
     return float(value)
-
-
-def _places(params: list[Tensor], kernels: list[int]) -> dict[tuple[int, torch.dtype, torch.device], list[int]]:
-    """The parameters of one kernel, dtype and device, which share a table."""
-    places: dict[tuple[int, torch.dtype, torch.device], list[int]] = {}
-    for i, p in enumerate(params):
-        places.setdefault((kernels[i], p.dtype, p.device), []).append(i)
-    return places
-
-
-def take_rows(table: Tensor, at: list[int]) -> Tensor:
-    """The rows `at`, ascending; all of them as they are."""
-    return table if len(at) == len(table) else table[at]

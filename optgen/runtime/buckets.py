@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, repeat
+from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from optgen.runtime.batches import take_rows
-from optgen.runtime.layout import Shard, row_shape
+from optgen.runtime.layout import WHOLE, row_shape
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
 
-__all__ = ["Bucket", "Item", "Scratch", "copy_back", "make_scratch", "rows_of", "run_buckets"]
+__all__ = ["Bucket", "Scratch", "addresses_of", "copy_back", "make_scratch", "rows_of", "run_buckets"]
 
 
 class Scratch(NamedTuple):
@@ -40,23 +42,11 @@ class Scratch(NamedTuple):
         return {"block": rows * -(-length // self.block), "row": rows, "tensor": 1}[self.layout]
 
 
-class Item(NamedTuple):
-    """One parameter of a bucket: its tensors as the kernel takes them, where its shard lies, whether it is rounded at random."""
-
-    tensors: list[Tensor]
-    shard: Shard
-    random: bool
-
-    @property
-    def is_regular(self) -> bool:
-        """Whether a whole tile finds its random bits by fours of elements, or needs none."""
-        return not self.random or self.shard.is_regular
-
-
 class Bucket(NamedTuple):
     """Parameters of one launch: `dtypes` are those of parameters, gradients, corrections and of the arithmetic.
 
-    `rows` are the batches that its parameters come from, in order, each with their places in it.
+    `columns` are lists of tensors, one for each argument of the kernel, `addresses` int64 (n, arguments), and `sources` the
+    batches that the parameters come from, in order, each with their places in it.
     """
 
     kernel: int
@@ -64,27 +54,53 @@ class Bucket(NamedTuple):
     dtypes: tuple[torch.dtype, torch.dtype, torch.dtype, torch.dtype]
     device: torch.device
     aligned: bool
-    items: list[Item]
-    rows: list[tuple[Batch, list[int]]]
+    columns: list[list[Tensor]]
+    addresses: Tensor
+    sources: list[tuple[Batch, list[int]]]
+
+    @property
+    def shapes(self) -> tuple[torch.Size, ...]:
+        """The shape of each parameter."""
+        return tuple([p.shape for p in self.columns[0]])
+
+    def regular(self) -> list[bool]:
+        """Whether a whole tile of a parameter finds its random bits by fours of elements, or needs none."""
+        return [batch.words is None or batch.shards[i].is_regular for batch, at in self.sources for i in at]
 
     def scalar_table(self) -> Tensor:
         """The host scalars of each parameter, (n, columns) in the dtype of the arithmetic."""
-        return _joined([take_rows(batch.table, at) for batch, at in self.rows])
+        return _joined([_take(batch.table, at) for batch, at in self.sources])
 
     def key_table(self) -> Tensor:
         """The two words of each parameter's random bits as one number, then start, run and gap of its shard: int64 (n, 4)."""
-        words = [
-            torch.zeros(len(at), 1, dtype=torch.int64, device="cpu")
-            if batch.words is None
-            else take_rows(batch.words, at).cpu().contiguous().view(torch.int64)
-            for batch, at in self.rows
-        ]
-        shards = torch.tensor([item.shard for item in self.items], dtype=torch.int64, device="cpu")
-        return torch.cat([_joined(words), shards], dim=1)
+        return _joined([_keys(batch, at) for batch, at in self.sources])
+
+
+def _keys(batch: Batch, at: list[int]) -> Tensor:
+    places = [batch.shards[i] for i in at]
+    if all(map(is_, places, repeat(WHOLE))):
+        if batch.words is None:
+            return _no_keys(len(at))
+        shards = _no_keys(len(at))[:, 1:]
+    else:
+        shards = torch.tensor(places, dtype=torch.int64, device="cpu")
+    words = torch.zeros(len(at), 2, dtype=torch.int32, device="cpu") if batch.words is None else _take(batch.words, at).cpu()
+    return torch.cat([words.contiguous().view(torch.int64), shards], dim=1)
+
+
+@functools.lru_cache(maxsize=64)
+def _no_keys(count: int) -> Tensor:
+    """Those of so many whole parameters that nothing random happens to."""
+    return torch.tensor([(0, *WHOLE)] * count, dtype=torch.int64, device="cpu")
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
+
+
+def _take(table: Tensor, at: list[int]) -> Tensor:
+    """The rows `at`, ascending; all of them as they are."""
+    return table if len(at) == len(table) else table[at]
 
 
 def run_buckets(batches: Sequence[Batch], launch: Callable[[list[Bucket]], None], *, by_alignment: bool) -> None:
@@ -97,38 +113,68 @@ def run_buckets(batches: Sequence[Batch], launch: Callable[[list[Bucket]], None]
     for target, made in finish:
         target.copy_(made)
     for batch in batches:
-        torch.autograd.graph.increment_version(batch.params)
+        torch.autograd.graph.increment_version(batch.columns[0])
 
 
 def _make_buckets(batches: Sequence[Batch], finish: list[tuple[Tensor, Tensor]], *, by_alignment: bool) -> list[Bucket]:
     """The buckets of `batches`; what must be copied back after the launches is added to `finish`, as (target, source)."""
-    buckets: dict[tuple[Any, ...], Bucket] = {}
+    parts: dict[tuple[Any, ...], list[Bucket]] = {}
     for batch in batches:
-        alike: dict[tuple[Any, ...], list[int]] = {}  # places in the batch, of each bucket
-        random, found = batch.words is not None, []
-        for i, p in enumerate(batch.params):
-            tensors = _in_order([p, batch.grads[i], *batch.tensors[i]], finish, ordered=random)
-            found.append(tensors)
-            if p.numel() == 0:
-                continue
-            aligned = not by_alignment or all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
-            alike.setdefault((tensors[1].dtype, tensors[2].dtype, aligned), []).append(i)
-        for (grad, correction, aligned), at in alike.items():
-            dtypes, device = (batch.params[0].dtype, grad, correction, batch.table.dtype), batch.params[0].device
-            key = (batch.kernel, tuple(batch.flags.items()), dtypes, device, aligned)
-            if key not in buckets:
-                buckets[key] = Bucket(batch.kernel, batch.flags, dtypes, device, aligned, [], [])
-            buckets[key].items.extend([Item(found[i], batch.shards[i], random) for i in at])
-            buckets[key].rows.append((batch, at))
-    return list(buckets.values())
+        columns = _in_order(batch.columns, finish, ordered=batch.words is not None)
+        addresses = addresses_of(columns)
+        aligned = (addresses % 16 == 0).all(dim=1).tolist() if by_alignment else [True] * len(addresses)
+        for (grad, correction, is_aligned), at in _alike(columns, aligned).items():
+            dtypes, device = (columns[0][0].dtype, grad, correction, batch.table.dtype), columns[0][0].device
+            taken = columns if len(at) == len(aligned) else [[column[i] for i in at] for column in columns]
+            part = Bucket(batch.kernel, batch.flags, dtypes, device, is_aligned, taken, _take(addresses, at), [(batch, at)])
+            parts.setdefault((batch.kernel, *batch.flags.values(), dtypes, device, is_aligned), []).append(part)
+    return [_merged(alike) for alike in parts.values()]
 
 
-def _in_order(tensors: list[Tensor], finish: list[tuple[Tensor, Tensor]], *, ordered: bool) -> list[Tensor]:
-    """The tensors as kernels read them: in logical order and dense. What has other strides is copied there and back.
+def _merged(parts: list[Bucket]) -> Bucket:
+    """One bucket of several of the same kind."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = [list(chain.from_iterable(column)) for column in zip(*(part.columns for part in parts), strict=True)]
+    sources = [source for part in parts for source in part.sources]
+    return parts[0]._replace(columns=columns, addresses=torch.cat([part.addresses for part in parts]), sources=sources)
+
+
+def _alike(columns: list[list[Tensor]], aligned: list[bool]) -> dict[tuple[torch.dtype, torch.dtype, bool], list[int]]:
+    """The places of the parameters that have elements, by dtypes of gradient and correction, and alignment."""
+    kinds = list(zip([grad.dtype for grad in columns[1]], [kept.dtype for kept in columns[2]], aligned, strict=True))
+    sizes = list(map(Tensor.numel, columns[0]))
+    if len(set(kinds)) == 1 and all(sizes):
+        return {kinds[0]: list(range(len(kinds)))}
+    places: dict[tuple[torch.dtype, torch.dtype, bool], list[int]] = {}
+    for i, kind in enumerate(kinds):
+        if sizes[i]:
+            places.setdefault(kind, []).append(i)
+    return places
+
+
+def addresses_of(columns: Sequence[list[Tensor]]) -> Tensor:
+    """The addresses of each row's tensors: int64 (rows, columns)."""
+    table = array("q", map(Tensor.data_ptr, chain.from_iterable(columns)))
+    return torch.frombuffer(table, dtype=torch.int64).view(len(columns), -1).t()
+
+
+def _in_order(columns: list[list[Tensor]], finish: list[tuple[Tensor, Tensor]], *, ordered: bool) -> list[list[Tensor]]:
+    """The tensors as kernels read them: in logical order and dense. What has other strides is copied there and back."""
+    params = columns[0]
+    distinct = [params, *[column for column in columns if column is not params]]
+    if all(map(Tensor.is_contiguous, chain.from_iterable(distinct))):
+        return columns
+    rows = [_row_in_order([*row], finish, ordered=ordered) for row in zip(*columns, strict=True)]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _row_in_order(tensors: list[Tensor], finish: list[tuple[Tensor, Tensor]], *, ordered: bool) -> list[Tensor]:
+    """Those of one parameter.
 
     Tensors per element may share any dense order: without codes and random bits an element's place does not matter.
     """
-    if all([tensor.is_contiguous() for tensor in tensors]):  # noqa: C419 -- a list is faster than a generator
+    if all(map(Tensor.is_contiguous, tensors)):
         return tensors
     p, grad = tensors[:2]
     coded = ordered or any(tensor.shape != p.shape for tensor in tensors)
@@ -154,30 +200,24 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def make_scratch(scratch: Sequence[Scratch], item: Item, least: int) -> list[Tensor]:
-    """What lies between the sweeps of one parameter, whose rows have at least so many elements."""
-    if not scratch:
-        return []
-    rows, length = rows_of(item, least)
-    device = item.tensors[0].device
-    return [torch.empty(kept.size(rows, length), dtype=torch.float32, device=device) for kept in scratch]
-
-
-def rows_of(item: Item, least: int) -> tuple[int, int]:
-    """Rows, and elements in a row, if a row is to have at least so many."""
-    return _rows_of(item.tensors[0].shape, least)
+def make_scratch(scratch: Sequence[Scratch], bucket: Bucket, least: int) -> list[list[Tensor]]:
+    """What lies between the sweeps, a list for each, of each parameter one; their rows have at least so many elements."""
+    return [
+        [torch.empty(kept.size(*rows_of(shape, least)), dtype=torch.float32, device=bucket.device) for shape in bucket.shapes]
+        for kept in scratch
+    ]
 
 
 @functools.lru_cache(maxsize=4096)
-def _rows_of(shape: torch.Size, least: int) -> tuple[int, int]:
+def rows_of(shape: torch.Size, least: int) -> tuple[int, int]:
+    """Rows, and elements in a row, of a parameter if a row is to have at least so many."""
     leading, length = row_shape(shape, least)
     return math.prod(leading), length
 
 
-def copy_back(kept: Sequence[Scratch], flags: Mapping[str, Any], items: list[Item], scratch: list[list[Tensor]]) -> None:
+def copy_back(kept: Sequence[Scratch], bucket: Bucket, scratch: list[list[Tensor]]) -> None:
     """Copy what sweeps could not write in place to where it belongs."""
-    for i, one in enumerate(kept):
-        if one.copy_to is not None and one.is_used(flags):
-            targets = [item.tensors[one.copy_to] for item in items]
-            sources = [tensors[i].view_as(target) for tensors, target in zip(scratch, targets, strict=True)]
-            torch._foreach_copy_(targets, sources)
+    for one, made in zip(kept, scratch, strict=True):
+        if one.copy_to is not None and one.is_used(bucket.flags):
+            targets = bucket.columns[one.copy_to]
+            torch._foreach_copy_(targets, [tensor.view_as(target) for tensor, target in zip(made, targets, strict=True)])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from array import array
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, make_scratch, rows_of, run_buckets
+from optgen.runtime.buckets import Bucket, Scratch, addresses_of, copy_back, make_scratch, rows_of, run_buckets
 from optgen.runtime.cpp_compile import library
 
 if TYPE_CHECKING:
@@ -75,25 +75,25 @@ def _definitions(bucket: Bucket, flags: Sequence[str]) -> tuple[tuple[str, str],
 
 
 def _call(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> None:
-    items = bucket.items
-    scratch = [make_scratch(kernel.scratch, item, kernel.row) for item in items]
-    tensors, tiles = _rows(kernel, items, scratch)
+    scratch = make_scratch(kernel.scratch, bucket, kernel.row)
+    extents, tiles = _extents(kernel, bucket.shapes)
+    between = [addresses_of(scratch)] if scratch else []
+    tensors = torch.cat([bucket.addresses, *between, extents], dim=1)
     scalars = bucket.scalar_table()
     keys = bucket.key_table()
     threads = max(1, min(torch.get_num_threads(), tiles // TILES_PER_THREAD))
-    arguments = _Arguments(tensors.data_ptr(), scalars.data_ptr(), keys.data_ptr(), len(items), tiles, threads)
-    compiled[kernel.name](ctypes.byref(arguments))
-    copy_back(kernel.scratch, bucket.flags, items, scratch)
+    arguments = _Arguments(tensors.data_ptr(), scalars.data_ptr(), keys.data_ptr(), len(tensors), tiles, threads)
+    getattr(compiled, kernel.name)(ctypes.byref(arguments))
+    copy_back(kernel.scratch, bucket, scratch)
 
 
-def _rows(kernel: CppKernel, items: list[Item], scratch: list[list[Tensor]]) -> tuple[Tensor, int]:
-    """Of each parameter the addresses, rows, elements in a row and the number of its first tile; and the number of tiles."""
-    table, tiles = array("q"), 0
-    for item, between in zip(items, scratch, strict=True):
-        table.extend(map(Tensor.data_ptr, item.tensors))
-        table.extend(map(Tensor.data_ptr, between))
-        rows, length = rows_of(item, kernel.row) if kernel.wide else (1, item.tensors[0].numel())
-        table.extend((rows, length, tiles))
+@functools.lru_cache(maxsize=64)
+def _extents(kernel: CppKernel, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, int]:
+    """Of each parameter rows, elements in a row and the number of its first tile, int64 (n, 3); and the number of tiles."""
+    extents, tiles = [], 0
+    for shape in shapes:
+        rows, length = rows_of(shape, kernel.row) if kernel.wide else (1, shape.numel())
+        extents.append((rows, length, tiles))
         padded = -(-length // kernel.wide) * kernel.wide if kernel.wide else length
         tiles += -(-rows * padded // kernel.tile)
-    return torch.frombuffer(table, dtype=torch.int64), tiles
+    return torch.tensor(extents, dtype=torch.int64, device="cpu"), tiles

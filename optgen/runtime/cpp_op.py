@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from optgen.runtime.backends import constant_when_traced, launch
-from optgen.runtime.batches import NO_SCALAR, Collected, make_batches
+from optgen.runtime.batches import NO_SCALAR, Collected, divide, make_batches
 from optgen.runtime.layout import WHOLE
 
 if TYPE_CHECKING:
@@ -149,8 +149,7 @@ def _step(
         kernels=kernels,
         shards=shards or [*WHOLE] * len(params),
     )
-    group = {"low_precision": low_precision}
-    batches = make_batches(description, flags, optimizer.scalars, group, found, [*hypers])
+    batches = make_batches(description, flags, optimizer.scalars, low_precision, divide(description, found), [*hypers])
     launch(optimizer, "cpp", batches, auto=auto, compiled=False)
 
 

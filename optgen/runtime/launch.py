@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from optgen.runtime.backends import interpreting
-from optgen.runtime.buckets import Bucket, Item, Scratch, copy_back, make_scratch, rows_of, run_buckets
+from optgen.runtime.buckets import Bucket, Scratch, addresses_of, copy_back, make_scratch, rows_of, run_buckets
 from optgen.runtime.low_precision import CORRECTED
 from optgen.runtime.tables import StepTable, ValueTable, tabulated
 
@@ -94,10 +93,12 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
 
 
 def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
-    (param, grad, correction, real), device, items = bucket.dtypes, bucket.device, bucket.items
-    scratch = [make_scratch(kernel.scratch, item, kernel.row) for item in items]
+    (param, grad, correction, real), device = bucket.dtypes, bucket.device
+    scratch = make_scratch(kernel.scratch, bucket, kernel.row)
     tile = kernel.tile_of(bucket.flags)
-    rows, counts = _rows(kernel, tile, items, scratch)
+    extents, counts = _extents(kernel, tile, bucket.shapes, tuple(bucket.regular()))
+    between = [addresses_of(scratch)] if scratch else []
+    rows = torch.cat([bucket.addresses, *between, extents], dim=1)
     tiles = _tiles(counts, device)
     tables = [*_on_device([rows, bucket.scalar_table(), bucket.key_table()], device), tiles]
     if kernel.tables:
@@ -116,9 +117,9 @@ def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
             entry, taken = sweep.entry, {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names}
             entry[(len(tiles),)](*tables, **taken, **constants, **options)
             for reduction in sweep.reductions:
-                if kernel.scratch[reduction.parts - len(items[0].tensors)].is_used(bucket.flags):
-                    _join(kernel, reduction, items, rows)
-    copy_back(kernel.scratch, bucket.flags, items, scratch)
+                if kernel.scratch[reduction.parts - len(bucket.columns)].is_used(bucket.flags):
+                    _join(kernel, reduction, bucket, rows)
+    copy_back(kernel.scratch, bucket, scratch)
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -126,18 +127,18 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)
 
 
-def _join(kernel: TritonKernel, reduction: Reduction, items: list[Item], slots: Tensor) -> None:
+def _join(kernel: TritonKernel, reduction: Reduction, bucket: Bucket, slots: Tensor) -> None:
     """Reduce the parts of every parameter of a bucket in one launch."""
     from optgen.runtime.triton_reduce import join_parts
 
-    first = len(items[0].tensors)
+    first = len(bucket.columns)
     parts, result = kernel.scratch[reduction.parts - first], kernel.scratch[reduction.result - first]
     rows = []
-    for item, addresses in zip(items, slots.tolist(), strict=True):
-        shape = rows_of(item, kernel.row)
-        count = result.size(*shape)
-        rows.append([addresses[reduction.parts], parts.size(*shape) // count, addresses[reduction.result], count])
-    table = torch.tensor(rows, dtype=torch.int64, device=items[0].tensors[0].device)
+    for shape, addresses in zip(bucket.shapes, slots.tolist(), strict=True):
+        extent = rows_of(shape, kernel.row)
+        count = result.size(*extent)
+        rows.append([addresses[reduction.parts], parts.size(*extent) // count, addresses[reduction.result], count])
+    table = torch.tensor(rows, dtype=torch.int64, device=bucket.device)
     join_parts[(max(row[3] for row in rows), len(rows))](table, OP=reduction.op, CHUNK=1024)
 
 
@@ -151,26 +152,28 @@ def _platform(device: torch.device) -> tuple[str, int]:
     return target.backend, int(target.warp_size)
 
 
-def _rows(kernel: TritonKernel, tile: int, items: list[Item], scratch: list[list[Tensor]]) -> tuple[Tensor, tuple[int, ...]]:
-    """A row of addresses and sizes for each parameter, int64, and its number of tiles.
+@functools.lru_cache(maxsize=64)
+def _extents(
+    kernel: TritonKernel, tile: int, shapes: tuple[torch.Size, ...], regular: tuple[bool, ...]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The sizes of each parameter, int64 (n, sizes), and its number of tiles.
 
     The sizes are: how much of it whole tiles may take without masks, and blocks and row length, or elements.
     """
-    table, counts = array("q"), []
-    for item, between in zip(items, scratch, strict=True):
-        table.extend(map(Tensor.data_ptr, item.tensors))
-        table.extend(map(Tensor.data_ptr, between))
+    extents: list[tuple[int, ...]] = []
+    counts = []
+    for shape, is_regular in zip(shapes, regular, strict=True):
         if kernel.wide:
-            lines, length = rows_of(item, kernel.row)
+            lines, length = rows_of(shape, kernel.row)
             blocks = lines * -(-length // kernel.wide)
-            whole = blocks if length % kernel.wide == 0 and item.is_regular else 0
-            table.extend((whole, blocks, length))
+            whole = blocks if length % kernel.wide == 0 and is_regular else 0
+            extents.append((whole, blocks, length))
             counts.append(-(-blocks * kernel.wide // tile))
         else:
-            size = item.tensors[0].numel()
-            table.extend((size if item.is_regular else 0, size))
+            size = shape.numel()
+            extents.append((size if is_regular else 0, size))
             counts.append(-(-size // tile))
-    return torch.frombuffer(table, dtype=torch.int64).view(len(items), -1), tuple(counts)
+    return torch.tensor(extents, dtype=torch.int64, device="cpu"), tuple(counts)
 
 
 def _on_device(tables: list[Tensor], device: torch.device) -> list[Tensor]:

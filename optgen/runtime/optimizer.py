@@ -12,8 +12,9 @@ from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import checkpoint, cpp_op, keys, masters, sharding
 from optgen.runtime.backends import launch, pick_backend, traced_backend
-from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, hyper_values, make_batches
+from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, Part, divide, hyper_values, make_batches
 from optgen.runtime.description import Description, KernelInfo, State
+from optgen.runtime.host import Scalar
 from optgen.runtime.known import Known
 from optgen.runtime.low_precision import (
     CORRECTION,
@@ -49,7 +50,7 @@ class GeneratedOptimizer(Optimizer):
         """Update batches by C++ kernels."""
         raise NotImplementedError
 
-    scalars: ClassVar[Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]]
+    scalars: ClassVar[Callable[..., tuple[tuple[Scalar, ...], tuple[Scalar, ...]]]]
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], *, backend: str, compile: bool, seed: int = 0) -> None:  # noqa: A002
         """Check the hyperparameters and register the parameters.
@@ -135,21 +136,23 @@ class GeneratedOptimizer(Optimizer):
                 loss = closure()
         groups = [(group, type(self).flags(group)) for group in self.param_groups]
         values = [hyper_values(self.description, group) for group in self.param_groups]
-        collected = self._collect(groups)
+        sharded: list[Tensor] = []
+        known = None if torch.compiler.is_compiling() else self._known.recall(groups, self.state)
+        if known is None:
+            known, sharded = self._look(groups, values), self._sharded()
         batches: list[Batch] = []
-        for (group, flags), found, numbers in zip(groups, collected, values, strict=True):  # nothing is refused from here on
-            if torch.compiler.is_compiling():
-                found = self._step_by_op(flags, group["low_precision"], found, numbers)  # noqa: PLW2901
-            batches += make_batches(self.description, flags, type(self).scalars, group, found, numbers)
+        for (group, flags), parts, numbers in zip(groups, known, values, strict=True):  # nothing is refused from here on
+            batches += make_batches(self.description, flags, type(self).scalars, group["low_precision"], parts, numbers)
         self._run(batches)
-        self._touch_sharded()
+        if sharded:  # tell autograd, for kernels have only seen their shards
+            torch.autograd.graph.increment_version(sharded)
         return loss
 
-    def _collect(self, groups: list[tuple[dict[str, Any], dict[str, bool]]]) -> list[Collected]:
-        """What each group has to update; an eager step that finds nothing changed takes what the last one knew."""
+    def _look(
+        self, groups: list[tuple[dict[str, Any], dict[str, bool]]], values: list[list[float | Tensor]]
+    ) -> list[list[Part]]:
+        """What is to be updated of each group, checked; while torch.compile traces, what the op of the cpp backend has left."""
         eager = not torch.compiler.is_compiling()
-        if eager and (known := self._known.recall(groups, self.state)) is not None:
-            return known
         if eager:
             self._check_step()
         collected = []
@@ -159,7 +162,12 @@ class GeneratedOptimizer(Optimizer):
             collected.append(found)
         if eager:
             self._known.remember([(*group, found) for group, found in zip(groups, collected, strict=True)], self.state)
-        return collected
+            return [divide(self.description, found) for found in collected]
+        parts = []
+        for (group, flags), found, numbers in zip(groups, collected, values, strict=True):
+            left = self._step_by_op(flags, group["low_precision"], found, numbers)
+            parts.append(divide(self.description, left))
+        return parts
 
     def _check_step(self) -> None:
         """Refuse what cannot be updated before anything changes."""
@@ -175,11 +183,9 @@ class GeneratedOptimizer(Optimizer):
         for device in devices:
             self._backend(device)
 
-    def _touch_sharded(self) -> None:
-        """Tell autograd that sharded parameters have changed; kernels have only seen their shards."""
-        sharded = [p for group in self.param_groups for p in group["params"] if p.grad is not None and sharding.is_sharded(p)]
-        if sharded:
-            torch.autograd.graph.increment_version(sharded)
+    def _sharded(self) -> list[Tensor]:
+        """The sharded parameters that are updated."""
+        return [p for group in self.param_groups for p in group["params"] if p.grad is not None and sharding.is_sharded(p)]
 
     def _check_grad(self, p: Tensor, grad: Tensor) -> None:
         if grad.layout != torch.strided:
@@ -286,7 +292,7 @@ class GeneratedOptimizer(Optimizer):
         """Hand the batches to the backends."""
         launches: dict[str, list[Batch]] = {}
         for batch in batches:
-            launches.setdefault(self._backend(batch.params[0].device), []).append(batch)
+            launches.setdefault(self._backend(batch.columns[0][0].device), []).append(batch)
         auto = self._options["backend"] == "auto"
         compiled = self._options["compile"] and not torch.compiler.is_compiling()  # else it is compiled with the step
         for backend, taken in launches.items():

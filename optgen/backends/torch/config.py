@@ -1,4 +1,4 @@
-"""How each operation is written in torch. `@` marks a function of `optgen.runtime.torch_ops`."""
+"""How each operation is written in torch. `@` marks a function of the runtime."""
 
 __all__ = ["FORMATS", "HOST_FORMATS"]
 
@@ -34,5 +34,11 @@ FORMATS = {
     "stochastic_bfloat16": "@stochastic_bfloat16({0}, {1})",
     "stochastic_float16": "@stochastic_float16({0}, {1})",
 }
-# Host scalars are float64 tensors of shape (n,): one for each parameter of a batch.
-HOST_FORMATS = {**{name: FORMATS[name] for name in ("abs", "sqrt", "rsqrt", "exp", "log", "sign", "min", "max", "where")}}
+# Host scalars, by functions of `optgen.runtime.host`.
+HOST_FORMATS = {
+    **{name: f"@{name}({{0}})" for name in ("sqrt", "rsqrt", "exp", "log", "sign")},
+    "abs": "@absolute({0})",
+    "min": "@minimum({0}, {1})",
+    "max": "@maximum({0}, {1})",
+    "where": "@where({0}, {1}, {2})",
+}

@@ -126,11 +126,11 @@ def _flag_text(plan: Plan, name: str) -> str:
 def _scalars(plan: Plan, helpers: set[str]) -> FunctionView:
     """The host scalars as a function of t, hyperparameters, storage facts and scalar states."""
     printer = HostPrinter(plan.program.symbols)
-    arguments = [ArgumentView("t", "Tensor", "float64[n]  step, from 1")]
+    arguments = [ArgumentView("t", "Scalar", "step, from 1")]
     for role in (Role.HYPER, Role.FACT, Role.STATE):  # the order in which the base class passes them
         for name, symbol in plan.program.symbols.items():
             if symbol.role == role and symbol.domain == Domain.HOST and symbol.kind == Kind.REAL:
-                arguments.append(ArgumentView(name, "Tensor", f"float64[n]  {role.value}"))
+                arguments.append(ArgumentView(name, "Scalar", role.value))
     arguments += _flag_arguments(tuple(plan.program.flags))
     lines = printer.block(plan.host)
     helpers |= printer.helpers
@@ -138,7 +138,7 @@ def _scalars(plan: Plan, helpers: set[str]) -> FunctionView:
     outputs = "".join(f"{name}, " for name in plan.outputs.values())
     lines.append(f"return ({columns}), ({outputs})")
     doc = "The scalars of step t that kernels read, and the new values of scalar states."
-    return FunctionView("scalars", tuple(arguments), "tuple[tuple[Tensor, ...], tuple[Tensor, ...]]", doc, tuple(lines))
+    return FunctionView("scalars", tuple(arguments), "tuple[tuple[Scalar, ...], tuple[Scalar, ...]]", doc, tuple(lines))
 
 
 def _description(plan: Plan) -> list[str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from optgen.backends.printer import ATOM, Printer, plain_parentheses
 from optgen.backends.torch.config import FORMATS, HOST_FORMATS
-from optgen.ir.infer import refs
-from optgen.ir.nodes import Assign, Const, Expr, Kind, Op, Ref, Role, Statement, Storage
+from optgen.ir.nodes import Const, Expr, Kind, Op, Ref, Storage
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
 __all__ = ["HostPrinter", "TorchPrinter"]
@@ -102,31 +101,12 @@ class KernelPrinter(TorchPrinter):
 
 
 class HostPrinter(Printer):
-    """Host scalars, as float64 tensors of shape (n,)."""
+    """Host scalars, of floats as of tensors."""
 
     formats = HOST_FORMATS
 
     def printed(self, value: Expr) -> tuple[int, str]:
-        """A flag is a Python bool, and computes with tensors as one of them."""
-        level, text = super().printed(value)
-        if isinstance(value, Ref) and self.symbols[value.name].role == Role.HYPER and self.kind(value) == Kind.BOOL:
-            return ATOM, f"torch.full_like(t, {text}, dtype=torch.bool)"
-        return level, text
-
-    def operation(self, value: Op) -> str:
-        """Constants become tensors where torch would take its default dtype."""
-        match value:
-            case (
-                Op(op="min" | "max" as op, args=(x, Const(value=number)))
-                | Op(op="min" | "max" as op, args=(Const(value=number), x))
-            ):
-                return f"torch.clamp({self.expression(x)}, {'max' if op == 'min' else 'min'}={number!r})"
-            case Op(op="where", args=(condition, Const(value=x), Const(value=y))):
-                return f"torch.where({self.expression(condition)}, torch.full_like(t, {float(x)!r}), {float(y)!r})"
-        return super().operation(value)
-
-    def statement(self, statement: Statement) -> list[str]:
-        """An assignment; a constant fills a tensor."""
-        if isinstance(statement, Assign) and not refs(statement.value):
-            return [f"{statement.target} = torch.full_like(t, {self.expression(statement.value)})"]
-        return super().statement(statement)
+        """Without Python's own words for what tensors need functions for."""
+        if isinstance(value, Op) and value.op == "not":
+            return ATOM, self.helper("invert", *map(self.expression, value.args))
+        return super().printed(value)
