@@ -195,15 +195,17 @@ def _of_floats(
     places = {row: i for i, row in enumerate(dict.fromkeys(rows))}
     try:
         made = [scalars(step, *numbers, *old, **flags) for step, *old in places]
-        tables = [torch.tensor(part, dtype=torch.float64, device="cpu") for part in zip(*made, strict=True)]
+        tables = [torch.tensor(part, dtype=torch.float64, device="cpu") for part in zip(*made, strict=True) if part[0]]
     except (ArithmeticError, TypeError, ValueError):
         return None
     if len(places) == 1:
-        table, outputs = [part.expand(len(rows), -1) for part in tables]
+        tables = [table.expand(len(rows), -1) for table in tables]
     else:
         at = torch.tensor([places[row] for row in rows], device="cpu")
-        table, outputs = [part[at] for part in tables]
-    return table, list(outputs.unbind(1))
+        tables = [table[at] for table in tables]
+    columns, outputs = made[0]
+    table = tables[0] if columns else torch.zeros(len(rows), 0, dtype=torch.float64, device="cpu")
+    return table, list(tables[-1].unbind(1)) if outputs else []
 
 
 def _of_tensors(
