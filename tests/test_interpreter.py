@@ -68,3 +68,45 @@ def test_the_repair_of_conversions_is_still_needed() -> None:
     """When this fails, Triton has mended its conversion and ours can go."""
     x = samples()
     assert not same(interpreter.ORIGINAL_CONVERT(x.numpy(), tl.float32, tl.bfloat16, None), x.to(torch.bfloat16))
+
+
+def an_inner_function() -> Any:
+    """What a kernel calls, and what sees the language."""
+    return tl.load
+
+
+def test_the_language_is_replaced_once_and_comes_back() -> None:
+    before = tl.load, tl.core.load, tl.tensor.__add__
+    outer = interpreter.patch_language(an_inner_function)
+    try:
+        assert not tl.core.is_builtin(tl.load)
+        replaced = tl.load
+        inner = interpreter.patch_language(an_inner_function)
+        assert not inner._changes
+        assert tl.load is replaced
+    finally:
+        outer.restore()
+    assert (tl.load, tl.core.load, tl.tensor.__add__) == before
+
+
+def test_a_function_that_sees_more_of_the_language_gets_all_of_it() -> None:
+    """As triton.language's own functions do, which see `core`."""
+    outer = interpreter.patch_language(an_inner_function)
+    inner = interpreter.patch_language(tl.standard.sigmoid.fn)
+    try:
+        assert not tl.core.is_builtin(tl.core.load)
+    finally:
+        inner.restore()
+        outer.restore()
+    assert tl.core.is_builtin(tl.core.load)
+
+
+def test_replacing_the_language_once_is_still_worth_it() -> None:
+    """When this fails, Triton does not replace it again for every call and ours can go."""
+    outer = interpreter.ORIGINAL_PATCH(an_inner_function)
+    inner = interpreter.ORIGINAL_PATCH(an_inner_function)
+    try:
+        assert inner._changes
+    finally:
+        inner.restore()
+        outer.restore()
