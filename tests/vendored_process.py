@@ -31,7 +31,7 @@ def main(folder: str, module: str, cls: str, backend: str, blocked: str) -> None
     def random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(dtype)
 
-    shapes = (((64, 128), torch.float32), ((40, 135), torch.bfloat16), ((7,), torch.float32))
+    shapes = (((64, 64), torch.float32), ((31, 135), torch.bfloat16), ((7,), torch.float32))
     params = [torch.nn.Parameter(random(*shape)) for shape in shapes]
     optimizer = make(params, lr=1e-2, backend=backend)
     for _ in range(2):
