@@ -73,11 +73,13 @@ def test_what_floats_refuse_is_as_ieee_says(
 
 
 def test_parameters_of_several_ages_have_scalars_of_their_own() -> None:
-    """Two groups of steps, in one bucket and mixed, are as two optimizers."""
+    """Mixed in one bucket, behind one without elements, they are as in optimizers of their own."""
     from optgen.generated.nadam import NAdam
 
     mixed, alone = [[torch.full((4,), float(i)).requires_grad_() for i in range(5)] for _ in range(2)]
-    together, apart = NAdam(mixed), [NAdam([p]) for p in alone]
+    empty = torch.zeros(0, 4).requires_grad_()
+    empty.grad = torch.zeros(0, 4)
+    together, apart = NAdam([empty, *mixed]), [NAdam([p]) for p in alone]
     for step in range(4):
         for i, (p, q) in enumerate(zip(mixed, alone, strict=True)):
             grad = torch.arange(4.0) - 1.5 if (step + i) % 3 else None

@@ -66,6 +66,10 @@ def rename(params: list[Tensor], optimizer: AdamW) -> None:
     optimizer.state[params[0]] = {"mine" if key == "exp_avg" else key: value for key, value in state.items()}
 
 
+def add_state(params: list[Tensor], optimizer: AdamW) -> None:
+    optimizer.state[params[0]]["mine"] = torch.zeros(4, 5)
+
+
 def replace_state(params: list[Tensor], optimizer: AdamW) -> None:
     optimizer.state[params[1]]["exp_avg"] = torch.zeros(4, 5)
 
@@ -88,7 +92,7 @@ def set_flag(params: list[Tensor], optimizer: AdamW) -> None:
     optimizer.param_groups[0]["amsgrad"] = True
 
 
-CHANGES = (double, narrow, reshape, rename, replace_state, reload, pop_state, add_group, set_flag)
+CHANGES = (double, narrow, reshape, rename, add_state, replace_state, reload, pop_state, add_group, set_flag)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=[change.__name__ for change in CHANGES])
@@ -147,6 +151,18 @@ def test_a_sparse_gradient_is_refused_after_dense_ones() -> None:
     with pytest.raises(RuntimeError, match="dense gradients"):
         optimizer.step()
     assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
+
+
+def test_counters_of_any_dtype_advance_and_autograd_sees_it() -> None:
+    params, optimizer = made()
+    optimizer.step()
+    counters = [optimizer.state[p]["step"] for p in params]
+    before = [counter._version for counter in counters]
+    optimizer.step()
+    assert all(counter._version > old for counter, old in zip(counters, before, strict=True))
+    optimizer.state[params[1]]["step"] = torch.tensor(2.0, dtype=torch.float64)
+    optimizer.step()
+    assert [optimizer.state[p]["step"].item() for p in params] == [3, 3, 3]
 
 
 def test_new_gradients_and_learning_rates_count() -> None:
