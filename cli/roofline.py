@@ -17,6 +17,7 @@ __all__ = ["command"]
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = ("bf16", "fp32", "fp16")
+ROUNDINGS = ("stochastic", "nearest")
 
 
 @click.command("roofline")
@@ -24,9 +25,10 @@ DTYPES = ("bf16", "fp32", "fp16")
 @click.option("--target", type=click.Choice(TARGETS), default="sm_90", show_default=True, help="A100, H100, B200 or MI300X.")
 @click.option("--param", type=click.Choice(DTYPES), default="bf16", show_default=True, help="Dtype of the parameters.")
 @click.option("--grad", type=click.Choice(DTYPES), help="Dtype of the gradients.  [default: that of the parameters]")
+@click.option("--rounding", type=click.Choice(ROUNDINGS), default="stochastic", show_default=True, help="Of 16-bit parameters.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it, into a PNG.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def command(spec: str, target: str, param: str, grad: str | None, picture: Path | None, as_json: bool) -> None:
+def command(spec: str, target: str, param: str, grad: str | None, rounding: str, picture: Path | None, as_json: bool) -> None:
     """Say what bounds a step of SPEC on a GPU: its memory or one of its pipes.
 
     The kernels are compiled for the target, no GPU needed. Counted are the instructions that the bulk of a large tensor runs,
@@ -36,7 +38,7 @@ def command(spec: str, target: str, param: str, grad: str | None, picture: Path 
     from optgen.build import build
 
     try:
-        found = roofline(build(spec), target, param=param, grad=grad or param)
+        found = roofline(build(spec), target, param=param, grad=grad or param, rounding=rounding)
     except RooflineError as error:
         raise click.ClickException(str(error)) from None
     if picture is not None:

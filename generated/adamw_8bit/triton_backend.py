@@ -41,7 +41,7 @@ def unscaled_m(code, _tables):
 @triton.jit
 def nearest_code_m(y, _tables):
     """The code of the level nearest to y."""
-    return step_at(_tables + 256, y, 17, 0x34920000, 2048, True)
+    return step_at(_tables + 256, y, 17, 0x30000000, 2048, True)
 
 
 @triton.jit
@@ -75,7 +75,7 @@ def unscaled_v(code, _tables):
 @triton.jit
 def nearest_code_v(y, _tables):
     """The code of the level nearest to y."""
-    return step_at(_tables + 4608, y, 16, 0x342E0000, 4096, False)
+    return step_at(_tables + 4608, y, 16, 0x30000000, 4096, False)
 
 
 @triton.jit
@@ -393,9 +393,9 @@ def update_coded(
 
 TABLES = (
     ValueTable(torch_backend.unscaled_m, 256),
-    StepTable(torch_backend.nearest_code_m, 17, 0x34920000, 2048, True),
+    StepTable(torch_backend.nearest_code_m, 17, 0x30000000, 2048, True),
     ValueTable(torch_backend.unscaled_v, 256),
-    StepTable(torch_backend.nearest_code_v, 16, 0x342E0000, 4096, False),
+    StepTable(torch_backend.nearest_code_v, 16, 0x30000000, 4096, False),
 )
 KERNELS = (
     TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),

@@ -40,7 +40,7 @@ def unscaled_m(code, _tables):
 @triton.jit
 def nearest_code_m(y, _tables):
     """The code of the level nearest to y."""
-    return step_at(_tables + 256, y, 17, 0x34920000, 2048, True)
+    return step_at(_tables + 256, y, 17, 0x30000000, 2048, True)
 
 
 @triton.jit
@@ -289,7 +289,7 @@ def update_coded(
 
 TABLES = (
     ValueTable(torch_backend.unscaled_m, 256),
-    StepTable(torch_backend.nearest_code_m, 17, 0x34920000, 2048, True),
+    StepTable(torch_backend.nearest_code_m, 17, 0x30000000, 2048, True),
 )
 KERNELS = (
     TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),

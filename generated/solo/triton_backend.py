@@ -47,7 +47,7 @@ def unscaled_m(code, _tables):
 @triton.jit
 def nearest_code_m(y, _tables):
     """The code of the level nearest to y."""
-    return step_at(_tables + 16, y, 21, 0x3B200000, 64, True)
+    return step_at(_tables + 16, y, 21, 0x38000000, 64, True)
 
 
 @triton.jit
@@ -412,7 +412,7 @@ def update_coded(
 
 TABLES = (
     ValueTable(torch_backend.unscaled_m, 16),
-    StepTable(torch_backend.nearest_code_m, 21, 0x3B200000, 64, True),
+    StepTable(torch_backend.nearest_code_m, 21, 0x38000000, 64, True),
     ValueTable(torch_backend.exp2_bend, 2048),
 )
 KERNELS = (

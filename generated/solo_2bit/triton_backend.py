@@ -47,7 +47,7 @@ def unscaled_m(code, _tables):
 @triton.jit
 def nearest_code_m(y, _tables):
     """The code of the level nearest to y."""
-    return step_at(_tables + 4, y, 23, 0x3E800000, 4, True)
+    return step_at(_tables + 4, y, 23, 0x3E000000, 4, True)
 
 
 @triton.jit
@@ -412,7 +412,7 @@ def update_coded(
 
 TABLES = (
     ValueTable(torch_backend.unscaled_m, 4),
-    StepTable(torch_backend.nearest_code_m, 23, 0x3E800000, 4, True),
+    StepTable(torch_backend.nearest_code_m, 23, 0x3E000000, 4, True),
     ValueTable(torch_backend.exp2_bend, 2048),
 )
 KERNELS = (

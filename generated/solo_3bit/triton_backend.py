@@ -47,7 +47,7 @@ def unscaled_m(code, _tables):
 @triton.jit
 def nearest_code_m(y, _tables):
     """The code of the level nearest to y."""
-    return step_at(_tables + 8, y, 22, 0x3CC00000, 16, True)
+    return step_at(_tables + 8, y, 22, 0x3C000000, 16, True)
 
 
 @triton.jit
@@ -419,7 +419,7 @@ def update_coded(
 
 TABLES = (
     ValueTable(torch_backend.unscaled_m, 8),
-    StepTable(torch_backend.nearest_code_m, 22, 0x3CC00000, 16, True),
+    StepTable(torch_backend.nearest_code_m, 22, 0x3C000000, 16, True),
     ValueTable(torch_backend.exp2_bend, 2048),
 )
 KERNELS = (

@@ -76,15 +76,17 @@ class Roofline:
         return self.kernels[-1]
 
 
-def roofline(built: Built, target: str, *, param: str = "bf16", grad: str = "bf16") -> Roofline:
+def roofline(built: Built, target: str, *, param: str = "bf16", grad: str = "bf16", rounding: str = "stochastic") -> Roofline:
     """Compile every kernel of an optimizer for a target, every hyperparameter at its default, and say what bounds it.
+
+    `rounding` is that of 16-bit parameters, "stochastic" or "nearest".
 
     Raises:
         RooflineError: if Triton is missing or interprets, or the code of a kernel cannot be counted.
     """
     device = load_devices()[target]
     kernels = tuple(
-        _kernel(plan, entry, device, target, param, grad)
+        _kernel(plan, entry, device, target, param, grad, rounding)
         for plan, entry in zip(built.plan.kernels, _entries(built), strict=True)
     )
     return Roofline(built.spec.name, target, device, param, grad, kernels)
@@ -101,12 +103,12 @@ def _entries(built: Built) -> Any:
         raise RooflineError(f"this needs Triton, which cannot be imported ({error}): pip install triton") from error
 
 
-def _kernel(plan: Kernel, entry: Any, device: Device, target: str, param: str, grad: str) -> KernelRoofline:
+def _kernel(plan: Kernel, entry: Any, device: Device, target: str, param: str, grad: str, rounding: str) -> KernelRoofline:
     flags = default_flags(plan.program)
     codes = []
     for sweep in range(len(entry.sweeps)):
         given = {flag: flags[flag] for flag in plan.flags}
-        code = compile_kernel(entry, target, param=param, grad=grad, flags=given, sweep=sweep)
+        code = compile_kernel(entry, target, param=param, grad=grad, flags=given, low_precision=rounding, sweep=sweep)
         if code.fault:
             raise RooflineError(f"sweep {sweep} of kernel '{plan.name}': {code.fault}")
         codes.append(code)

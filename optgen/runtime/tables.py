@@ -8,6 +8,8 @@ cell, and no cell has more than one border. With `size` the bit pattern of |y|, 
     f(y) = (entry + ~size) >> shift     for y < 0,
 
 because the entry holds the value of the cell's first number above `shift` bits that run over, or under, at the border.
+Entries are counted by the bits above `shift`, modulo their number: `low` begins a stretch of cells, an odd multiple of its
+length, so that ~size of the negative numbers falls into the half before it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class ValueTable(NamedTuple):
 
 
 class StepTable(NamedTuple):
-    """The cells of `function`, of float32 tensors; `entries`, a power of two, of either sign, the negative one behind the positive one."""
+    """The cells of `function`, of float32 tensors; `entries`, a power of two, of either sign, from -1 to 1."""
 
     function: Callable[[Tensor], Tensor]
     shift: int
@@ -52,8 +54,8 @@ def _values(table: ValueTable) -> Tensor:
 
 
 def _steps(table: StepTable) -> Tensor:
-    halves = [_half(table, negative=False)] + ([_half(table, negative=True)] if table.signed else [])
-    return torch.stack(halves, dim=1).flatten()
+    positive = _half(table, negative=False)
+    return torch.cat([_half(table, negative=True).flip(0), positive]) if table.signed else positive
 
 
 def _half(table: StepTable, *, negative: bool) -> Tensor:

@@ -105,14 +105,13 @@ def step_at(table, y, SHIFT: tl.constexpr, LOW: tl.constexpr, COUNT: tl.constexp
     """
     least = tl.full((1, 1), LOW, tl.int32).to(tl.float32, bitcast=True)
     if SIGNED:
+        entries: tl.constexpr = 2 * COUNT
         size = tl.maximum(tl.abs(y), least).to(tl.int32, bitcast=True)
-        cell = (size >> SHIFT) - (LOW >> SHIFT)
-        sign = y.to(tl.int32, bitcast=True) >> 31  # -1 or 0
-        step = (_entry(table, (cell - sign) + cell, 2 * COUNT) + (size ^ sign)) >> SHIFT
+        place = size ^ (y.to(tl.int32, bitcast=True) >> 31)
     else:
-        size = tl.maximum(y, least).to(tl.int32, bitcast=True)
-        step = (_entry(table, (size >> SHIFT) - (LOW >> SHIFT), COUNT) + size) >> SHIFT
-    return step
+        entries: tl.constexpr = COUNT
+        place = tl.maximum(y, least).to(tl.int32, bitcast=True)
+    return (_entry(table, (place >> SHIFT) & (entries - 1), entries) + place) >> SHIFT
 
 
 @triton.jit

@@ -22,7 +22,10 @@ SLACK = 2  # floats by which a border may lie elsewhere than it is said to
 
 @dataclass(frozen=True)
 class Cells:
-    """Numbers from `low` to 1, by bit pattern, that agree but for the lowest `shift` bits share one of `count` cells."""
+    """Numbers from `low` to 1, by bit pattern, that agree but for the lowest `shift` bits share one of `count` cells.
+
+    `low` is an odd multiple of their whole width, which makes the lookup cheap.
+    """
 
     shift: int
     low: int
@@ -41,9 +44,10 @@ def cells(steps: Steps) -> Cells | None:
         taken = [sorted(zip(first[signs == sign], last[signs == sign], strict=True)) for sign in (False, True)]
         if all(below[1] < above[0] for half in taken for below, above in pairwise(half)):
             lowest, one = int(first.min()), int(np.float32(1.0).view(np.int32)) >> shift
-            count = 1 << (one - lowest).bit_length()
+            count = 1 << (one ^ lowest).bit_length()  # the least stretch, aligned to its length, that has both
             entries = count * (1 + bool(signs.any()))
-            return Cells(shift, lowest << shift, count) if lowest > 0 and entries <= MOST_ENTRIES else None
+            low = one // count * count
+            return Cells(shift, low << shift, count) if low > 0 and entries <= MOST_ENTRIES else None
     return None
 
 
