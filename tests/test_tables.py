@@ -41,8 +41,10 @@ def step_at(entries: np.ndarray, y: np.ndarray, grid: Cells, signed: bool) -> np
     """What the kernel computes."""
     size = np.maximum((np.abs(y) if signed else np.maximum(y, np.float32(0))).view(np.int32), grid.low)
     sign = np.where(y.view(np.int32) < 0, -1, 0).astype(np.int32) if signed else np.zeros_like(size)
-    place = size ^ sign
-    return (entries[(place >> grid.shift) & (len(entries) - 1)] + place) >> grid.shift
+    if not signed:
+        return (entries[(size >> grid.shift) - (grid.low >> grid.shift)] + size) >> grid.shift
+    place = (size & ((grid.count << grid.shift) - 1)) ^ sign
+    return (entries[(place >> grid.shift) + grid.count] + place) >> grid.shift
 
 
 def near(borders: np.ndarray) -> np.ndarray:

@@ -4,12 +4,12 @@ A function of small integers is its list of values. A step function of floats, a
 borders, is looked up in cells: the numbers from `low` to 1 whose bit patterns agree but for the lowest `shift` bits share a
 cell, and no cell has more than one border. With `size` the bit pattern of |y|, at least `low`, the entry of its cell makes
 
-    f(y) = (entry + size) >> shift      for y >= 0,
-    f(y) = (entry + ~size) >> shift     for y < 0,
+    f(y) = (entry + size) >> shift               of a function without a sign,
+    f(y) = (entry + (size - low)) >> shift       of one with a sign, for y >= 0,
+    f(y) = (entry + ~(size - low)) >> shift      of one with a sign, for y < 0,
 
 because the entry holds the value of the cell's first number above `shift` bits that run over, or under, at the border.
-Entries are counted by the bits above `shift`, modulo their number: `low` begins a stretch of cells, an odd multiple of its
-length, so that ~size of the negative numbers falls into the half before it.
+`low` is a multiple of the cells' whole width, so that size - low are the lower bits of size.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _values(table: ValueTable) -> Tensor:
 
 def _steps(table: StepTable) -> Tensor:
     positive = _half(table, negative=False)
-    return torch.cat([_half(table, negative=True).flip(0), positive]) if table.signed else positive
+    if not table.signed:
+        return positive
+    return torch.cat([_half(table, negative=True).flip(0) - table.low, positive + table.low])
 
 
 def _half(table: StepTable, *, negative: bool) -> Tensor:

@@ -105,13 +105,13 @@ def step_at(table, y, SHIFT: tl.constexpr, LOW: tl.constexpr, COUNT: tl.constexp
     """
     least = tl.full((1, 1), LOW, tl.int32).to(tl.float32, bitcast=True)
     if SIGNED:
-        entries: tl.constexpr = 2 * COUNT
         size = tl.maximum(tl.abs(y), least).to(tl.int32, bitcast=True)
-        place = size ^ (y.to(tl.int32, bitcast=True) >> 31)
+        place = (size & ((COUNT << SHIFT) - 1)) ^ (y.to(tl.int32, bitcast=True) >> 31)
+        step = (_entry(table, (place >> SHIFT) + COUNT, 2 * COUNT) + place) >> SHIFT
     else:
-        entries: tl.constexpr = COUNT
-        place = tl.maximum(y, least).to(tl.int32, bitcast=True)
-    return (_entry(table, (place >> SHIFT) & (entries - 1), entries) + place) >> SHIFT
+        size = tl.maximum(y, least).to(tl.int32, bitcast=True)
+        step = (_entry(table, (size >> SHIFT) - (LOW >> SHIFT), COUNT) + size) >> SHIFT
+    return step
 
 
 @triton.jit

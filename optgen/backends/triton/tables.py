@@ -24,7 +24,7 @@ SLACK = 2  # floats by which a border may lie elsewhere than it is said to
 class Cells:
     """Numbers from `low` to 1, by bit pattern, that agree but for the lowest `shift` bits share one of `count` cells.
 
-    `low` is an odd multiple of their whole width, which makes the lookup cheap.
+    `low` is a multiple of their whole width, which makes the lookup cheap.
     """
 
     shift: int
