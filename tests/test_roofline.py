@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from optgen.analysis import devices
 from optgen.analysis.devices import load_devices
 from optgen.analysis.gpu_code import TARGETS, compile_kernel
-from optgen.analysis.machine_code import PathError, access_bits, bulk_path, parse_amdgcn, parse_sass
+from optgen.analysis.machine_code import PathError, bulk_path, parse_amdgcn, parse_sass
 from optgen.analysis.pipes import KINDS, WORDS, by_kind, kind, words
 from optgen.analysis.roofline import PARAMS, roofline
 from optgen.build import build
@@ -26,7 +26,6 @@ from optgen.cli.roofline import TARGETS as SHOWN_TARGETS
 from optgen.ir.constants import default_flags
 from optgen.ir.infer import walk
 from optgen.ir.nodes import Assign, Op
-from optgen.output import write_package
 from optgen.plan.nodes import Kernel
 from tests.conftest import SHIPPED
 from tests.test_gpu_code import KINDS as KINDS_OF_SPECS
@@ -187,28 +186,17 @@ def test_times_follow_from_figures() -> None:
 
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
-def test_the_path_is_what_a_kernel_of_the_bulk_alone_runs(name: str, target: str, tmp_path: Path, monkeypatch) -> None:
-    """Compiled without the tail, all but the slow ways of divisions is the path; the compiler schedules it a little otherwise."""
-    files = build(str(SHIPPED[name])).files
-    alone, found = re.subn(r"^    if _first \+ .*:$", "    if TILE > 0:", files["triton_backend.py"], flags=re.MULTILINE)
-    assert found >= 1
-    package = f"{name}_without_tail"
-    write_package(tmp_path, package, {**files, "triton_backend.py": alone})
-    monkeypatch.syspath_prepend(str(tmp_path))
-    flags = dict.fromkeys(build(str(SHIPPED[name])).plan.kernels[-1].flags, False)
-    whole, bulk = (
-        compile_kernel(importlib.import_module(f"{place}.triton_backend").KERNELS[-1], target, flags=flags)
-        for place in (f"optgen.generated.{name}", package)
-    )
-    assert sum(bulk.operations.values()) < sum(whole.operations.values()) / 2
-    counts, expected = (by_kind({op: n for op, n in code.bulk.items() if op not in SCALAR_SPILLS}) for code in (whole, bulk))
-    assert sum(whole.bulk.values()) == pytest.approx(sum(bulk.bulk.values()), rel=0.04)
-    for what in ("fp32", "special", "shared", "shuffle"):
-        assert counts[what] == pytest.approx(expected[what], rel=0.03), what
-    wide = [sum(n for op, n in code.bulk.items() if access_bits(op) == 128) for code in (whole, bulk)]
-    assert wide[0] == wide[1]
+def test_the_path_is_all_but_the_slow_ways_of_divisions(name: str, target: str) -> None:
+    """A tile of the bulk has no masks: each access and exchange is there once."""
+    plan = build(str(SHIPPED[name])).plan.kernels[-1]
+    kernel = importlib.import_module(f"optgen.generated.{name}.triton_backend").KERNELS[-1]
+    code = compile_kernel(kernel, target, flags=dict.fromkeys(plan.flags, False))
+    path, whole = by_kind(code.bulk), by_kind(code.operations)
+    for what in ("global", "shared", "shuffle", "conversion"):
+        assert path[what] == whole[what], what
+    assert 0.8 * sum(code.operations.values()) < sum(code.bulk.values()) <= sum(code.operations.values())
     if name == "adamw" and target == "sm_90":  # no division with a slow way: straight-line code
-        assert bulk.bulk == {op: n - (op == "BRA") for op, n in bulk.operations.items() if op != "BRA" or n > 1}
+        assert code.bulk == {op: n - (op == "BRA") for op, n in code.operations.items() if op != "BRA" or n > 1}
 
 
 def statements(kernel: Kernel) -> list[Assign]:
@@ -232,7 +220,7 @@ def test_no_shipped_spec_takes_more_than_its_budget(target: str) -> None:
         flags = default_flags(plan.program)
         present = [b for b in plan.buffers if b.guard is None or flags.get(b.guard.flag, False) == b.guard.holds]
         whole = [(b.read + b.written) * (share(b, entry.tile, entry.threads, "bf16", "bf16") // 16) for b in present]
-        assert step.accesses[128] == sum(whole) + looked_up(entry) // 2, f"another path than the bulk's of {name}"
+        assert step.accesses[128] == sum(whole) + looked_up(entry), f"another path than the bulk's of {name}"
         if not any(isinstance(node, Op) and node.op == "block_low" for s in statements(plan) for node in walk(s.value)):
             assert step.bound_by == "memory", f"{name} is bound by {step.bound_by}"
         integer = step.kinds["integer"] + step.kinds["packing"]
@@ -300,7 +288,7 @@ def test_sweeps_are_summed(tmp_path: Path) -> None:
     path = tmp_path / "wide.yaml"
     text = "name: Wide\nsummary: A wide scale.\nextends: lion\nstate:\n  m: {storage: {codebook: e4m3, block: tensor}}\n"
     path.write_text(text, encoding="utf-8")
-    for target, tables in (("sm_90", [0, 0]), ("gfx942", [1, 1])):  # read 128 bits at a time too
+    for target, tables in (("sm_90", [0, 0]), ("gfx942", [0, 1])):  # of addresses, read 128 bits at a time too
         data = json.loads(run(str(path), "--target", target, "--json").output)
         whole = [kernel["accesses"]["128"] for kernel in data["kernels"]]
         assert whole == [3 + 4 + tables[0], 3 + 8 + tables[1]]  # p, g and m; g and codes, then p, g and codes

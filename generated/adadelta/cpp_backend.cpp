@@ -14,15 +14,12 @@ constexpr bool maximize = FLAG_maximize;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* v_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  average of squared gradients
-    [[maybe_unused]] auto* a_state =
-        tile.buffer<real>(4);  // real[shape of param]  in/out  average of squared steps
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* v_state = tile.buffer<real>(3);  // in/out [elements] average of squared gradients
+    [[maybe_unused]] auto* a_state = tile.buffer<real>(4);  // in/out [elements] average of squared steps
     const real lr = tile.scalars[0];
     const real rho = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -45,9 +42,9 @@ static void update_tile(const Tile& tile) {
         reals u = sqrt(a_ + eps) / sqrt(v + eps) * d;
         a_ = rho * a_ + one_minus_rho * (u * u);
         p = p - lr * u;
+        write_parameter(param, correction, i, p, _random_2);
         store_reals(v_state + i, v);
         store_reals(a_state + i, a_);
-        write_parameter(param, correction, i, p, _random_2);
     }
 }
 

@@ -17,11 +17,11 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
-    a_state: Tensor,  # real[shape of param]  in/out  average of squared steps
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    v_state: Tensor,  # in/out [elements] average of squared gradients
+    a_state: Tensor,  # in/out [elements] average of squared steps
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -45,6 +45,6 @@ def update(
     a = rho * a + one_minus_rho * (u * u)
     p = p - lr * u
 
+    write_parameter(param, correction, p, low_precision, key, 2)
     v_state.copy_(v)
     a_state.copy_(a)
-    write_parameter(param, correction, p, low_precision, key, 2)

@@ -14,13 +14,11 @@ constexpr bool maximize = FLAG_maximize;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* s_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  sum of squared gradients
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* s_state = tile.buffer<real>(3);  // in/out [elements] sum of squared gradients
     const real weight_decay = tile.scalars[0];
     const real initial_accumulator_value = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -41,8 +39,8 @@ static void update_tile(const Tile& tile) {
         reals d = g + weight_decay * p;
         s = s + d * d;
         p = p - lr_over_one_plus_t_minus_1_lr_decay * d / (sqrt(s) + eps);
-        store_reals(s_state + i, s);
         write_parameter(param, correction, i, p, _random_1);
+        store_reals(s_state + i, s);
     }
 }
 

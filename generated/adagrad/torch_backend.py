@@ -17,10 +17,10 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    s_state: Tensor,  # real[shape of param]  in/out  sum of squared gradients
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    s_state: Tensor,  # in/out [elements] sum of squared gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -44,5 +44,5 @@ def update(
     s = s + d * d
     p = p - lr_over_one_plus_t_minus_1_lr_decay * d / (torch.sqrt(s) + eps)
 
-    s_state.copy_(s)
     write_parameter(param, correction, p, low_precision, key, 1)
+    s_state.copy_(s)

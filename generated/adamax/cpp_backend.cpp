@@ -14,15 +14,13 @@ constexpr bool maximize = FLAG_maximize;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* m_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  average of gradients
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* m_state = tile.buffer<real>(3);  // in/out [elements] average of gradients
     [[maybe_unused]] auto* u_state =
-        tile.buffer<real>(4);  // real[shape of param]  in/out  decaying maximum of magnitudes
+        tile.buffer<real>(4);  // in/out [elements] decaying maximum of magnitudes
     const real beta1 = tile.scalars[0];
     const real beta2 = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -45,9 +43,9 @@ static void update_tile(const Tile& tile) {
         m = beta1 * m + one_minus_beta1 * d;
         u = maximum(beta2 * u, abs(d) + eps);
         p = p - lr_over_bias_correction_beta1 * m / u;
+        write_parameter(param, correction, i, p, _random_2);
         store_reals(m_state + i, m);
         store_reals(u_state + i, u);
-        write_parameter(param, correction, i, p, _random_2);
     }
 }
 

@@ -17,11 +17,11 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # real[shape of param]  in/out  average of gradients
-    u_state: Tensor,  # real[shape of param]  in/out  decaying maximum of magnitudes
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
+    u_state: Tensor,  # in/out [elements] decaying maximum of magnitudes
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -44,6 +44,6 @@ def update(
     u = torch.maximum(beta2 * u, torch.abs(d) + eps)
     p = p - lr_over_bias_correction_beta1 * m / u
 
+    write_parameter(param, correction, p, low_precision, key, 2)
     m_state.copy_(m)
     u_state.copy_(u)
-    write_parameter(param, correction, p, low_precision, key, 2)

@@ -16,32 +16,41 @@ __all__ = ["KERNELS", "launch"]
 
 
 @triton.jit
-def update_tile(
-    param,  # any float[shape of param]  in/out  parameter
-    grad,  # any float[shape of param]  in  gradient
-    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state,  # real[shape of param]  in/out  average of gradients
-    u_state,  # real[shape of param]  in/out  decaying maximum of magnitudes
-    scalars,  # REAL[6]  host scalars of this step
-    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
-    _first,  # first element of the tile
-    _size,  # elements of the parameter
+def update(
+    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 6]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
     """One step of a tile."""
-    _start = _first
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 6
+    _scalars = scalars + _tensor * 6
+    _key = _keys + _tensor * 4
+    param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
+    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
+    m_state = pointer(_slot + 3, REAL, ALIGNED)  # in/out [elements] average of gradients
+    u_state = pointer(_slot + 4, REAL, ALIGNED)  # in/out [elements] decaying maximum of magnitudes
+    _start = tl.load(_tile + 1).to(tl.int64) * TILE
     _offsets = tl.arange(0, TILE)
-    _valid = _offsets < _size - _first
-    beta1 = tl.load(scalars + 0)
-    beta2 = tl.load(scalars + 1)
-    eps = tl.load(scalars + 2)
-    weight_decay = tl.load(scalars + 3)
-    one_minus_beta1 = tl.load(scalars + 4)
-    lr_over_bias_correction_beta1 = tl.load(scalars + 5)
+    _valid = _offsets < tl.load(_slot + 5) - _start
+    beta1 = tl.load(_scalars + 0)
+    beta2 = tl.load(_scalars + 1)
+    eps = tl.load(_scalars + 2)
+    weight_decay = tl.load(_scalars + 3)
+    one_minus_beta1 = tl.load(_scalars + 4)
+    lr_over_bias_correction_beta1 = tl.load(_scalars + 5)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -55,77 +64,15 @@ def update_tile(
     u = maximum(beta2 * u, tl.abs(d) + eps)
     p = p - divide(lr_over_bias_correction_beta1 * m, u)
 
-    store_elements(m_state + _start, _offsets, m, _valid, BULK)
-    store_elements(u_state + _start, _offsets, u, _valid, BULK)
     _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
-
-
-@triton.jit
-def update(
-    _tensors,  # int64[n, 7]  addresses, then sizes, of each parameter's tensors
-    scalars,  # REAL[n, 6]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
-    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
-    maximize: tl.constexpr,
-    low_precision: tl.constexpr,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    CORRECTION: tl.constexpr,
-    REAL: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """One step of every parameter in a bucket, a tile per program."""
-    _tile = tl.program_id(0)
-    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 7
-    param = pointer(_slot + 0, PARAM, ALIGNED)
-    grad = pointer(_slot + 1, GRAD, ALIGNED)
-    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
-    m_state = pointer(_slot + 3, REAL, ALIGNED)
-    u_state = pointer(_slot + 4, REAL, ALIGNED)
-    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 6)
-    if _first + TILE <= tl.load(_slot + 5):
-        update_tile(
-            param,
-            grad,
-            correction,
-            m_state,
-            u_state,
-            scalars + _tensor * 6,
-            _keys + _tensor * 4,
-            _first,
-            _size,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            True,
-        )
-    else:
-        update_tile(
-            param,
-            grad,
-            correction,
-            m_state,
-            u_state,
-            scalars + _tensor * 6,
-            _keys + _tensor * 4,
-            _first,
-            _size,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            False,
-        )
+    store_elements(m_state + _start, _offsets, m, _valid, BULK)
+    store_elements(u_state + _start, _offsets, u, _valid, BULK)
 
 
 KERNELS = (TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),)
 
 
 def launch(batches: list) -> None:
-    """Run one step of all batches, one launch per bucket."""
+    """Run one step of all batches: per bucket one launch for tiles in the bulk of its parameters, one for others."""
     run(KERNELS, batches)

@@ -94,36 +94,45 @@ def encode_v(x, scale):
 
 
 @triton.jit
-def update_tile(
-    param,  # any float[shape of param]  in/out  parameter
-    grad,  # any float[shape of param]  in  gradient
-    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state,  # real[shape of param]  in/out  average of gradients
-    v_state,  # real[shape of param]  in/out  average of squared gradients
-    x_state,  # real[shape of param]  in/out  largest v so far (amsgrad)
-    scalars,  # REAL[8]  host scalars of this step
-    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
-    _first,  # first element of the tile
-    _size,  # elements of the parameter
+def update(
+    _tensors,  # int64[n, 7]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 8]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
     """One step of a tile."""
-    _start = _first
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 7
+    _scalars = scalars + _tensor * 8
+    _key = _keys + _tensor * 4
+    param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
+    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
+    m_state = pointer(_slot + 3, REAL, ALIGNED)  # in/out [elements] average of gradients
+    v_state = pointer(_slot + 4, REAL, ALIGNED)  # in/out [elements] average of squared gradients
+    x_state = pointer(_slot + 5, REAL, ALIGNED)  # in/out [elements] largest v so far (amsgrad)
+    _start = tl.load(_tile + 1).to(tl.int64) * TILE
     _offsets = tl.arange(0, TILE)
-    _valid = _offsets < _size - _first
-    beta1 = tl.load(scalars + 0)
-    beta2 = tl.load(scalars + 1)
-    eps = tl.load(scalars + 2)
-    one_minus_lr_weight_decay = tl.load(scalars + 3)
-    one_minus_beta1 = tl.load(scalars + 4)
-    one_minus_beta2 = tl.load(scalars + 5)
-    lr_over_bias_correction_beta1 = tl.load(scalars + 6)
-    sqrt_inv_bias_correction_beta2 = tl.load(scalars + 7)
+    _valid = _offsets < tl.load(_slot + 6) - _start
+    beta1 = tl.load(_scalars + 0)
+    beta2 = tl.load(_scalars + 1)
+    eps = tl.load(_scalars + 2)
+    one_minus_lr_weight_decay = tl.load(_scalars + 3)
+    one_minus_beta1 = tl.load(_scalars + 4)
+    one_minus_beta2 = tl.load(_scalars + 5)
+    lr_over_bias_correction_beta1 = tl.load(_scalars + 6)
+    sqrt_inv_bias_correction_beta2 = tl.load(_scalars + 7)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -143,20 +152,21 @@ def update_tile(
         w = x
     p = p - divide(lr_over_bias_correction_beta1 * m, sqrt_inv_bias_correction_beta2 * tl.sqrt(w) + eps)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
     if amsgrad:
         store_elements(x_state + _start, _offsets, x, _valid, BULK)
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
 
 
 @triton.jit
-def update(
-    _tensors,  # int64[n, 8]  addresses, then sizes, of each parameter's tensors
+def update_coded(
+    _tensors,  # int64[n, 11]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _tables,  # int32[entries]  what functions look up
     amsgrad: tl.constexpr,
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
@@ -166,93 +176,37 @@ def update(
     REAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
-):
-    """One step of every parameter in a bucket, a tile per program."""
-    _tile = tl.program_id(0)
-    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 8
-    param = pointer(_slot + 0, PARAM, ALIGNED)
-    grad = pointer(_slot + 1, GRAD, ALIGNED)
-    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
-    m_state = pointer(_slot + 3, REAL, ALIGNED)
-    v_state = pointer(_slot + 4, REAL, ALIGNED)
-    x_state = pointer(_slot + 5, REAL, ALIGNED)
-    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 7)
-    if _first + TILE <= tl.load(_slot + 6):
-        update_tile(
-            param,
-            grad,
-            correction,
-            m_state,
-            v_state,
-            x_state,
-            scalars + _tensor * 8,
-            _keys + _tensor * 4,
-            _first,
-            _size,
-            amsgrad,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            True,
-        )
-    else:
-        update_tile(
-            param,
-            grad,
-            correction,
-            m_state,
-            v_state,
-            x_state,
-            scalars + _tensor * 8,
-            _keys + _tensor * 4,
-            _first,
-            _size,
-            amsgrad,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            False,
-        )
-
-
-@triton.jit
-def update_coded_tile(
-    param,  # any float[shape of param]  in/out  parameter
-    grad,  # any float[shape of param]  in  gradient
-    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_codes,  # uint8[bytes]  in/out  average of gradients, 4-bit codes
-    m_scale_blocks,  # float32[blocks]  in/out  scale of each block of m
-    v_codes,  # uint8[bytes]  in/out  average of squared gradients, 4-bit codes
-    v_scale_blocks,  # float32[blocks]  in/out  scale of each block of v
-    x_codes,  # uint8[bytes]  in/out  largest v so far, 4-bit codes (amsgrad)
-    x_scale_blocks,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
-    scalars,  # REAL[8]  host scalars of this step
-    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
-    _tables,  # int32[entries]  what functions look up
-    _first,  # first block of the tile
-    _blocks,  # blocks of 128 in the parameter
-    _length,  # elements in a row
-    amsgrad: tl.constexpr,
-    maximize: tl.constexpr,
-    low_precision: tl.constexpr,
-    REAL: tl.constexpr,
-    TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
     """One step of a tile, with m, v, x stored as codes."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 11
+    _scalars = scalars + _tensor * 8
+    _key = _keys + _tensor * 4
+    param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
+    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
+    m_codes = pointer(_slot + 3, tl.int32, ALIGNED)  # in/out [bytes] average of gradients, 4-bit codes
+    m_scale_blocks = pointer(_slot + 4, tl.float32, ALIGNED)  # in/out [blocks] scale of each block of m
+    # in/out [bytes] average of squared gradients, 4-bit codes
+    v_codes = pointer(_slot + 5, tl.int32, ALIGNED)
+    v_scale_blocks = pointer(_slot + 6, tl.float32, ALIGNED)  # in/out [blocks] scale of each block of v
+    x_codes = pointer(_slot + 7, tl.int32, ALIGNED)  # in/out [bytes] largest v so far, 4-bit codes (amsgrad)
+    # in/out [blocks] scale of each block of x (amsgrad)
+    x_scale_blocks = pointer(_slot + 8, tl.float32, ALIGNED)
+    _first = tl.load(_tile + 1).to(tl.int64) * (TILE // 128)  # block of 128
+    _blocks = tl.load(_slot + 9)
+    _length = tl.load(_slot + 10)  # of a row
     _start, _offsets, _valid = tile_elements(_first, _blocks, _length, 128, TILE, BULK)
-    beta1 = tl.load(scalars + 0)
-    beta2 = tl.load(scalars + 1)
-    eps = tl.load(scalars + 2)
-    one_minus_lr_weight_decay = tl.load(scalars + 3)
-    one_minus_beta1 = tl.load(scalars + 4)
-    one_minus_beta2 = tl.load(scalars + 5)
-    lr_over_bias_correction_beta1 = tl.load(scalars + 6)
-    sqrt_inv_bias_correction_beta2 = tl.load(scalars + 7)
+    beta1 = tl.load(_scalars + 0)
+    beta2 = tl.load(_scalars + 1)
+    eps = tl.load(_scalars + 2)
+    one_minus_lr_weight_decay = tl.load(_scalars + 3)
+    one_minus_beta1 = tl.load(_scalars + 4)
+    one_minus_beta2 = tl.load(_scalars + 5)
+    lr_over_bias_correction_beta1 = tl.load(_scalars + 6)
+    sqrt_inv_bias_correction_beta2 = tl.load(_scalars + 7)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -278,6 +232,8 @@ def update_coded_tile(
         w = x
     p = p - divide(lr_over_bias_correction_beta1 * m, sqrt_inv_bias_correction_beta2 * tl.sqrt(w) + eps)
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 128, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -297,92 +253,6 @@ def update_coded_tile(
         x_code = encode_v(x_blocks, x_scale)
         store_codes(x_codes, x_code, _first, _blocks, _length, 4, 128, 128, TILE, BULK)
         store_scalars(x_scale_blocks, x_scale, _first, _blocks, _length, 128, 128, TILE, BULK)
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
-
-
-@triton.jit
-def update_coded(
-    _tensors,  # int64[n, 12]  addresses, then sizes, of each parameter's tensors
-    scalars,  # REAL[n, 8]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
-    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
-    _tables,  # int32[entries]  what functions look up
-    amsgrad: tl.constexpr,
-    maximize: tl.constexpr,
-    low_precision: tl.constexpr,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    CORRECTION: tl.constexpr,
-    REAL: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """One step of every parameter in a bucket, a tile per program."""
-    _tile = tl.program_id(0)
-    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 12
-    param = pointer(_slot + 0, PARAM, ALIGNED)
-    grad = pointer(_slot + 1, GRAD, ALIGNED)
-    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
-    m_codes = pointer(_slot + 3, tl.int32, ALIGNED)
-    m_scale_blocks = pointer(_slot + 4, tl.float32, ALIGNED)
-    v_codes = pointer(_slot + 5, tl.int32, ALIGNED)
-    v_scale_blocks = pointer(_slot + 6, tl.float32, ALIGNED)
-    x_codes = pointer(_slot + 7, tl.int32, ALIGNED)
-    x_scale_blocks = pointer(_slot + 8, tl.float32, ALIGNED)
-    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * (TILE // 128)
-    _blocks = tl.load(_slot + 10)
-    _length = tl.load(_slot + 11)
-    if _first + TILE // 128 <= tl.load(_slot + 9):
-        update_coded_tile(
-            param,
-            grad,
-            correction,
-            m_codes,
-            m_scale_blocks,
-            v_codes,
-            v_scale_blocks,
-            x_codes,
-            x_scale_blocks,
-            scalars + _tensor * 8,
-            _keys + _tensor * 4,
-            _tables,
-            _first,
-            _blocks,
-            _length,
-            amsgrad,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            True,
-        )
-    else:
-        for _half in range(2):  # which takes half of the registers that offsets and masks would
-            update_coded_tile(
-                param,
-                grad,
-                correction,
-                m_codes,
-                m_scale_blocks,
-                v_codes,
-                v_scale_blocks,
-                x_codes,
-                x_scale_blocks,
-                scalars + _tensor * 8,
-                _keys + _tensor * 4,
-                _tables,
-                _first + _half * (TILE // 256),
-                _blocks,
-                _length,
-                amsgrad,
-                maximize,
-                low_precision,
-                REAL,
-                TILE // 2,
-                False,
-            )
 
 
 TABLES = (
@@ -398,7 +268,7 @@ KERNELS = (
         row=128,
         tile=2048,
         threads=128,
-        registers=248,
+        registers=128,
         tables=TABLES,
         extras=("amsgrad",),
     ),
@@ -406,5 +276,5 @@ KERNELS = (
 
 
 def launch(batches: list) -> None:
-    """Run one step of all batches, one launch per bucket."""
+    """Run one step of all batches: per bucket one launch for tiles in the bulk of its parameters, one for others."""
     run(KERNELS, batches)

@@ -110,17 +110,13 @@ INLINE ints encode_v(floats x_, floats scale) {
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* m_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  average of gradients
-    [[maybe_unused]] auto* v_state =
-        tile.buffer<real>(4);  // real[shape of param]  in/out  average of squared gradients
-    [[maybe_unused]] auto* x_state =
-        tile.buffer<real>(5);  // real[shape of param]  in/out  largest v so far (amsgrad)
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* m_state = tile.buffer<real>(3);  // in/out [elements] average of gradients
+    [[maybe_unused]] auto* v_state = tile.buffer<real>(4);  // in/out [elements] average of squared gradients
+    [[maybe_unused]] auto* x_state = tile.buffer<real>(5);  // in/out [elements] largest v so far (amsgrad)
     const real beta1 = tile.scalars[0];
     const real beta2 = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -154,12 +150,12 @@ static void update_tile(const Tile& tile) {
             w = x_;
         }
         p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(w) + eps);
+        write_parameter(param, correction, i, p, _random_3);
         store_reals(m_state + i, m);
         store_reals(v_state + i, v);
         if constexpr (amsgrad) {
             store_reals(x_state + i, x_);
         }
-        write_parameter(param, correction, i, p, _random_3);
     }
 }
 
@@ -177,23 +173,22 @@ extern "C" void update(const Bucket& bucket) {
 
 // One step of a tile, with m, v, x stored as codes.
 static void update_coded_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
     [[maybe_unused]] auto* m_codes =
-        tile.buffer<uint8_t>(3);  // uint8[bytes]  in/out  average of gradients, 8-bit codes
+        tile.buffer<uint8_t>(3);  // in/out [bytes] average of gradients, 8-bit codes
     [[maybe_unused]] auto* m_scale_blocks =
-        tile.buffer<float>(4);  // float32[blocks]  in/out  scale of each block of m
+        tile.buffer<float>(4);  // in/out [blocks] scale of each block of m
     [[maybe_unused]] auto* v_codes =
-        tile.buffer<uint8_t>(5);  // uint8[bytes]  in/out  average of squared gradients, 8-bit codes
+        tile.buffer<uint8_t>(5);  // in/out [bytes] average of squared gradients, 8-bit codes
     [[maybe_unused]] auto* v_scale_blocks =
-        tile.buffer<float>(6);  // float32[blocks]  in/out  scale of each block of v
+        tile.buffer<float>(6);  // in/out [blocks] scale of each block of v
     [[maybe_unused]] auto* x_codes =
-        tile.buffer<uint8_t>(7);  // uint8[bytes]  in/out  largest v so far, 8-bit codes (amsgrad)
+        tile.buffer<uint8_t>(7);  // in/out [bytes] largest v so far, 8-bit codes (amsgrad)
     [[maybe_unused]] auto* x_scale_blocks =
-        tile.buffer<float>(8);  // float32[blocks]  in/out  scale of each block of x (amsgrad)
+        tile.buffer<float>(8);  // in/out [blocks] scale of each block of x (amsgrad)
     const real beta1 = tile.scalars[0];
     const real beta2 = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -263,6 +258,7 @@ static void update_coded_tile(const Tile& tile) {
                 w = x_;
             }
             p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(w) + eps);
+            write_parameter(param, correction, i, p, _random_3);
             floats m_blocks = existing(tile, i, to_floats(m));
             m_blocks = finite_or_zero(m_blocks);
             store(_m_blocks + i, m_blocks);
@@ -279,7 +275,6 @@ static void update_coded_tile(const Tile& tile) {
                 store(_x_blocks + i, x_blocks);
                 x_largest = at_least(x_largest, x_blocks);
             }
-            write_parameter(param, correction, i, p, _random_3);
         }
         _m_largest[block] = largest_lane(m_largest);
         _m_smallest[block] = smallest_lane(m_smallest);

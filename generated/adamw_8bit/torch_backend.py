@@ -184,12 +184,12 @@ def encode_v(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # real[shape of param]  in/out  average of gradients
-    v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
-    x_state: Tensor,  # real[shape of param]  in/out  largest v so far (amsgrad)
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
+    v_state: Tensor,  # in/out [elements] average of squared gradients
+    x_state: Tensor,  # in/out [elements] largest v so far (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -228,23 +228,23 @@ def update(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(w) + eps)
 
+    write_parameter(param, correction, p, low_precision, key, 3)
     m_state.copy_(m)
     v_state.copy_(v)
     if amsgrad:
         x_state.copy_(x)
-    write_parameter(param, correction, p, low_precision, key, 3)
 
 
 def update_coded(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_codes: Tensor,  # uint8[bytes]  in/out  average of gradients, 8-bit codes
-    m_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of m
-    v_codes: Tensor,  # uint8[bytes]  in/out  average of squared gradients, 8-bit codes
-    v_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of v
-    x_codes: Tensor,  # uint8[bytes]  in/out  largest v so far, 8-bit codes (amsgrad)
-    x_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of x (amsgrad)
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_codes: Tensor,  # in/out [bytes] average of gradients, 8-bit codes
+    m_scale_blocks: Tensor,  # in/out [blocks] scale of each block of m
+    v_codes: Tensor,  # in/out [bytes] average of squared gradients, 8-bit codes
+    v_scale_blocks: Tensor,  # in/out [blocks] scale of each block of v
+    x_codes: Tensor,  # in/out [bytes] largest v so far, 8-bit codes (amsgrad)
+    x_scale_blocks: Tensor,  # in/out [blocks] scale of each block of x (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -289,6 +289,7 @@ def update_coded(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(w) + eps)
 
+    write_parameter(param, correction, p, low_precision, key, 3)
     m_blocks = to_blocks(m, 256)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -308,4 +309,3 @@ def update_coded(
         x_code = encode_v(x_blocks, x_scale)
         x_codes.copy_(pack(x_code, 8).view_as(x_codes))
         x_scale_blocks.copy_(x_scale.view_as(x_scale_blocks))
-    write_parameter(param, correction, p, low_precision, key, 3)

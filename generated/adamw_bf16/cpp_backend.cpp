@@ -15,17 +15,15 @@ constexpr bool maximize = FLAG_maximize;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* m_state =
-        tile.buffer<bfloat16>(3);  // bfloat16[shape of param]  in/out  average of gradients
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* m_state = tile.buffer<bfloat16>(3);  // in/out [elements] average of gradients
     [[maybe_unused]] auto* v_state =
-        tile.buffer<bfloat16>(4);  // bfloat16[shape of param]  in/out  average of squared gradients
+        tile.buffer<bfloat16>(4);  // in/out [elements] average of squared gradients
     [[maybe_unused]] auto* x_state =
-        tile.buffer<bfloat16>(5);  // bfloat16[shape of param]  in/out  largest v so far (amsgrad)
+        tile.buffer<bfloat16>(5);  // in/out [elements] largest v so far (amsgrad)
     const real beta1 = tile.scalars[0];
     const real beta2 = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -59,12 +57,12 @@ static void update_tile(const Tile& tile) {
             w = x_;
         }
         p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(w) + eps);
+        write_parameter(param, correction, i, p, _random_3);
         store_reals(m_state + i, m);
         store_reals(v_state + i, v);
         if constexpr (amsgrad) {
             store_reals(x_state + i, x_);
         }
-        write_parameter(param, correction, i, p, _random_3);
     }
 }
 

@@ -17,12 +17,12 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # bfloat16[shape of param]  in/out  average of gradients
-    v_state: Tensor,  # bfloat16[shape of param]  in/out  average of squared gradients
-    x_state: Tensor,  # bfloat16[shape of param]  in/out  largest v so far (amsgrad)
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
+    v_state: Tensor,  # in/out [elements] average of squared gradients
+    x_state: Tensor,  # in/out [elements] largest v so far (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -61,8 +61,8 @@ def update(
         w = x
     p = p - lr_over_bias_correction_beta1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(w) + eps)
 
+    write_parameter(param, correction, p, low_precision, key, 3)
     m_state.copy_(m)
     v_state.copy_(v)
     if amsgrad:
         x_state.copy_(x)
-    write_parameter(param, correction, p, low_precision, key, 3)

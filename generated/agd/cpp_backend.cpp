@@ -16,17 +16,14 @@ constexpr bool clip_above_0 = FLAG_clip_above_0;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* m_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  average of gradients
-    [[maybe_unused]] auto* b_state = tile.buffer<real>(
-        4);  // real[shape of param]  in/out  average of squared differences of the corrected m
-    [[maybe_unused]] auto* x_state =
-        tile.buffer<real>(5);  // real[shape of param]  in/out  largest b so far (amsgrad)
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* m_state = tile.buffer<real>(3);  // in/out [elements] average of gradients
+    [[maybe_unused]] auto* b_state =
+        tile.buffer<real>(4);  // in/out [elements] average of squared differences of the corrected m
+    [[maybe_unused]] auto* x_state = tile.buffer<real>(5);  // in/out [elements] largest b so far (amsgrad)
     const real beta1 = tile.scalars[0];
     const real beta2 = tile.scalars[1];
     const real clip = tile.scalars[2];
@@ -73,12 +70,12 @@ static void update_tile(const Tile& tile) {
             u = minimum(maximum(u, spread(neg_clip)), spread(clip));
         }
         p = p - lr_sqrt_bias_correction_beta2_over_bias * u;
+        write_parameter(param, correction, i, p, _random_3);
         store_reals(m_state + i, m);
         store_reals(b_state + i, b_);
         if constexpr (amsgrad) {
             store_reals(x_state + i, x_);
         }
-        write_parameter(param, correction, i, p, _random_3);
     }
 }
 

@@ -17,12 +17,12 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # real[shape of param]  in/out  average of gradients
-    b_state: Tensor,  # real[shape of param]  in/out  average of squared differences of the corrected m
-    x_state: Tensor,  # real[shape of param]  in/out  largest b so far (amsgrad)
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
+    b_state: Tensor,  # in/out [elements] average of squared differences of the corrected m
+    x_state: Tensor,  # in/out [elements] largest b so far (amsgrad)
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -76,8 +76,8 @@ def update(
         u = torch.minimum(torch.maximum(u, neg_clip), clip)
     p = p - lr_sqrt_bias_correction_beta2_over_bias * u
 
+    write_parameter(param, correction, p, low_precision, key, 3)
     m_state.copy_(m)
     b_state.copy_(b)
     if amsgrad:
         x_state.copy_(x)
-    write_parameter(param, correction, p, low_precision, key, 3)

@@ -14,13 +14,11 @@ constexpr bool maximize = FLAG_maximize;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* m_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  average of gradients
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* m_state = tile.buffer<real>(3);  // in/out [elements] average of gradients
     const real lr = tile.scalars[0];
     const real beta1 = tile.scalars[1];
     const real beta2 = tile.scalars[2];
@@ -42,8 +40,8 @@ static void update_tile(const Tile& tile) {
         reals u = sign(beta1 * m + one_minus_beta1 * g);
         p = p - lr * u;
         m = beta2 * m + one_minus_beta2 * g;
-        store_reals(m_state + i, m);
         write_parameter(param, correction, i, p, _random_1);
+        store_reals(m_state + i, m);
     }
 }
 

@@ -17,10 +17,10 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # real[shape of param]  in/out  average of gradients
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -42,5 +42,5 @@ def update(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    m_state.copy_(m)
     write_parameter(param, correction, p, low_precision, key, 1)
+    m_state.copy_(m)

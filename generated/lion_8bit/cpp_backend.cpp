@@ -64,13 +64,11 @@ INLINE ints encode_m(floats x_, floats scale) {
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* m_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  average of gradients
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* m_state = tile.buffer<real>(3);  // in/out [elements] average of gradients
     const real lr = tile.scalars[0];
     const real beta1 = tile.scalars[1];
     const real beta2 = tile.scalars[2];
@@ -92,8 +90,8 @@ static void update_tile(const Tile& tile) {
         reals u = sign(beta1 * m + one_minus_beta1 * g);
         p = p - lr * u;
         m = beta2 * m + one_minus_beta2 * g;
-        store_reals(m_state + i, m);
         write_parameter(param, correction, i, p, _random_1);
+        store_reals(m_state + i, m);
     }
 }
 
@@ -109,15 +107,14 @@ extern "C" void update(const Bucket& bucket) {
 
 // One step of a tile, with m stored as codes.
 static void update_coded_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
     [[maybe_unused]] auto* m_codes =
-        tile.buffer<uint8_t>(3);  // uint8[bytes]  in/out  average of gradients, 8-bit codes
+        tile.buffer<uint8_t>(3);  // in/out [bytes] average of gradients, 8-bit codes
     [[maybe_unused]] auto* m_scale_blocks =
-        tile.buffer<float>(4);  // float32[blocks]  in/out  scale of each block of m
+        tile.buffer<float>(4);  // in/out [blocks] scale of each block of m
     const real lr = tile.scalars[0];
     const real beta1 = tile.scalars[1];
     const real beta2 = tile.scalars[2];
@@ -151,12 +148,12 @@ static void update_coded_tile(const Tile& tile) {
             reals u = sign(beta1 * m + one_minus_beta1 * g);
             p = p - lr * u;
             m = beta2 * m + one_minus_beta2 * g;
+            write_parameter(param, correction, i, p, _random_1);
             floats m_blocks = existing(tile, i, to_floats(m));
             m_blocks = finite_or_zero(m_blocks);
             store(_m_blocks + i, m_blocks);
             m_largest = at_least(m_largest, m_blocks);
             m_smallest = at_most(m_smallest, m_blocks);
-            write_parameter(param, correction, i, p, _random_1);
         }
         _m_largest[block] = largest_lane(m_largest);
         _m_smallest[block] = smallest_lane(m_smallest);

@@ -106,10 +106,10 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # real[shape of param]  in/out  average of gradients
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -131,16 +131,16 @@ def update(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    m_state.copy_(m)
     write_parameter(param, correction, p, low_precision, key, 1)
+    m_state.copy_(m)
 
 
 def update_coded(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_codes: Tensor,  # uint8[bytes]  in/out  average of gradients, 8-bit codes
-    m_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of m
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_codes: Tensor,  # in/out [bytes] average of gradients, 8-bit codes
+    m_scale_blocks: Tensor,  # in/out [blocks] scale of each block of m
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -164,10 +164,10 @@ def update_coded(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
+    write_parameter(param, correction, p, low_precision, key, 1)
     m_blocks = to_blocks(m, 256)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
     m_code = encode_m(m_blocks, m_scale)
     m_codes.copy_(pack(m_code, 8).view_as(m_codes))
     m_scale_blocks.copy_(m_scale.view_as(m_scale_blocks))
-    write_parameter(param, correction, p, low_precision, key, 1)

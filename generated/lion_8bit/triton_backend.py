@@ -66,31 +66,40 @@ def encode_m(x, scale, _tables):
 
 
 @triton.jit
-def update_tile(
-    param,  # any float[shape of param]  in/out  parameter
-    grad,  # any float[shape of param]  in  gradient
-    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state,  # real[shape of param]  in/out  average of gradients
-    scalars,  # REAL[6]  host scalars of this step
-    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
-    _first,  # first element of the tile
-    _size,  # elements of the parameter
+def update(
+    _tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 6]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
     """One step of a tile."""
-    _start = _first
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 5
+    _scalars = scalars + _tensor * 6
+    _key = _keys + _tensor * 4
+    param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
+    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
+    m_state = pointer(_slot + 3, REAL, ALIGNED)  # in/out [elements] average of gradients
+    _start = tl.load(_tile + 1).to(tl.int64) * TILE
     _offsets = tl.arange(0, TILE)
-    _valid = _offsets < _size - _first
-    lr = tl.load(scalars + 0)
-    beta1 = tl.load(scalars + 1)
-    beta2 = tl.load(scalars + 2)
-    one_minus_lr_weight_decay = tl.load(scalars + 3)
-    one_minus_beta1 = tl.load(scalars + 4)
-    one_minus_beta2 = tl.load(scalars + 5)
+    _valid = _offsets < tl.load(_slot + 4) - _start
+    lr = tl.load(_scalars + 0)
+    beta1 = tl.load(_scalars + 1)
+    beta2 = tl.load(_scalars + 2)
+    one_minus_lr_weight_decay = tl.load(_scalars + 3)
+    one_minus_beta1 = tl.load(_scalars + 4)
+    one_minus_beta2 = tl.load(_scalars + 5)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -103,17 +112,18 @@ def update_tile(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
-    store_elements(m_state + _start, _offsets, m, _valid, BULK)
     _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
+    store_elements(m_state + _start, _offsets, m, _valid, BULK)
 
 
 @triton.jit
-def update(
-    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
+def update_coded(
+    _tensors,  # int64[n, 7]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 6]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _tables,  # int32[entries]  what functions look up
     maximize: tl.constexpr,
     low_precision: tl.constexpr,
     PARAM: tl.constexpr,
@@ -122,78 +132,29 @@ def update(
     REAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
-):
-    """One step of every parameter in a bucket, a tile per program."""
-    _tile = tl.program_id(0)
-    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 6
-    param = pointer(_slot + 0, PARAM, ALIGNED)
-    grad = pointer(_slot + 1, GRAD, ALIGNED)
-    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
-    m_state = pointer(_slot + 3, REAL, ALIGNED)
-    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 5)
-    if _first + TILE <= tl.load(_slot + 4):
-        update_tile(
-            param,
-            grad,
-            correction,
-            m_state,
-            scalars + _tensor * 6,
-            _keys + _tensor * 4,
-            _first,
-            _size,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            True,
-        )
-    else:
-        update_tile(
-            param,
-            grad,
-            correction,
-            m_state,
-            scalars + _tensor * 6,
-            _keys + _tensor * 4,
-            _first,
-            _size,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            False,
-        )
-
-
-@triton.jit
-def update_coded_tile(
-    param,  # any float[shape of param]  in/out  parameter
-    grad,  # any float[shape of param]  in  gradient
-    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_codes,  # uint8[bytes]  in/out  average of gradients, 8-bit codes
-    m_scale_blocks,  # float32[blocks]  in/out  scale of each block of m
-    scalars,  # REAL[6]  host scalars of this step
-    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
-    _tables,  # int32[entries]  what functions look up
-    _first,  # first block of the tile
-    _blocks,  # blocks of 256 in the parameter
-    _length,  # elements in a row
-    maximize: tl.constexpr,
-    low_precision: tl.constexpr,
-    REAL: tl.constexpr,
-    TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
     """One step of a tile, with m stored as codes."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 7
+    _scalars = scalars + _tensor * 6
+    _key = _keys + _tensor * 4
+    param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
+    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
+    m_codes = pointer(_slot + 3, tl.uint8, ALIGNED)  # in/out [bytes] average of gradients, 8-bit codes
+    m_scale_blocks = pointer(_slot + 4, tl.float32, ALIGNED)  # in/out [blocks] scale of each block of m
+    _first = tl.load(_tile + 1).to(tl.int64) * (TILE // 256)  # block of 256
+    _blocks = tl.load(_slot + 5)
+    _length = tl.load(_slot + 6)  # of a row
     _start, _offsets, _valid = tile_elements(_first, _blocks, _length, 256, TILE, BULK)
-    lr = tl.load(scalars + 0)
-    beta1 = tl.load(scalars + 1)
-    beta2 = tl.load(scalars + 2)
-    one_minus_lr_weight_decay = tl.load(scalars + 3)
-    one_minus_beta1 = tl.load(scalars + 4)
-    one_minus_beta2 = tl.load(scalars + 5)
+    lr = tl.load(_scalars + 0)
+    beta1 = tl.load(_scalars + 1)
+    beta2 = tl.load(_scalars + 2)
+    one_minus_lr_weight_decay = tl.load(_scalars + 3)
+    one_minus_beta1 = tl.load(_scalars + 4)
+    one_minus_beta2 = tl.load(_scalars + 5)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -208,83 +169,14 @@ def update_coded_tile(
     p = p - lr * u
     m = beta2 * m + one_minus_beta2 * g
 
+    _words = random_words(_key, _start, _offsets, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
     m_blocks = to_blocks(m, _valid, 256, TILE, BULK)
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
     m_code = encode_m(m_blocks, m_scale, _tables)
     store_codes(m_codes, m_code, _first, _blocks, _length, 8, 256, 256, TILE, BULK)
     store_scalars(m_scale_blocks, m_scale, _first, _blocks, _length, 256, 256, TILE, BULK)
-    _words = random_words(_key, _start, _offsets, TILE, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
-
-
-@triton.jit
-def update_coded(
-    _tensors,  # int64[n, 8]  addresses, then sizes, of each parameter's tensors
-    scalars,  # REAL[n, 6]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
-    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
-    _tables,  # int32[entries]  what functions look up
-    maximize: tl.constexpr,
-    low_precision: tl.constexpr,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    CORRECTION: tl.constexpr,
-    REAL: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """One step of every parameter in a bucket, a tile per program."""
-    _tile = tl.program_id(0)
-    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 8
-    param = pointer(_slot + 0, PARAM, ALIGNED)
-    grad = pointer(_slot + 1, GRAD, ALIGNED)
-    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
-    m_codes = pointer(_slot + 3, tl.uint8, ALIGNED)
-    m_scale_blocks = pointer(_slot + 4, tl.float32, ALIGNED)
-    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * (TILE // 256)
-    _blocks = tl.load(_slot + 6)
-    _length = tl.load(_slot + 7)
-    if _first + TILE // 256 <= tl.load(_slot + 5):
-        update_coded_tile(
-            param,
-            grad,
-            correction,
-            m_codes,
-            m_scale_blocks,
-            scalars + _tensor * 6,
-            _keys + _tensor * 4,
-            _tables,
-            _first,
-            _blocks,
-            _length,
-            maximize,
-            low_precision,
-            REAL,
-            TILE,
-            True,
-        )
-    else:
-        for _half in range(2):  # which takes half of the registers that offsets and masks would
-            update_coded_tile(
-                param,
-                grad,
-                correction,
-                m_codes,
-                m_scale_blocks,
-                scalars + _tensor * 6,
-                _keys + _tensor * 4,
-                _tables,
-                _first + _half * (TILE // 512),
-                _blocks,
-                _length,
-                maximize,
-                low_precision,
-                REAL,
-                TILE // 2,
-                False,
-            )
 
 
 TABLES = (
@@ -294,11 +186,11 @@ TABLES = (
 KERNELS = (
     TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),
     TritonKernel(
-        (Sweep(update_coded),), wide=256, row=256, tile=2048, threads=128, registers=248, tables=TABLES
+        (Sweep(update_coded),), wide=256, row=256, tile=2048, threads=128, registers=128, tables=TABLES
     ),
 )
 
 
 def launch(batches: list) -> None:
-    """Run one step of all batches, one launch per bucket."""
+    """Run one step of all batches: per bucket one launch for tiles in the bulk of its parameters, one for others."""
     run(KERNELS, batches)

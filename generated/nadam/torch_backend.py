@@ -17,11 +17,11 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # real[shape of param]  in/out  average of gradients
-    v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
+    v_state: Tensor,  # in/out [elements] average of squared gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -62,6 +62,6 @@ def update(
     u = one_minus_mu_over_one_minus_mu_product * d + mu_next_over_one_minus_mu_product_mu_nex * m
     p = p - lr * u / (sqrt_inv_bias_correction_beta2 * torch.sqrt(v) + eps)
 
+    write_parameter(param, correction, p, low_precision, key, 3)
     m_state.copy_(m)
     v_state.copy_(v)
-    write_parameter(param, correction, p, low_precision, key, 3)

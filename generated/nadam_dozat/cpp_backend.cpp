@@ -14,15 +14,12 @@ constexpr bool maximize = FLAG_maximize;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* m_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  average of gradients
-    [[maybe_unused]] auto* v_state =
-        tile.buffer<real>(4);  // real[shape of param]  in/out  average of squared gradients
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* m_state = tile.buffer<real>(3);  // in/out [elements] average of gradients
+    [[maybe_unused]] auto* v_state = tile.buffer<real>(4);  // in/out [elements] average of squared gradients
     const real lr = tile.scalars[0];
     const real beta2 = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -50,9 +47,9 @@ static void update_tile(const Tile& tile) {
         v = beta2 * v + one_minus_beta2 * (d * d);
         reals u = one_minus_mu_over_one_minus_mu_product * d + mu_next_over_one_minus_mu_product_mu_nex * m;
         p = p - lr * u / (sqrt_inv_bias_correction_beta2 * sqrt(v) + eps);
+        write_parameter(param, correction, i, p, _random_3);
         store_reals(m_state + i, m);
         store_reals(v_state + i, v);
-        write_parameter(param, correction, i, p, _random_3);
     }
 }
 

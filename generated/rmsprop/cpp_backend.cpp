@@ -16,17 +16,15 @@ constexpr bool maximize = FLAG_maximize;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* v_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  average of squared gradients
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* v_state = tile.buffer<real>(3);  // in/out [elements] average of squared gradients
     [[maybe_unused]] auto* a_state =
-        tile.buffer<real>(4);  // real[shape of param]  in/out  average of gradients (centered)
+        tile.buffer<real>(4);  // in/out [elements] average of gradients (centered)
     [[maybe_unused]] auto* b_state =
-        tile.buffer<real>(5);  // real[shape of param]  in/out  accumulated steps (momentum_above_0)
+        tile.buffer<real>(5);  // in/out [elements] accumulated steps (momentum_above_0)
     const real lr = tile.scalars[0];
     const real alpha = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -65,6 +63,7 @@ static void update_tile(const Tile& tile) {
             u = b_;
         }
         p = p - lr * u;
+        write_parameter(param, correction, i, p, _random_3);
         store_reals(v_state + i, v);
         if constexpr (centered) {
             store_reals(a_state + i, a_);
@@ -72,7 +71,6 @@ static void update_tile(const Tile& tile) {
         if constexpr (momentum_above_0) {
             store_reals(b_state + i, b_);
         }
-        write_parameter(param, correction, i, p, _random_3);
     }
 }
 

@@ -17,12 +17,12 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
-    a_state: Tensor,  # real[shape of param]  in/out  average of gradients (centered)
-    b_state: Tensor,  # real[shape of param]  in/out  accumulated steps (momentum_above_0)
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    v_state: Tensor,  # in/out [elements] average of squared gradients
+    a_state: Tensor,  # in/out [elements] average of gradients (centered)
+    b_state: Tensor,  # in/out [elements] accumulated steps (momentum_above_0)
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -57,9 +57,9 @@ def update(
         u = b
     p = p - lr * u
 
+    write_parameter(param, correction, p, low_precision, key, 3)
     v_state.copy_(v)
     if centered:
         a_state.copy_(a)
     if momentum_above_0:
         b_state.copy_(b)
-    write_parameter(param, correction, p, low_precision, key, 3)

@@ -16,13 +16,12 @@ constexpr bool nesterov = FLAG_nesterov;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
     [[maybe_unused]] auto* b_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  accumulated gradients (momentum_is_not_0)
+        tile.buffer<real>(3);  // in/out [elements] accumulated gradients (momentum_is_not_0)
     const real lr = tile.scalars[0];
     const real momentum = tile.scalars[1];
     const real weight_decay = tile.scalars[2];
@@ -53,10 +52,10 @@ static void update_tile(const Tile& tile) {
             }
         }
         p = p - lr * d;
+        write_parameter(param, correction, i, p, _random_1);
         if constexpr (momentum_is_not_0) {
             store_reals(b_state + i, b_);
         }
-        write_parameter(param, correction, i, p, _random_1);
     }
 }
 

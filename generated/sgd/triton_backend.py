@@ -16,32 +16,41 @@ __all__ = ["KERNELS", "launch"]
 
 
 @triton.jit
-def update_tile(
-    param,  # any float[shape of param]  in/out  parameter
-    grad,  # any float[shape of param]  in  gradient
-    correction,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    b_state,  # real[shape of param]  in/out  accumulated gradients (momentum_is_not_0)
-    scalars,  # REAL[5]  host scalars of this step
-    _key,  # int64[4]  key of the random bits of this step, start, run and gap of the shard
-    _first,  # first element of the tile
-    _size,  # elements of the parameter
+def update(
+    _tensors,  # int64[n, 5]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 5]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
     momentum_is_not_0: tl.constexpr,
     maximize: tl.constexpr,
     nesterov: tl.constexpr,
     low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
     REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
 ):
     """One step of a tile."""
-    _start = _first
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 5
+    _scalars = scalars + _tensor * 5
+    _key = _keys + _tensor * 4
+    param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
+    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
+    b_state = pointer(_slot + 3, REAL, ALIGNED)  # in/out [elements] accumulated gradients (momentum_is_not_0)
+    _start = tl.load(_tile + 1).to(tl.int64) * TILE
     _offsets = tl.arange(0, TILE)
-    _valid = _offsets < _size - _first
-    lr = tl.load(scalars + 0)
-    momentum = tl.load(scalars + 1)
-    weight_decay = tl.load(scalars + 2)
-    if_t_is_1 = tl.load(scalars + 3)
-    one_minus_dampening = tl.load(scalars + 4)
+    _valid = _offsets < tl.load(_slot + 4) - _start
+    lr = tl.load(_scalars + 0)
+    momentum = tl.load(_scalars + 1)
+    weight_decay = tl.load(_scalars + 2)
+    if_t_is_1 = tl.load(_scalars + 3)
+    one_minus_dampening = tl.load(_scalars + 4)
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
@@ -59,80 +68,15 @@ def update_tile(
             d = b
     p = p - lr * d
 
-    if momentum_is_not_0:
-        store_elements(b_state + _start, _offsets, b, _valid, BULK)
     _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)
-
-
-@triton.jit
-def update(
-    _tensors,  # int64[n, 6]  addresses, then sizes, of each parameter's tensors
-    scalars,  # REAL[n, 5]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits, start, run and gap of the shards
-    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
-    momentum_is_not_0: tl.constexpr,
-    maximize: tl.constexpr,
-    nesterov: tl.constexpr,
-    low_precision: tl.constexpr,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    CORRECTION: tl.constexpr,
-    REAL: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """One step of every parameter in a bucket, a tile per program."""
-    _tile = tl.program_id(0)
-    _tensor = tl.load(_tiles + 2 * _tile).to(tl.int64)
-    _slot = _tensors + _tensor * 6
-    param = pointer(_slot + 0, PARAM, ALIGNED)
-    grad = pointer(_slot + 1, GRAD, ALIGNED)
-    correction = pointer(_slot + 2, CORRECTION, ALIGNED)
-    b_state = pointer(_slot + 3, REAL, ALIGNED)
-    _first = tl.load(_tiles + 2 * _tile + 1).to(tl.int64) * TILE
-    _size = tl.load(_slot + 5)
-    if _first + TILE <= tl.load(_slot + 4):
-        update_tile(
-            param,
-            grad,
-            correction,
-            b_state,
-            scalars + _tensor * 5,
-            _keys + _tensor * 4,
-            _first,
-            _size,
-            momentum_is_not_0,
-            maximize,
-            nesterov,
-            low_precision,
-            REAL,
-            TILE,
-            True,
-        )
-    else:
-        update_tile(
-            param,
-            grad,
-            correction,
-            b_state,
-            scalars + _tensor * 5,
-            _keys + _tensor * 4,
-            _first,
-            _size,
-            momentum_is_not_0,
-            maximize,
-            nesterov,
-            low_precision,
-            REAL,
-            TILE,
-            False,
-        )
+    if momentum_is_not_0:
+        store_elements(b_state + _start, _offsets, b, _valid, BULK)
 
 
 KERNELS = (TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),)
 
 
 def launch(batches: list) -> None:
-    """Run one step of all batches, one launch per bucket."""
+    """Run one step of all batches: per bucket one launch for tiles in the bulk of its parameters, one for others."""
     run(KERNELS, batches)

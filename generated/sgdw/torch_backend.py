@@ -17,10 +17,10 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    b_state: Tensor,  # real[shape of param]  in/out  accumulated gradients (momentum_is_not_0)
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    b_state: Tensor,  # in/out [elements] accumulated gradients (momentum_is_not_0)
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -50,6 +50,6 @@ def update(
             d = b
     p = p - lr * d
 
+    write_parameter(param, correction, p, low_precision, key, 1)
     if momentum_is_not_0:
         b_state.copy_(b)
-    write_parameter(param, correction, p, low_precision, key, 1)

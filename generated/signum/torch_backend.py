@@ -17,10 +17,10 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # real[shape of param]  in/out  average of gradients
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -41,5 +41,5 @@ def update(
     m = momentum * m + one_minus_momentum * g
     p = p - lr * sign(m)
 
-    m_state.copy_(m)
     write_parameter(param, correction, p, low_precision, key, 1)
+    m_state.copy_(m)

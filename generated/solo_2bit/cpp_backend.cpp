@@ -93,15 +93,12 @@ INLINE ints encode_v(floats x_, floats scale, ints steps, floats base, ints u) {
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* m_state =
-        tile.buffer<real>(3);  // real[shape of param]  in/out  average of gradients
-    [[maybe_unused]] auto* v_state =
-        tile.buffer<real>(4);  // real[shape of param]  in/out  average of squared gradients
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* m_state = tile.buffer<real>(3);  // in/out [elements] average of gradients
+    [[maybe_unused]] auto* v_state = tile.buffer<real>(4);  // in/out [elements] average of squared gradients
     const real beta2 = tile.scalars[0];
     const real eps = tile.scalars[1];
     const real b1 = tile.scalars[2];
@@ -126,9 +123,9 @@ static void update_tile(const Tile& tile) {
         m = b1 * m + one_minus_b1 * g;
         v = beta2 * v + one_minus_beta2 * (g * g);
         p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(v) + eps);
+        write_parameter(param, correction, i, p, _random_2);
         store_reals(m_state + i, m);
         store_reals(v_state + i, v);
-        write_parameter(param, correction, i, p, _random_2);
     }
 }
 
@@ -145,21 +142,19 @@ extern "C" void update(const Bucket& bucket) {
 
 // One step of a tile, with m, v stored as codes.
 static void update_coded_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
     [[maybe_unused]] auto* m_codes =
-        tile.buffer<uint8_t>(3);  // uint8[bytes]  in/out  average of gradients, 2-bit codes
+        tile.buffer<uint8_t>(3);  // in/out [bytes] average of gradients, 2-bit codes
     [[maybe_unused]] auto* m_scale_blocks =
-        tile.buffer<float>(4);  // float32[blocks]  in/out  scale of each block of m
+        tile.buffer<float>(4);  // in/out [blocks] scale of each block of m
     [[maybe_unused]] auto* v_codes =
-        tile.buffer<uint8_t>(5);  // uint8[bytes]  in/out  average of squared gradients, 2-bit codes
+        tile.buffer<uint8_t>(5);  // in/out [bytes] average of squared gradients, 2-bit codes
     [[maybe_unused]] auto* v_scale_blocks =
-        tile.buffer<float>(6);  // float32[blocks]  in/out  scale of each block of v
-    [[maybe_unused]] auto* v_base_blocks =
-        tile.buffer<float>(7);  // float32[blocks]  in/out  base of each block of v
+        tile.buffer<float>(6);                                     // in/out [blocks] scale of each block of v
+    [[maybe_unused]] auto* v_base_blocks = tile.buffer<float>(7);  // in/out [blocks] base of each block of v
     const real beta2 = tile.scalars[0];
     const real eps = tile.scalars[1];
     const real b1 = tile.scalars[2];
@@ -211,6 +206,7 @@ static void update_coded_tile(const Tile& tile) {
             m = b1 * m + one_minus_b1 * g;
             v = beta2 * v + one_minus_beta2 * (g * g);
             p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * sqrt(v) + eps);
+            write_parameter(param, correction, i, p, _random_2);
             floats m_blocks = existing(tile, i, to_floats(m));
             m_blocks = finite_or_zero(m_blocks);
             store(_m_blocks + i, m_blocks);
@@ -223,7 +219,6 @@ static void update_coded_tile(const Tile& tile) {
             v_steps_count = v_steps_count - (v_blocks > 0.0f);
             floats v_steps_values = v_blocks > 0.0f ? v_blocks : 3.4028234663852886e+38f;
             store(_v_steps_values + i, v_steps_values);
-            write_parameter(param, correction, i, p, _random_2);
         }
         _m_largest[block] = largest_lane(m_largest);
         _m_smallest[block] = smallest_lane(m_smallest);

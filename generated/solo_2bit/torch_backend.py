@@ -137,11 +137,11 @@ def encode_v(x: Tensor, scale: Tensor, steps: Tensor, base: Tensor, u: Tensor) -
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # real[shape of param]  in/out  average of gradients
-    v_state: Tensor,  # real[shape of param]  in/out  average of squared gradients
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
+    v_state: Tensor,  # in/out [elements] average of squared gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -173,20 +173,20 @@ def update(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(v) + eps)
 
+    write_parameter(param, correction, p, low_precision, key, 2)
     m_state.copy_(m)
     v_state.copy_(v)
-    write_parameter(param, correction, p, low_precision, key, 2)
 
 
 def update_coded(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_codes: Tensor,  # uint8[bytes]  in/out  average of gradients, 2-bit codes
-    m_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of m
-    v_codes: Tensor,  # uint8[bytes]  in/out  average of squared gradients, 2-bit codes
-    v_scale_blocks: Tensor,  # float32[blocks]  in/out  scale of each block of v
-    v_base_blocks: Tensor,  # float32[blocks]  in/out  base of each block of v
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_codes: Tensor,  # in/out [bytes] average of gradients, 2-bit codes
+    m_scale_blocks: Tensor,  # in/out [blocks] scale of each block of m
+    v_codes: Tensor,  # in/out [bytes] average of squared gradients, 2-bit codes
+    v_scale_blocks: Tensor,  # in/out [blocks] scale of each block of v
+    v_base_blocks: Tensor,  # in/out [blocks] base of each block of v
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -223,6 +223,7 @@ def update_coded(
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - lr_over_bias_correction_b1 * m / (sqrt_inv_bias_correction_beta2 * torch.sqrt(v) + eps)
 
+    write_parameter(param, correction, p, low_precision, key, 2)
     m_blocks = to_blocks(m, 128)
     m_blocks = torch.where(torch.isfinite(m_blocks), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
@@ -238,4 +239,3 @@ def update_coded(
     v_codes.copy_(pack(v_code, 2).view_as(v_codes))
     v_scale_blocks.copy_(v_scale.view_as(v_scale_blocks))
     v_base_blocks.copy_(v_base.view_as(v_base_blocks))
-    write_parameter(param, correction, p, low_precision, key, 2)

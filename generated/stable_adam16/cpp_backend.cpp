@@ -14,15 +14,13 @@ constexpr bool maximize = FLAG_maximize;
 
 // One step of a tile.
 static void update_tile(const Tile& tile) {
-    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // any float[shape of param]  in/out  parameter
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // any float[shape of param]  in  gradient
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
-        tile.buffer<correction_t>(2);  // int8, int16 or that of param[shape of param]  in/out  what rounding
-                                       // took from the parameter (is_corrected)
-    [[maybe_unused]] auto* m_state =
-        tile.buffer<float16>(3);  // float16[shape of param]  in/out  average of gradients
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* m_state = tile.buffer<float16>(3);  // in/out [elements] average of gradients
     [[maybe_unused]] auto* v_state =
-        tile.buffer<float16>(4);  // float16[shape of param]  in/out  average of squared gradients
+        tile.buffer<float16>(4);  // in/out [elements] average of squared gradients
     const real beta1 = tile.scalars[0];
     const real beta2 = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -36,9 +34,9 @@ static void update_tile(const Tile& tile) {
     alignas(64) uint16_t _random_1[2048];
     alignas(64) [[maybe_unused]] uint16_t _random_2[2048];
 
+    if constexpr (is_random) random_bits(tile.places, 2, tile.count, _random_2);
     random_bits(tile.places, 0, tile.count, _random_0);
     random_bits(tile.places, 1, tile.count, _random_1);
-    if constexpr (is_random) random_bits(tile.places, 2, tile.count, _random_2);
     for (int i = 0; i < tile.count; i += LANES) {
         reals p = read_parameter(param, correction, i);
         reals g = load_reals(grad + i);
@@ -51,9 +49,9 @@ static void update_tile(const Tile& tile) {
         m = beta1 * m + one_minus_beta1 * d;
         v = beta2 * v + one_minus_beta2 * (d * d);
         p = p - lr_over_bias_correction_beta1 * m / sqrt(maximum(v * inv_bias_correction_beta2, spread(eps)));
+        write_parameter(param, correction, i, p, _random_2);
         store_reals(m_state + i, stochastic_float16(to_floats(m), load_ints(_random_0 + i)));
         store_reals(v_state + i, stochastic_float16(to_floats(v), load_ints(_random_1 + i)));
-        write_parameter(param, correction, i, p, _random_2);
     }
 }
 

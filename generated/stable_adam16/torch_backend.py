@@ -18,11 +18,11 @@ __all__ = [
 
 
 def update(
-    param: Tensor,  # any float[shape of param]  in/out  parameter
-    grad: Tensor,  # any float[shape of param]  in  gradient
-    correction: Tensor,  # int8, int16 or that of param[shape of param]  in/out  what rounding took from the parameter (is_corrected)
-    m_state: Tensor,  # float16[shape of param]  in/out  average of gradients
-    v_state: Tensor,  # float16[shape of param]  in/out  average of squared gradients
+    param: Tensor,  # in/out [elements] parameter
+    grad: Tensor,  # in [elements] gradient
+    correction: Tensor,  # in/out [elements] lost in rounding (is_corrected)
+    m_state: Tensor,  # in/out [elements] average of gradients
+    v_state: Tensor,  # in/out [elements] average of squared gradients
     scalars: Tensor,  # real[columns]  host scalars of this step
     key: Key,  # of the random bits of this step
     *,
@@ -54,6 +54,6 @@ def update(
     v = beta2 * v + one_minus_beta2 * (d * d)
     p = p - lr_over_bias_correction_beta1 * m / torch.sqrt(torch.maximum(v * inv_bias_correction_beta2, eps))
 
+    write_parameter(param, correction, p, low_precision, key, 2)
     m_state.copy_(stochastic_float16(m.to(torch.float32), random_elements(key, param.shape, 0)))
     v_state.copy_(stochastic_float16(v.to(torch.float32), random_elements(key, param.shape, 1)))
-    write_parameter(param, correction, p, low_precision, key, 2)

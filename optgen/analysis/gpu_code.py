@@ -60,6 +60,7 @@ def compile_kernel(
     flags: Mapping[str, bool],
     low_precision: str = "stochastic",
     sweep: int = -1,
+    bulk: bool = True,
 ) -> GpuCode:
     """Compile one sweep of a `TritonKernel`, by default the last, for `target` and read the facts of its code.
 
@@ -71,6 +72,7 @@ def compile_kernel(
         flags: values of the kernel's compile-time flags.
         low_precision: how parameters of 16 bits are rounded.
         sweep: which one, counted from 0.
+        bulk: for tiles that lie whole inside a parameter, or else for the rest.
     """
     import triton
     import triton.language as tl
@@ -89,7 +91,8 @@ def compile_kernel(
         "low_precision": low_precision,
         "REAL": dtypes[real],
         "ALIGNED": True,
-        "TILE": kernel.tile_of({**flags, "low_precision": low_precision}),
+        "TILE": kernel.tile_of({**flags, "low_precision": low_precision}, bulk=bulk),
+        "BULK": bulk,
     }
     names = list(entry.arg_names)
     pointers = {**POINTERS, "scalars": f"*{real}"}

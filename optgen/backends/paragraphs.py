@@ -11,7 +11,7 @@ __all__ = ["buffer_comment", "paragraphs", "scratch_table", "sweep_doc"]
 
 
 SHAPES = {
-    Layout.ELEMENT: "shape of param",
+    Layout.ELEMENT: "elements",
     Layout.BLOCK: "blocks",
     Layout.ROW: "rows",
     Layout.TENSOR: "1",
@@ -43,14 +43,10 @@ def _phase(statement: Statement) -> str:
 
 
 def buffer_comment(buffer: Buffer) -> str:
-    """Dtype, shape, direction and meaning of a kernel argument."""
-    dtype = {"param": "any float", "grad": "any float", "correction": "int8, int16 or that of param"}.get(
-        buffer.dtype, buffer.dtype
-    )
-    shape = SHAPES[buffer.layout]
+    """Direction, shape and meaning of a kernel's tensor."""
     way = "in/out" if buffer.read and buffer.written else "out" if buffer.written else "in"
     guard = "" if buffer.guard is None else f" ({'' if buffer.guard.holds else 'not '}{buffer.guard.flag})"
-    return f"{dtype}[{shape}]  {way}  {buffer.doc}{guard}"
+    return f"{way} [{SHAPES[buffer.layout]}] {buffer.doc}{guard}"
 
 
 def sweep_doc(kernel: Kernel, sweep: Sweep) -> str:

@@ -11,7 +11,8 @@ import jinja2
 
 __all__ = ["environment", "format_files", "render"]
 
-CPP_STYLE = "{BasedOnStyle: Google, IndentWidth: 4, ColumnLimit: 110, AccessModifierOffset: -2}"
+COLUMNS = 110  # of generated code
+CPP_STYLE = f"{{BasedOnStyle: Google, IndentWidth: 4, ColumnLimit: {COLUMNS}, AccessModifierOffset: -2}}"
 
 
 @cache
@@ -62,7 +63,7 @@ def _format_cpp(name: str, text: str) -> str:
 
 
 def _ruff(command: list[str], name: str, text: str) -> str:
-    options = ["--line-length", "110", "--target-version", "py311", "--stdin-filename", name]
+    options = ["--line-length", str(COLUMNS), "--target-version", "py311", "--stdin-filename", name]
     done = subprocess.run(
         [_ruff_binary(), *command, *options, "-"], input=text, capture_output=True, encoding="utf-8", check=False
     )

@@ -84,7 +84,7 @@ class _Lowering:
                     buffer += "_"
                 self.stores.append(self.element(state, buffer, index))
         # the parameter is written last: its random bits need registers that the codes have freed
-        self.out.body = [*self.out.body, *self.program.body, *self.stores, Store("param", Ref("p"))]
+        self.out.body = [*self.out.body, *self.program.body, Store("param", Ref("p")), *self.stores]
         self.out.functions = _called(self.out.functions, [statement.value for statement in self.out.body])
         return self.out
 
@@ -92,7 +92,7 @@ class _Lowering:
         """The parameter, its gradient, and what rounding took from the parameter."""
         for name, buffer, doc in (("p", "param", "parameter"), ("g", "grad", "gradient")):
             self.load(Buffer(buffer, Layout.ELEMENT, buffer, None, None, self.reads(name), name == "p", doc), name)
-        doc = "what rounding took from the parameter"
+        doc = "lost in rounding"
         self.out.buffers.append(
             Buffer("correction", Layout.ELEMENT, "correction", "correction", None, True, True, doc, when=Guard("is_corrected"))
         )

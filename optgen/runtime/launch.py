@@ -1,4 +1,4 @@
-"""Launches Triton kernels: one launch for each sweep of a bucket, however many parameters it has."""
+"""Launches Triton kernels: two launches at most for each sweep of a bucket, however many parameters it has."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class Sweep(NamedTuple):
 class TritonKernel(NamedTuple):
     """A kernel's sweeps, its largest block (0: no codes), the least elements of a row, its tile, the threads of a program.
 
-    A coded kernel takes half a tile where `extras`, flags, or a correction give each element one more value: registers are few.
+    The bulk, tiles that lie whole inside a parameter of whole blocks, is launched by itself: without masks and offsets a thread
+    takes half of the registers, and twice as many run at a time. A coded kernel takes half a tile where `extras`, flags, or a
+    correction give each element one more value.
 
     `registers` is the most that a thread may have on an NVIDIA GPU; `scratch` follows the tensors in each parameter's slots;
     `tables` are what its functions look up.
@@ -66,10 +68,11 @@ class TritonKernel(NamedTuple):
     tables: tuple[ValueTable | StepTable, ...] = ()
     extras: tuple[str, ...] = ()
 
-    def tile_of(self, flags: Mapping[str, Any]) -> int:
-        """Elements of a tile under these flags, `low_precision` one of them."""
-        has_more = flags["low_precision"] in CORRECTED or any(flags[flag] for flag in self.extras)
-        return max(self.tile // 2, self.wide) if self.wide and has_more else self.tile
+    def tile_of(self, flags: Mapping[str, Any], *, bulk: bool = True) -> int:
+        """Elements of a tile under these flags, `low_precision` one of them; fewer where it has masks."""
+        has_more = self.wide and (flags["low_precision"] in CORRECTED or any(flags[flag] for flag in self.extras))
+        share = (2 if has_more else 1) * (1 if bulk else 4 if self.wide else 2)
+        return max(self.tile // share, self.wide)
 
     def options(self, platform: str, warp_size: int) -> dict[str, int]:
         """What the compiler is told for a GPU of this platform, "cuda" or "hip"."""
@@ -95,27 +98,25 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
 def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     (param, grad, correction, real), device = bucket.dtypes, bucket.device
     scratch = make_scratch(kernel.scratch, bucket, kernel.row)
-    tile = kernel.tile_of(bucket.flags)
-    extents, counts = _extents(kernel, tile, bucket.shapes, tuple(bucket.regular()))
     between = [addresses_of(scratch)] if scratch else []
-    rows = torch.cat([bucket.addresses, *between, extents], dim=1)
-    tiles = _tiles(counts, device)
-    tables = [*_on_device([rows, bucket.scalar_table(), bucket.key_table()], device), tiles]
-    if kernel.tables:
-        tables.append(tabulated(kernel.tables, device))
+    rows = torch.cat([bucket.addresses, *between, _extents(kernel, bucket.shapes)], dim=1)
+    tables = _on_device([rows, bucket.scalar_table(), bucket.key_table()], device)
+    looked_up = [tabulated(kernel.tables, device)] if kernel.tables else []
+    sizes = kernel.tile_of(bucket.flags), kernel.tile_of(bucket.flags, bulk=False)
+    parts = _parts(kernel, sizes, bucket.shapes, tuple(bucket.regular()), device)
     constants = {
         "PARAM": TRITON_DTYPES[param],
         "GRAD": TRITON_DTYPES[grad],
         "CORRECTION": TRITON_DTYPES[correction],
         "REAL": TRITON_DTYPES[real],
         "ALIGNED": bucket.aligned,
-        "TILE": tile,
     }
     options = {"num_warps": 1} if interpreting() else kernel.options(*_platform(device))
     with _on(device):
         for sweep in kernel.sweeps:
             entry, taken = sweep.entry, {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names}
-            entry[(len(tiles),)](*tables, **taken, **constants, **options)
+            for tiles, size, bulk in parts:
+                entry[(len(tiles),)](*tables, tiles, *looked_up, **taken, **constants, TILE=size, BULK=bulk, **options)
             for reduction in sweep.reductions:
                 if kernel.scratch[reduction.parts - len(bucket.columns)].is_used(bucket.flags):
                     _join(kernel, reduction, bucket, rows)
@@ -153,27 +154,39 @@ def _platform(device: torch.device) -> tuple[str, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _extents(
-    kernel: TritonKernel, tile: int, shapes: tuple[torch.Size, ...], regular: tuple[bool, ...]
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The sizes of each parameter, int64 (n, sizes), and its number of tiles.
+def _extents(kernel: TritonKernel, shapes: tuple[torch.Size, ...]) -> Tensor:
+    """The sizes of each parameter: its blocks and the length of its rows, int64 (n, 2), or its elements, (n, 1)."""
+    rows = [[_blocks(kernel, shape), rows_of(shape, kernel.row)[1]] if kernel.wide else [shape.numel()] for shape in shapes]
+    return torch.tensor(rows, dtype=torch.int64, device="cpu")
 
-    The sizes are: how much of it whole tiles may take without masks, and blocks and row length, or elements.
+
+def _blocks(kernel: TritonKernel, shape: torch.Size) -> int:
+    lines, length = rows_of(shape, kernel.row)
+    return lines * -(-length // kernel.wide)
+
+
+@functools.lru_cache(maxsize=64)
+def _parts(
+    kernel: TritonKernel,
+    sizes: tuple[int, int],
+    shapes: tuple[torch.Size, ...],
+    regular: tuple[bool, ...],
+    device: torch.device,
+) -> list[tuple[Tensor, int, bool]]:
+    """What is launched, the bulk and the rest, if there are any: the tiles, their elements, and whether they are the bulk.
+
+    Kept, because it seldom changes. The bulk of a parameter is as many tiles as need no masks.
     """
-    extents: list[tuple[int, ...]] = []
-    counts = []
+    size, small = sizes
+    bulk, rest = [], []
     for shape, is_regular in zip(shapes, regular, strict=True):
-        if kernel.wide:
-            lines, length = rows_of(shape, kernel.row)
-            blocks = lines * -(-length // kernel.wide)
-            whole = blocks if length % kernel.wide == 0 and is_regular else 0
-            extents.append((whole, blocks, length))
-            counts.append(-(-blocks * kernel.wide // tile))
-        else:
-            size = shape.numel()
-            extents.append((size if is_regular else 0, size))
-            counts.append(-(-size // tile))
-    return torch.tensor(extents, dtype=torch.int64, device="cpu"), tuple(counts)
+        elements = _blocks(kernel, shape) * kernel.wide if kernel.wide else shape.numel()
+        is_whole = is_regular and (not kernel.wide or rows_of(shape, kernel.row)[1] % kernel.wide == 0)
+        whole = elements // size if is_whole else 0
+        bulk.append(range(whole))
+        rest.append(range(whole * size // small, -(-elements // small)))
+    parts = (bulk, size, True), (rest, small, False)
+    return [(_tiles(ranges, device), elements, is_bulk) for ranges, elements, is_bulk in parts if any(map(len, ranges))]
 
 
 def _on_device(tables: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -199,11 +212,10 @@ def _unpacked(packed: Tensor, tables: list[Tensor]) -> list[Tensor]:
     return found
 
 
-@functools.lru_cache(maxsize=64)
-def _tiles(counts: tuple[int, ...], device: torch.device) -> Tensor:
-    """The parameter of each tile, and which of its tiles it is: int32 (tiles, 2). Kept, because it seldom changes."""
-    repeats = torch.tensor(counts, device="cpu")
-    owner = torch.repeat_interleave(torch.arange(len(counts), device="cpu"), repeats)
-    start = torch.cumsum(repeats, 0) - repeats
-    number = torch.arange(len(owner), device="cpu") - start[owner]
+def _tiles(ranges: Sequence[range], device: torch.device) -> Tensor:
+    """The parameter of each tile, and which of its tiles it is: int32 (tiles, 2); the tiles of each parameter are a range."""
+    owner = torch.arange(len(ranges), device="cpu").repeat_interleave(
+        torch.tensor([len(each) for each in ranges], device="cpu")
+    )
+    number = torch.cat([torch.arange(each.start, each.stop, device="cpu") for each in ranges])
     return torch.stack([owner, number], dim=1).to(torch.int32).to(device)

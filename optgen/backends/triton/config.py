@@ -1,12 +1,12 @@
 """How each operation is written in Triton, and the sizes of tiles. `@` marks a function of the runtime."""
 
-__all__ = ["CODED_SHARE", "FORMATS", "MOST_REGISTERS", "REGISTERS", "SHARE", "THREADS", "WORD_BITS"]
+__all__ = ["CODED_REGISTERS", "CODED_SHARE", "FORMATS", "REGISTERS", "SHARE", "THREADS", "WORD_BITS"]
 
 THREADS = 128  # of a program
 SHARE = 8  # elements of a tile for each thread: 16-bit values move in 128 bits, and registers suffice
 CODED_SHARE = 16  # with codes: what is done once for a block or a table costs half as much; 2-bit codes fill a word
-REGISTERS = 168  # of a thread, so that three programs share a processor; left to itself, ptxas takes fewer and spills
-MOST_REGISTERS = 248  # with codes; at 255, all there are, ptxas spills a few
+REGISTERS = 168  # the most of a thread, so that three programs share a processor; left to itself, ptxas takes few and spills
+CODED_REGISTERS = 128  # with codes: four programs, whose waits for memory and for one another overlap
 WORD_BITS = 32  # a thread's codes fill a word at least
 
 FORMATS = {

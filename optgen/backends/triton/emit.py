@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from optgen.backends.paragraphs import buffer_comment, paragraphs, scratch_table, sweep_doc
 from optgen.backends.printer import NARROW_HELPERS
-from optgen.backends.render import render
-from optgen.backends.triton.config import CODED_SHARE, MOST_REGISTERS, REGISTERS, SHARE, THREADS, WORD_BITS
+from optgen.backends.render import COLUMNS, render
+from optgen.backends.triton.config import CODED_REGISTERS, CODED_SHARE, REGISTERS, SHARE, THREADS, WORD_BITS
 from optgen.backends.triton.printer import KernelPrinter, TritonPrinter
 from optgen.backends.triton.tables import Tables, tables_of
 from optgen.backends.view import PackageView
@@ -32,22 +32,12 @@ class TritonFunctionView:
 
 
 @dataclass(frozen=True)
-class BufferView:
-    """One column of addresses in the tensor table."""
-
-    name: str
-    dtype: str
-    comment: str
-    slot: int
-
-
-@dataclass(frozen=True)
 class SweepView:
-    """One sweep of a kernel: an entry, and the function for its tiles."""
+    """One sweep of a kernel; `pointers` and `lines` are its code."""
 
     name: str
     doc: str
-    buffers: tuple[BufferView, ...]
+    pointers: tuple[str, ...]
     lines: tuple[str, ...]
     reductions: str
 
@@ -58,11 +48,11 @@ class TritonKernelView:
 
     sweeps: tuple[SweepView, ...]
     slots: int
+    sizes: int  # of each parameter, behind its slots
     scratch: str  # between sweeps, as text; empty if there is one
     flags: tuple[str, ...]
     columns: int
     wide: int  # the largest block; 0 without codes
-    halves: bool  # whether a tile that is not whole is done in two turns
     row: int  # elements that a row has at least
     tile: int
     threads: int
@@ -114,15 +104,15 @@ def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> Tr
     return TritonKernelView(
         sweeps=tuple(_sweep(sweep, kernel, plan, slots, tables, helpers) for sweep in kernel.sweeps),
         slots=len(slots),
+        sizes=2 if wide else 1,
         scratch=scratch_table(kernel),
         flags=kernel.flags,
         columns=len(plan.columns),
         wide=wide,
-        halves=0 < 4 * wide <= tile,  # of a tile that may be half of this
         row=kernel.row,
         tile=max(tile, wide),
         threads=THREADS,
-        registers=MOST_REGISTERS if wide else REGISTERS,
+        registers=CODED_REGISTERS if wide else REGISTERS,
         extras=_extras(kernel) if wide else (),
         tables=any(function.name in tables.users for function in kernel.functions),
     )
@@ -130,7 +120,7 @@ def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> Tr
 
 def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: Tables, helpers: set[str]) -> SweepView:
     printer = KernelPrinter(kernel, tables)
-    lines = [f"{name} = tl.load(scalars + {plan.columns.index(name)})" for name in sweep.columns]
+    lines = [f"{name} = tl.load(_scalars + {plan.columns.index(name)})" for name in sweep.columns]
     for chunk in paragraphs(sweep.body):
         lines += ["", *printer.block(chunk)]
     _insert_words(lines, printer)
@@ -139,10 +129,20 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: T
     return SweepView(
         name=sweep.name,
         doc=sweep_doc(kernel, sweep),
-        buffers=tuple(BufferView(b.name, _dtype(b), buffer_comment(b), slots.index(b.name)) for b in sweep.buffers),
+        pointers=tuple(line for buffer in sweep.buffers for line in _pointer(buffer, slots.index(buffer.name))),
         lines=tuple(lines),
         reductions="".join(f"{reduction}, " for reduction in reductions),
     )
+
+
+def _pointer(buffer: Buffer, slot: int) -> Iterator[str]:
+    """Where a buffer begins; what it is stands behind that, or above if the line would be too long."""
+    code = f"{buffer.name} = pointer(_slot + {slot}, {_dtype(buffer)}, ALIGNED)"
+    comment = f"# {buffer_comment(buffer)}"
+    if len(f"    {code}  {comment}") <= COLUMNS:
+        yield f"{code}  {comment}"
+    else:
+        yield from (comment, code)
 
 
 def _insert_words(lines: list[str], printer: KernelPrinter) -> None:
