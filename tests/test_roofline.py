@@ -234,9 +234,9 @@ def test_no_shipped_spec_takes_more_than_its_budget(target: str) -> None:
     assert not over, "more than in tests/roofline_budgets.json"
 
 
-@pytest.mark.parametrize(("target", "most"), [("sm_80", 56.7), ("sm_90", 60.2)])
+@pytest.mark.parametrize(("target", "most"), [("sm_80", 55.9), ("sm_90", 59.4)])
 def test_8_bit_adamw_beside_what_rounds_to_nearest_too(target: str, most: float) -> None:
-    """FlashOptim's kernel takes 96 instructions, bitsandbytes' 255; neither makes random bits for the parameters. The goal is 60."""
+    """FlashOptim's kernel takes 96 instructions, bitsandbytes' 255; neither makes random bits for the parameters."""
     built = build(str(SHIPPED["adamw_8bit"]))
     nearest, stochastic = (roofline(built, target, rounding=rounding).step for rounding in ("nearest", "stochastic"))
     assert nearest.instructions <= most
