@@ -34,6 +34,13 @@ def test_coded_and_plain_parameters_make_two(seen: dict[str, Any]) -> None:
     assert seen["solo difference"] < 1e-6
 
 
+def test_whole_tiles_and_others_are_launched_apart(seen: dict[str, Any]) -> None:
+    """Blocks of a matrix: 37, 40, and 16 rows of 2 that are not whole; other tiles take a quarter, or a block at least."""
+    assert seen["tails launches, False"] == [["update_coded", 4 + 5], ["update_coded", 3 + 16]]
+    assert seen["tails launches, True"] == [["update_coded", 9 + 10], ["update_coded", 1 + 32]]
+    assert max(seen["tails difference, False"], seen["tails difference, True"]) < 1e-6
+
+
 def test_unaligned_tensors_make_a_bucket_of_their_own(seen: dict[str, Any]) -> None:
     assert seen["unaligned launches"] == 2
     assert seen["canary"]

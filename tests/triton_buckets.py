@@ -9,6 +9,8 @@ import torch
 
 from optgen.generated.adamw import AdamW
 from optgen.generated.adamw import triton_backend as adamw_triton
+from optgen.generated.adamw_8bit import AdamW8bit
+from optgen.generated.adamw_8bit import triton_backend as adamw_8bit_triton
 from optgen.generated.solo import Solo
 from optgen.generated.solo import triton_backend as solo_triton
 from optgen.runtime import launch
@@ -31,7 +33,7 @@ def count_launches() -> list[tuple[str, int]]:
 
             return run
 
-    for module in (adamw_triton, solo_triton):
+    for module in (adamw_triton, adamw_8bit_triton, solo_triton):
         module.KERNELS = tuple(
             kernel._replace(sweeps=tuple(sweep._replace(entry=Counting(sweep.entry)) for sweep in kernel.sweeps))
             for kernel in module.KERNELS
@@ -81,6 +83,12 @@ def main() -> None:
     coded[1].grad = None
     found["solo difference"] = same_as_torch(Solo, [{"params": coded}], lr=1e-2)
     found["solo launches of two steps"] = [name for name, _ in seen]
+
+    for amsgrad in (False, True):  # a tile is 8 blocks of 256, or 4
+        seen.clear()
+        tails = make([(37, 256), (40, 256), (16, 300)])
+        found[f"tails difference, {amsgrad}"] = same_as_torch(AdamW8bit, [{"params": tails, "amsgrad": amsgrad}])
+        found[f"tails launches, {amsgrad}"] = seen[:2]
 
     seen.clear()
     storage = torch.randn(2 * 64 * 128 + 3)
