@@ -98,12 +98,12 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
 def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     (param, grad, correction, real), device = bucket.dtypes, bucket.device
     scratch = make_scratch(kernel.scratch, bucket, kernel.row)
+    tile_sizes = kernel.tile_of(bucket.flags), kernel.tile_of(bucket.flags, bulk=False)
+    extents, parts = _cut(kernel, tile_sizes, bucket.shapes, tuple(bucket.regular()), device)
     between = [addresses_of(scratch)] if scratch else []
-    rows = torch.cat([bucket.addresses, *between, _extents(kernel, bucket.shapes)], dim=1)
+    rows = torch.cat([bucket.addresses, *between, extents], dim=1)
     tables = _on_device([rows, bucket.scalar_table(), bucket.key_table()], device)
     looked_up = [tabulated(kernel.tables, device)] if kernel.tables else []
-    sizes = kernel.tile_of(bucket.flags), kernel.tile_of(bucket.flags, bulk=False)
-    parts = _parts(kernel, sizes, bucket.shapes, tuple(bucket.regular()), device)
     constants = {
         "PARAM": TRITON_DTYPES[param],
         "GRAD": TRITON_DTYPES[grad],
@@ -154,39 +154,37 @@ def _platform(device: torch.device) -> tuple[str, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _extents(kernel: TritonKernel, shapes: tuple[torch.Size, ...]) -> Tensor:
-    """The sizes of each parameter: its blocks and the length of its rows, int64 (n, 2), or its elements, (n, 1)."""
-    rows = [[_blocks(kernel, shape), rows_of(shape, kernel.row)[1]] if kernel.wide else [shape.numel()] for shape in shapes]
-    return torch.tensor(rows, dtype=torch.int64, device="cpu")
-
-
-def _blocks(kernel: TritonKernel, shape: torch.Size) -> int:
-    lines, length = rows_of(shape, kernel.row)
-    return lines * -(-length // kernel.wide)
-
-
-@functools.lru_cache(maxsize=64)
-def _parts(
+def _cut(
     kernel: TritonKernel,
-    sizes: tuple[int, int],
+    tile_sizes: tuple[int, int],
     shapes: tuple[torch.Size, ...],
     regular: tuple[bool, ...],
     device: torch.device,
-) -> list[tuple[Tensor, int, bool]]:
-    """What is launched, the bulk and the rest, if there are any: the tiles, their elements, and whether they are the bulk.
+) -> tuple[Tensor, list[tuple[Tensor, int, bool]]]:
+    """Parameters as tiles. Kept, because it seldom changes.
 
-    Kept, because it seldom changes. The bulk of a parameter is as many tiles as need no masks.
+    Returns:
+        The sizes of each parameter, int64: blocks and the length of rows, (n, 2), or elements, (n, 1).
+        What is launched, the bulk and the rest, if there are any: tiles, the elements of one, and whether they are the bulk.
     """
-    size, small = sizes
+    size, small = tile_sizes
+    extents: list[tuple[int, ...]] = []
     bulk, rest = [], []
     for shape, is_regular in zip(shapes, regular, strict=True):
-        elements = _blocks(kernel, shape) * kernel.wide if kernel.wide else shape.numel()
-        is_whole = is_regular and (not kernel.wide or rows_of(shape, kernel.row)[1] % kernel.wide == 0)
+        if kernel.wide:
+            lines, length = rows_of(shape, kernel.row)
+            blocks = lines * -(-length // kernel.wide)
+            extents.append((blocks, length))
+            elements, is_whole = blocks * kernel.wide, is_regular and length % kernel.wide == 0
+        else:
+            elements, is_whole = shape.numel(), is_regular
+            extents.append((elements,))
         whole = elements // size if is_whole else 0
         bulk.append(range(whole))
         rest.append(range(whole * size // small, -(-elements // small)))
     parts = (bulk, size, True), (rest, small, False)
-    return [(_tiles(ranges, device), elements, is_bulk) for ranges, elements, is_bulk in parts if any(map(len, ranges))]
+    launched = [(_tiles(ranges, device), each, is_bulk) for ranges, each, is_bulk in parts if any(map(len, ranges))]
+    return torch.tensor(extents, dtype=torch.int64, device="cpu"), launched
 
 
 def _on_device(tables: list[Tensor], device: torch.device) -> list[Tensor]:
