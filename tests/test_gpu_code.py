@@ -152,10 +152,22 @@ def test_what_joins_the_parts_of_reductions_compiles(target: str) -> None:
     assert triton.compile(source, target=GPUTarget(*TARGETS[target])).asm
 
 
-def test_float64_parameters_compile() -> None:
-    for plan, entry in kernels("adamw"):
-        code = compile_kernel(entry, "sm_90", param="fp64", grad="fp64", flags=dict.fromkeys(plan.flags, False))
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "solo"])
+def test_float64_parameters_compile(name: str) -> None:
+    for plan, entry in kernels(name):
+        code = compiled(entry, "sm_90", plan.name, param="fp64", grad="fp64", flags=dict.fromkeys(plan.flags, False))
         assert any(operation.startswith("DFMA") for operation in code.operations)
+
+
+@pytest.mark.parametrize("block", [1024, 2048])
+def test_large_blocks_compile(block: int, generate: Callable[[str], ModuleType]) -> None:
+    """A tile with masks has a whole block too, and more threads for it."""
+    storage = f"{{storage: {{codebook: dynamic_exponent, bits: 8, block: {block}}}}}"
+    module = generate(
+        f"name: Large\nsummary: AdamW with large blocks.\nextends: adamw\nstate: {{m: {storage}, v: {storage}}}\n"
+    )
+    kernel = importlib.import_module(f"{module.__name__}.triton_backend").KERNELS[-1]
+    compiled(kernel, "sm_90", f"blocks of {block}", flags={"amsgrad": False, "maximize": False})
 
 
 def test_offsets_have_64_bits() -> None:

@@ -98,7 +98,7 @@ def compile_kernel(
     pointers = {**POINTERS, "scalars": f"*{real}"}
     signature = {name: "constexpr" if name in constants else pointers[name] for name in names}
     platform, _, warp_size = TARGETS[target]
-    options = kernel.options(platform, warp_size)
+    options = kernel.options(platform, warp_size, constants["TILE"], bulk=bulk, double=real == "fp64")
     place = _place(entry.cache_key, target, sorted(map(str, constants.items())), str(signature), sorted(options.items()))
     with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or not whole
         return GpuCode(**json.loads(place.read_text(encoding="utf-8")))

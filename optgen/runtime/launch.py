@@ -32,6 +32,11 @@ TRITON_DTYPES = {
 }
 
 
+TAIL = 4  # a tile with masks is so much smaller
+MOST_REGISTERS = 248  # of a thread; at 255, all there are, ptxas spills a few
+ALL_REGISTERS = 65536  # of a processor
+
+
 class Reduction(NamedTuple):
     """What is done behind a sweep: the parts in one slot of a parameter's tensors become one number in another."""
 
@@ -54,8 +59,8 @@ class TritonKernel(NamedTuple):
     takes half of the registers, and twice as many run at a time. A coded kernel takes half a tile where `extras`, flags, or a
     correction give each element one more value.
 
-    `registers` is the most that a thread may have on an NVIDIA GPU; `scratch` follows the tensors in each parameter's slots;
-    `tables` are what its functions look up.
+    `registers` is the most that a thread may have on an NVIDIA GPU where arithmetic is float32; `scratch` follows the tensors in each
+    parameter's slots; `tables` are what its functions look up.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -71,13 +76,17 @@ class TritonKernel(NamedTuple):
     def tile_of(self, flags: Mapping[str, Any], *, bulk: bool = True) -> int:
         """Elements of a tile under these flags, `low_precision` one of them; fewer where it has masks."""
         has_more = self.wide and (flags["low_precision"] in CORRECTED or any(flags[flag] for flag in self.extras))
-        share = (2 if has_more else 1) * (1 if bulk else 4 if self.wide else 2)
+        share = (2 if has_more else 1) * (1 if bulk else TAIL)
         return max(self.tile // share, self.wide)
 
-    def options(self, platform: str, warp_size: int) -> dict[str, int]:
-        """What the compiler is told for a GPU of this platform, "cuda" or "hip"."""
-        limit = {"maxnreg": self.registers} if platform == "cuda" else {}
-        return {"num_warps": self.threads // warp_size, **limit}
+    def options(self, platform: str, warp_size: int, tile: int, *, bulk: bool, double: bool) -> dict[str, int]:
+        """What the compiler is told for a GPU of this platform, "cuda" or "hip", and for tiles of this size; `double`: of float64.
+
+        A tile with masks that a large block makes larger than a quarter has more threads, which then need no more registers.
+        """
+        threads = self.threads if bulk else self.threads * max(1, tile * TAIL // self.tile)
+        registers = min(MOST_REGISTERS, ALL_REGISTERS // threads) if double else self.registers
+        return {"num_warps": threads // warp_size, **({"maxnreg": registers} if platform == "cuda" else {})}
 
 
 def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
@@ -104,6 +113,7 @@ def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     rows = torch.cat([bucket.addresses, *between, extents], dim=1)
     tables = _on_device([rows, bucket.scalar_table(), bucket.key_table()], device)
     looked_up = [tabulated(kernel.tables, device)] if kernel.tables else []
+    double = real == torch.float64
     constants = {
         "PARAM": TRITON_DTYPES[param],
         "GRAD": TRITON_DTYPES[grad],
@@ -111,11 +121,13 @@ def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
         "REAL": TRITON_DTYPES[real],
         "ALIGNED": bucket.aligned,
     }
-    options = {"num_warps": 1} if interpreting() else kernel.options(*_platform(device))
     with _on(device):
         for sweep in kernel.sweeps:
             entry, taken = sweep.entry, {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names}
             for tiles, size, bulk in parts:
+                options = (
+                    {"num_warps": 1} if interpreting() else kernel.options(*_platform(device), size, bulk=bulk, double=double)
+                )
                 entry[(len(tiles),)](*tables, tiles, *looked_up, **taken, **constants, TILE=size, BULK=bulk, **options)
             for reduction in sweep.reductions:
                 if kernel.scratch[reduction.parts - len(bucket.columns)].is_used(bucket.flags):
