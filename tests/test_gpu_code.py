@@ -159,15 +159,17 @@ def test_float64_parameters_compile(name: str) -> None:
         assert any(operation.startswith("DFMA") for operation in code.operations)
 
 
-@pytest.mark.parametrize("block", [1024, 2048])
-def test_large_blocks_compile(block: int, generate: Callable[[str], ModuleType]) -> None:
-    """A tile with masks has a whole block too, and more threads for it."""
+@pytest.mark.parametrize(("block", "threads", "doubles"), [(1024, 256, 248), (2048, 512, 128)])
+def test_large_blocks_compile(block: int, threads: int, doubles: int, generate: Callable[[str], ModuleType]) -> None:
+    """A tile with masks has a whole block too, and more threads for it; a processor has 65,536 registers."""
     storage = f"{{storage: {{codebook: dynamic_exponent, bits: 8, block: {block}}}}}"
     module = generate(
         f"name: Large\nsummary: AdamW with large blocks.\nextends: adamw\nstate: {{m: {storage}, v: {storage}}}\n"
     )
     kernel = importlib.import_module(f"{module.__name__}.triton_backend").KERNELS[-1]
     compiled(kernel, "sm_90", f"blocks of {block}", flags={"amsgrad": False, "maximize": False})
+    given = [kernel.options("cuda", 32, block, bulk=False, double=double) for double in (False, True)]
+    assert given == [{"num_warps": threads // 32, "maxnreg": most} for most in (128, doubles)]
 
 
 def test_offsets_have_64_bits() -> None:

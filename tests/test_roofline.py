@@ -34,7 +34,6 @@ from tests.test_gpu_code import looked_up, share
 pytest.importorskip("triton")
 
 BUDGETS = Path(__file__).with_name("roofline_budgets.json")
-SCALAR_SPILLS = ("v_readlane_b32", "v_writelane_b32")  # of AMD: scalars that find no register wait in the lanes of a vector
 
 
 def sass(lines: str) -> str:
@@ -194,7 +193,7 @@ def test_the_path_is_all_but_the_slow_ways_of_divisions(name: str, target: str) 
     path, whole = by_kind(code.bulk), by_kind(code.operations)
     for what in ("global", "shared", "shuffle", "conversion"):
         assert path[what] == whole[what], what
-    assert 0.8 * sum(code.operations.values()) < sum(code.bulk.values()) <= sum(code.operations.values())
+    assert 0.9 * sum(code.operations.values()) < sum(code.bulk.values()) <= sum(code.operations.values())
     if name == "adamw" and target == "sm_90":  # no division with a slow way: straight-line code
         assert code.bulk == {op: n - (op == "BRA") for op, n in code.operations.items() if op != "BRA" or n > 1}
 

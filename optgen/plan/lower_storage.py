@@ -83,7 +83,7 @@ class _Lowering:
                 while buffer in self.taken:
                     buffer += "_"
                 self.stores.append(self.element(state, buffer, index))
-        # the parameter is written last: its random bits need registers that the codes have freed
+        # the parameter is written first, so that encoding finds the registers that it has freed
         self.out.body = [*self.out.body, *self.program.body, Store("param", Ref("p")), *self.stores]
         self.out.functions = _called(self.out.functions, [statement.value for statement in self.out.body])
         return self.out

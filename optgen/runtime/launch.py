@@ -113,7 +113,6 @@ def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     rows = torch.cat([bucket.addresses, *between, extents], dim=1)
     tables = _on_device([rows, bucket.scalar_table(), bucket.key_table()], device)
     looked_up = [tabulated(kernel.tables, device)] if kernel.tables else []
-    double = real == torch.float64
     constants = {
         "PARAM": TRITON_DTYPES[param],
         "GRAD": TRITON_DTYPES[grad],
@@ -121,14 +120,18 @@ def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
         "REAL": TRITON_DTYPES[real],
         "ALIGNED": bucket.aligned,
     }
+
+    def options(size: int, *, bulk: bool) -> dict[str, int]:
+        if interpreting():
+            return {"num_warps": 1}
+        return kernel.options(*_platform(device), size, bulk=bulk, double=real == torch.float64)
+
+    launches = [(tiles, {"TILE": size, "BULK": bulk, **options(size, bulk=bulk)}) for tiles, size, bulk in parts]
     with _on(device):
         for sweep in kernel.sweeps:
             entry, taken = sweep.entry, {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names}
-            for tiles, size, bulk in parts:
-                options = (
-                    {"num_warps": 1} if interpreting() else kernel.options(*_platform(device), size, bulk=bulk, double=double)
-                )
-                entry[(len(tiles),)](*tables, tiles, *looked_up, **taken, **constants, TILE=size, BULK=bulk, **options)
+            for tiles, chosen in launches:
+                entry[(len(tiles),)](*tables, tiles, *looked_up, **taken, **constants, **chosen)
             for reduction in sweep.reductions:
                 if kernel.scratch[reduction.parts - len(bucket.columns)].is_used(bucket.flags):
                     _join(kernel, reduction, bucket, rows)
