@@ -15,27 +15,30 @@ constexpr bool maximize = FLAG_maximize;
 
 // The value of magnitude n on a scale of 1.
 INLINE floats level_m(ints n) {
-    ints pattern = bits(to_float(2 * n + 1));
-    floats power = lookup(pattern >> 23, {1e-07f, 1e-06f, 1e-05f, 0.0001f, 0.001f, 0.01f, 0.1f, 0.0f});
-    floats value = (from_bits((pattern & 8388607) | 1065353216) * 9.0f - 8.0f) * power;
-    return n == 128 ? 1.0f : value;
+    floats x_ = to_float(n) + 0.5f;
+    ints decade = bits(x_) >> 23;
+    floats shift = lookup(decade, {-32.0f, -64.0f, -128.0f, -256.0f, -512.0f, -1024.0f, 1783.0f, 0.0f, 0.0f,
+                                   0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, -16.0f});
+    floats power = lookup(decade, {2.5e-07f, 1.25e-06f, 6.25e-06f, 3.125e-05f, 0.00015625f, 0.00078125f,
+                                   0.000244140625f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 5e-08f});
+    return (x_ * 18.0f + shift) * power;
 }
 
 // The magnitude nearest to y, 0 <= y <= 1.
 INLINE ints nearest_m(floats y) {
-    ints guess = mul_high16(bits(at_least(y, spread(1.375e-07f))) >> 16, spread(146)) - 29;
-    ints decade = y >= lookup(guess, {2.75e-07f, 1.9e-06f, 1.45e-05f, 0.0001225f, 0.0011125f, 0.0105625f,
-                                      0.1028125f, 0.996484375f})
+    floats size_ = at_least(y, spread(1.375e-07f));
+    ints guess = mul_high16(bits(size_) >> 16, spread(146));
+    ints decade = size_ >= lookup(guess, {0.0001225f, 0.0011125f, 0.0105625f, 0.1028125f, 0.996484375f,
+                                          2.75e-07f, 1.9e-06f, 1.45e-05f})
                       ? guess + 1
                       : guess;
     floats cell =
-        at_least(at_most(y * lookup(decade, {0.1111111111111111f, 1111111.111111111f, 111111.11111111111f,
-                                             11111.111111111111f, 1111.111111111111f, 111.11111111111111f,
-                                             11.11111111111111f, 1.1111111111111112f}),
-                         spread(1.1111106f)) +
-                     0.8888889f,
-                 spread(1.0f));
-    return ((bits(cell) & 8388607) | 8388608) >> (24 - decade);
+        at_most(size_ * lookup(decade, {11111.111111111111f, 1111.111111111111f, 111.11111111111111f,
+                                        11.11111111111111f, 1.1111111111111112f, 1454545.4545454546f,
+                                        1111111.111111111f, 111111.11111111111f}),
+                spread(1.1111106f)) +
+        0.8888889f;
+    return at_most((bits(cell) & 16777215) >> (53 - decade), spread(128));
 }
 
 // The value of each code on a scale of 1.
@@ -65,27 +68,31 @@ INLINE ints encode_m(floats x_, floats scale) {
 
 // The value of magnitude n on a scale of 1.
 INLINE floats level_v(ints n) {
-    ints pattern = bits(to_float(2 * n + 1));
-    floats power = lookup(pattern >> 23, {0.0f, 1e-07f, 1e-06f, 1e-05f, 0.0001f, 0.001f, 0.01f, 0.1f});
-    floats value = (from_bits((pattern & 8388607) | 1065353216) * 9.0f - 8.0f) * power;
-    return n == 256 ? 1.0f : value;
+    floats x_ = to_float(n);
+    ints decade = bits(x_) >> 23;
+    floats shift = lookup(decade, {-23.0f, -55.0f, -119.0f, -247.0f, -503.0f, -1015.0f, -2039.0f, 3584.0f,
+                                   0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f});
+    floats power =
+        lookup(decade, {2.5e-08f, 1.25e-07f, 6.25e-07f, 3.125e-06f, 1.5625e-05f, 7.8125e-05f, 0.000390625f,
+                        0.0001220703125f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f});
+    return (x_ * 18.0f + shift) * power;
 }
 
 // The magnitude nearest to y, 0 <= y <= 1.
 INLINE ints nearest_v(floats y) {
-    ints guess = mul_high16(bits(at_least(y, spread(8.125e-08f))) >> 16, spread(142)) - 28;
-    ints decade = y >= lookup(guess, {1.625e-07f, 1.45e-06f, 1.225e-05f, 0.00011125f, 0.00105625f,
-                                      0.01028125f, 0.10140625f, 0.9982421875f})
+    floats size_ = at_least(y, spread(8.125e-08f));
+    ints guess = mul_high16(bits(size_) >> 16, spread(142));
+    ints decade = size_ >= lookup(guess, {0.00105625f, 0.01028125f, 0.10140625f, 0.9982421875f, 1.625e-07f,
+                                          1.45e-06f, 1.225e-05f, 0.00011125f})
                       ? guess + 1
                       : guess;
     floats cell =
-        at_least(at_most(y * lookup(decade, {0.1111111111111111f, 1111111.111111111f, 111111.11111111111f,
-                                             11111.111111111111f, 1111.111111111111f, 111.11111111111111f,
-                                             11.11111111111111f, 1.1111111111111112f}),
-                         spread(1.1111106f)) +
-                     0.8888889f,
-                 spread(1.0f));
-    return ((bits(cell) & 8388607) | 8388608) >> (23 - decade);
+        at_most(size_ * lookup(decade, {1111.111111111111f, 111.11111111111111f, 11.11111111111111f,
+                                        1.1111111111111112f, 2461538.4615384615f, 1111111.111111111f,
+                                        111111.11111111111f, 11111.111111111111f}),
+                spread(1.1111106f)) +
+        0.8888889f;
+    return at_most((bits(cell) & 16777215) >> (51 - decade), spread(256));
 }
 
 // The value of each code on a scale of 1.
@@ -93,8 +100,7 @@ INLINE floats unscaled_v(ints code) { return level_v(code + 1); }
 
 // The code of the level nearest to y.
 INLINE ints nearest_code_v(floats y) {
-    floats size_ = at_most(at_least(y, spread(0.0f)), spread(1.0f));
-    ints n = at_most(nearest_v(size_), spread(256));
+    ints n = nearest_v(at_most(y, spread(1.0f)));
     return n - 1;
 }
 

@@ -29,43 +29,80 @@ __all__ = [
 
 def level_m(n: Tensor) -> Tensor:
     """The value of magnitude n on a scale of 1."""
-    pattern = ((2 * n + 1).to(torch.float32)).view(torch.int32)
-    power = lookup(pattern >> 23, 1e-07, 1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 0.0)
-    value = (((pattern & 8388607) | 1065353216).view(torch.float32) * 9.0 - 8.0) * power
-    return torch.where(n == 128, 1.0, value)
+    x = n.to(torch.float32) + 0.5
+    decade = x.view(torch.int32) >> 23
+    shift = lookup(
+        decade,
+        -32.0,
+        -64.0,
+        -128.0,
+        -256.0,
+        -512.0,
+        -1024.0,
+        1783.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        -16.0,
+    )
+    power = lookup(
+        decade,
+        2.5e-07,
+        1.25e-06,
+        6.25e-06,
+        3.125e-05,
+        0.00015625,
+        0.00078125,
+        0.000244140625,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        5e-08,
+    )
+    return (x * 18.0 + shift) * power
 
 
 def nearest_m(y: Tensor) -> Tensor:
     """The magnitude nearest to y, 0 <= y <= 1."""
-    guess = mul_high16(torch.clamp(y, min=1.375e-07).view(torch.int32) >> 16, 146) - 29
+    size = torch.clamp(y, min=1.375e-07)
+    guess = mul_high16(size.view(torch.int32) >> 16, 146)
     decade = torch.where(
-        y
+        size
         >= lookup(
-            guess, 2.75e-07, 1.9e-06, 1.45e-05, 0.0001225, 0.0011125, 0.0105625, 0.1028125, 0.996484375
+            guess, 0.0001225, 0.0011125, 0.0105625, 0.1028125, 0.996484375, 2.75e-07, 1.9e-06, 1.45e-05
         ),
         guess + 1,
         guess,
     )
-    cell = torch.clamp(
+    cell = (
         torch.clamp(
-            y
+            size
             * lookup(
                 decade,
-                0.1111111111111111,
-                1111111.111111111,
-                111111.11111111111,
                 11111.111111111111,
                 1111.111111111111,
                 111.11111111111111,
                 11.11111111111111,
                 1.1111111111111112,
+                1454545.4545454546,
+                1111111.111111111,
+                111111.11111111111,
             ),
             max=1.1111106,
         )
-        + 0.8888889,
-        min=1.0,
+        + 0.8888889
     )
-    return ((cell.view(torch.int32) & 8388607) | 8388608) >> (24 - decade)
+    return torch.clamp((cell.view(torch.int32) & 16777215) >> (53 - decade), max=128)
 
 
 def unscaled_m(code: Tensor) -> Tensor:
@@ -106,51 +143,88 @@ def encode_m(x: Tensor, scale: Tensor) -> Tensor:
 
 def level_v(n: Tensor) -> Tensor:
     """The value of magnitude n on a scale of 1."""
-    pattern = ((2 * n + 1).to(torch.float32)).view(torch.int32)
-    power = lookup(pattern >> 23, 0.0, 1e-07, 1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1)
-    value = (((pattern & 8388607) | 1065353216).view(torch.float32) * 9.0 - 8.0) * power
-    return torch.where(n == 256, 1.0, value)
+    x = n.to(torch.float32)
+    decade = x.view(torch.int32) >> 23
+    shift = lookup(
+        decade,
+        -23.0,
+        -55.0,
+        -119.0,
+        -247.0,
+        -503.0,
+        -1015.0,
+        -2039.0,
+        3584.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    )
+    power = lookup(
+        decade,
+        2.5e-08,
+        1.25e-07,
+        6.25e-07,
+        3.125e-06,
+        1.5625e-05,
+        7.8125e-05,
+        0.000390625,
+        0.0001220703125,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    )
+    return (x * 18.0 + shift) * power
 
 
 def nearest_v(y: Tensor) -> Tensor:
     """The magnitude nearest to y, 0 <= y <= 1."""
-    guess = mul_high16(torch.clamp(y, min=8.125e-08).view(torch.int32) >> 16, 142) - 28
+    size = torch.clamp(y, min=8.125e-08)
+    guess = mul_high16(size.view(torch.int32) >> 16, 142)
     decade = torch.where(
-        y
+        size
         >= lookup(
             guess,
-            1.625e-07,
-            1.45e-06,
-            1.225e-05,
-            0.00011125,
             0.00105625,
             0.01028125,
             0.10140625,
             0.9982421875,
+            1.625e-07,
+            1.45e-06,
+            1.225e-05,
+            0.00011125,
         ),
         guess + 1,
         guess,
     )
-    cell = torch.clamp(
+    cell = (
         torch.clamp(
-            y
+            size
             * lookup(
                 decade,
-                0.1111111111111111,
-                1111111.111111111,
-                111111.11111111111,
-                11111.111111111111,
                 1111.111111111111,
                 111.11111111111111,
                 11.11111111111111,
                 1.1111111111111112,
+                2461538.4615384615,
+                1111111.111111111,
+                111111.11111111111,
+                11111.111111111111,
             ),
             max=1.1111106,
         )
-        + 0.8888889,
-        min=1.0,
+        + 0.8888889
     )
-    return ((cell.view(torch.int32) & 8388607) | 8388608) >> (23 - decade)
+    return torch.clamp((cell.view(torch.int32) & 16777215) >> (51 - decade), max=256)
 
 
 def unscaled_v(code: Tensor) -> Tensor:
@@ -160,8 +234,7 @@ def unscaled_v(code: Tensor) -> Tensor:
 
 def nearest_code_v(y: Tensor) -> Tensor:
     """The code of the level nearest to y."""
-    size = torch.clamp(torch.clamp(y, min=0.0), max=1.0)
-    n = torch.clamp(nearest_v(size), max=256)
+    n = nearest_v(torch.clamp(y, max=1.0))
     return n - 1
 
 

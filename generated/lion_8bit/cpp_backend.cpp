@@ -14,27 +14,30 @@ constexpr bool maximize = FLAG_maximize;
 
 // The value of magnitude n on a scale of 1.
 INLINE floats level_m(ints n) {
-    ints pattern = bits(to_float(2 * n + 1));
-    floats power = lookup(pattern >> 23, {1e-07f, 1e-06f, 1e-05f, 0.0001f, 0.001f, 0.01f, 0.1f, 0.0f});
-    floats value = (from_bits((pattern & 8388607) | 1065353216) * 9.0f - 8.0f) * power;
-    return n == 128 ? 1.0f : value;
+    floats x_ = to_float(n) + 0.5f;
+    ints decade = bits(x_) >> 23;
+    floats shift = lookup(decade, {-32.0f, -64.0f, -128.0f, -256.0f, -512.0f, -1024.0f, 1783.0f, 0.0f, 0.0f,
+                                   0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, -16.0f});
+    floats power = lookup(decade, {2.5e-07f, 1.25e-06f, 6.25e-06f, 3.125e-05f, 0.00015625f, 0.00078125f,
+                                   0.000244140625f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 5e-08f});
+    return (x_ * 18.0f + shift) * power;
 }
 
 // The magnitude nearest to y, 0 <= y <= 1.
 INLINE ints nearest_m(floats y) {
-    ints guess = mul_high16(bits(at_least(y, spread(1.375e-07f))) >> 16, spread(146)) - 29;
-    ints decade = y >= lookup(guess, {2.75e-07f, 1.9e-06f, 1.45e-05f, 0.0001225f, 0.0011125f, 0.0105625f,
-                                      0.1028125f, 0.996484375f})
+    floats size_ = at_least(y, spread(1.375e-07f));
+    ints guess = mul_high16(bits(size_) >> 16, spread(146));
+    ints decade = size_ >= lookup(guess, {0.0001225f, 0.0011125f, 0.0105625f, 0.1028125f, 0.996484375f,
+                                          2.75e-07f, 1.9e-06f, 1.45e-05f})
                       ? guess + 1
                       : guess;
     floats cell =
-        at_least(at_most(y * lookup(decade, {0.1111111111111111f, 1111111.111111111f, 111111.11111111111f,
-                                             11111.111111111111f, 1111.111111111111f, 111.11111111111111f,
-                                             11.11111111111111f, 1.1111111111111112f}),
-                         spread(1.1111106f)) +
-                     0.8888889f,
-                 spread(1.0f));
-    return ((bits(cell) & 8388607) | 8388608) >> (24 - decade);
+        at_most(size_ * lookup(decade, {11111.111111111111f, 1111.111111111111f, 111.11111111111111f,
+                                        11.11111111111111f, 1.1111111111111112f, 1454545.4545454546f,
+                                        1111111.111111111f, 111111.11111111111f}),
+                spread(1.1111106f)) +
+        0.8888889f;
+    return at_most((bits(cell) & 16777215) >> (53 - decade), spread(128));
 }
 
 // The value of each code on a scale of 1.

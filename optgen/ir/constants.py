@@ -64,7 +64,9 @@ def fold(value: Expr) -> Expr:
         raise ConstantError(value, "this constant has no finite value") from None
     if not math.isfinite(result):
         raise ConstantError(value, "this constant has no finite value")
-    return Const(int(result) if result == int(result) and abs(result) < 2**53 else result, value.span)
+    is_number = value.op == "neg" and isinstance(args[0], Const) and isinstance(args[0].value, float)  # as it was written
+    is_whole = result == int(result) and abs(result) < 2**53 and not is_number
+    return Const(int(result) if is_whole else result, value.span)
 
 
 def fold_finite(value: Expr) -> Expr:

@@ -7,7 +7,8 @@ and -1 is not. A tie goes to the larger magnitude.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -19,7 +20,8 @@ from optgen.storage.magnitudes import Numbers, magnitude_codec
 
 __all__ = ["DynamicExponent"]
 
-TABLE = 8  # entries of a table: as many as the smallest vectors hold
+LEVELS = 16  # entries of a table of decades: as many as the largest vectors hold
+BORDERS = 8  # as many as the smallest hold; the numbers of zero and of one share a place
 EXPONENT_OF_1 = 127  # in the bits of a float32
 
 
@@ -47,11 +49,12 @@ class DynamicExponent:
             numbers = Numbers(shape.zero, shape.one, signed=True, lowest=shape.one - 1, middle=shape.middle)
         random = storage.rounding == "stochastic"
         return magnitude_codec(
-            _level(shape),
+            _level(shape, is_product=not random),
             _nearest(shape),
             numbers,
             bits=storage.bits,
             random=random,
+            bounded=True,
             published=storage.published,
             levels=self.levels(storage, unsigned),
             steps=[shape.border(n) for n in range(shape.zero + 1, shape.one + 1)],
@@ -68,6 +71,7 @@ class _Shape:
         self.zero = 1 if unsigned else 0  # the magnitude of zero
         self.one = 2 ** (self.top + 1)  # the magnitude of one
         self.middle = 2 ** (bits - 1) - 1  # the code of zero, signed
+        self.least = self.border(2**self.first) / 2  # a number that goes to zero, as all below do
 
     def level(self, n: int) -> Fraction:
         if n in (self.zero, self.one):
@@ -81,46 +85,62 @@ class _Shape:
         return float((self.level(n - 1) + self.level(n)) / 2)
 
 
-def _level(shape: _Shape) -> str:
-    """With 2n + 1 = 2**e*w, 1 <= w < 2: (9w - 8)/10 * 10**(e - 1 - top), where the bracket is exact."""
-    powers = [0.0] * TABLE  # those of zero stay
+def _level(shape: _Shape, *, is_product: bool) -> str:
+    """Of decade h: (9*(2n + 1) - 8*2**(h + 1))/10 * 10**(h - top)/2**(h + 1), where the bracket is an exact number.
+
+    The exponent of n, or of n + 1/2 where n may be 0, tells h. Zero and one count as decades of one level each. A product
+    that must not be the last operation is chosen.
+    """
+    half = 0.5 if shape.zero == 0 else 0.0
+    factor, shifts, powers = 18.0, [0.0] * LEVELS, [0.0] * LEVELS  # those of zero stay
     for h in range(shape.first, shape.top + 1):
-        powers[(EXPONENT_OF_1 + h + 1) % TABLE] = float(Fraction(1, 10 ** (shape.top - h + 1)))
-    table = ", ".join(map(repr, powers))
+        shifts[(EXPONENT_OF_1 + h) % LEVELS] = 9.0 - factor * half - 8 * 2.0 ** (h + 1)
+        powers[(EXPONENT_OF_1 + h) % LEVELS] = float(Fraction(1, 10 ** (shape.top - h + 1))) / 2 ** (h + 1)
+    one = factor * (shape.one + half)
+    shifts[(EXPONENT_OF_1 + shape.top + 1) % LEVELS] = 2.0 ** math.ceil(math.log2(one)) - one
+    powers[(EXPONENT_OF_1 + shape.top + 1) % LEVELS] = 2.0 ** -math.ceil(math.log2(one))
+    value = f"(x*{factor} + shift)*power"
     return f"""
-pattern = bits(real(2*n + 1))
-power = lookup(shift_right(pattern, 23), {table})
-value = (from_bits(bit_or(bit_and(pattern, 0x7fffff), 0x3f800000))*9.0 - 8.0)*power
-value = where(n == {shape.one}, 1.0, value)
+x = real(n){f" + {half}" if half else ""}
+decade = shift_right(bits(x), 23)
+shift = lookup(decade, {", ".join(map(repr, shifts))})
+power = lookup(decade, {", ".join(map(repr, powers))})
+value = {value if is_product else f"where(n == {shape.one}, 1.0, {value})"}
 """.strip()
 
 
 def _nearest(shape: _Shape) -> str:
     """Guess the decade from the exponent and correct it by one comparison; n then stands in the bits of `cell`, 1 <= cell < 2.
 
-    Zero and one count as decades of one level each.
+    Zero and one count as decades of one level each. They share a slope, which lifts the least number above 1/9. Decades are
+    counted from a number that is not 0, as the guess comes; tables are turned by as much.
     """
     decades = range(shape.first - 1, shape.top + 2)  # from that of zero to that of one
-    borders = [shape.border(2**h) for h in decades[1:]]
-    slopes = [1 / 9, *(float(Fraction(10) ** (shape.top - h) / Fraction(9, 10)) for h in decades[1:-1])]
-    least, factor, first = _guess(borders)
-    borders += [borders[-1]] * (TABLE - len(borders))
-    slopes += [1 / 9] * (TABLE - len(slopes))
+    factor, first = _guess(shape.least, [shape.border(2**h) for h in decades[1:]])
+    borders = _turned([shape.border(2**h) for h in decades[1:]], first)
+    inner = [float(Fraction(10) ** (shape.top - h) / Fraction(9, 10)) for h in decades[1:-1]]
+    slopes = _turned([0.2 / shape.least, *inner], first)
     return f"""
-guess = mul_high16(shift_right(bits(max(y, {least!r})), 16), {factor}) - {first}
-decade = where(y >= lookup(guess, {", ".join(map(repr, borders))}), guess + 1, guess)
-cell = max(min(y*lookup(decade, {", ".join(map(repr, slopes))}), 1.1111106) + 0.8888889, 1.0)
-n = shift_right(bit_or(bit_and(bits(cell), 0x7fffff), 0x800000), {23 - decades[0]} - decade)
+size = max(y, {shape.least!r})
+guess = mul_high16(shift_right(bits(size), 16), {factor})
+decade = where(size >= lookup(guess, {borders}), guess + 1, guess)
+cell = min(size*lookup(decade, {slopes}), 1.1111106) + 0.8888889
+n = min(shift_right(bit_and(bits(cell), 0xffffff), {23 - decades[0] + first} - decade), {shape.one})
 """.strip()
 
 
-def _guess(borders: list[float]) -> tuple[float, int, int]:
+def _turned(numbers: Sequence[float], first: int) -> str:
+    """The text of a table that has the numbers from place `first` on, modulo its length."""
+    padded = [*numbers, *[numbers[-1]] * (BORDERS - len(numbers))]
+    return ", ".join(repr(padded[(place - first) % BORDERS]) for place in range(BORDERS))
+
+
+def _guess(least: float, borders: list[float]) -> tuple[int, int]:
     """What makes the decade, or the one below, of the upper half of a float32 between the least number and 1.
 
     Returns:
-        The least number, and the factor f and the first g of the guess upper*f/2**16 - g.
+        The factor f and the first g of the guess upper*f/2**16 - g.
     """
-    least = borders[0] / 2
     upper = np.arange(np.float32(least).view(np.int32) >> 16, (np.float32(1.0).view(np.int32) >> 16) + 1)
     lowest = np.searchsorted(borders, (upper << 16).astype(np.int32).view(np.float32), side="right")
     highest = np.searchsorted(borders, ((upper << 16) + 0xFFFF).astype(np.int32).view(np.float32), side="right")
@@ -128,5 +148,5 @@ def _guess(borders: list[float]) -> tuple[float, int, int]:
         guess = upper * factor >> 16
         guess -= guess[0]
         if np.all(guess <= lowest) and np.all(guess >= highest - 1):
-            return least, factor, int(upper[0] * factor >> 16)
+            return factor, int(upper[0] * factor >> 16)
     raise AssertionError("no factor guesses every decade")

@@ -40,6 +40,7 @@ def magnitude_codec(
     bits: int,
     random: bool,
     published: bool = False,
+    bounded: bool = False,
     levels: Sequence[float] = (),
     steps: Sequence[float] = (),
 ) -> Codec:
@@ -53,6 +54,7 @@ def magnitude_codec(
         random: whether rounding is stochastic.
         published: whether a block whose largest magnitude is negative shrinks where -1 is no level, as published;
             otherwise the scale takes that value's sign.
+        bounded: whether `nearest` takes negative numbers too, for the smallest magnitude, and gives no number above the last.
         levels: of all codes, in their order, on a scale of 1. Where they are few, they are looked up, and a value goes to
             the nearest of them.
         steps: the numbers where `nearest` grows by one; empty if a table of it would be of no use.
@@ -62,7 +64,7 @@ def magnitude_codec(
     doc = "The value of largest magnitude, with its sign." if turned else "The largest magnitude of each block."
     few = 0 < len(levels) <= MOST_LEVELS
     every = borders(levels) if few else _with_negative(steps, numbers)
-    code = search(every, "y") if few else _nearest_code(numbers)
+    code = search(every, "y") if few else _nearest_code(numbers, bounded)
     encode = f"{inverse(signed=turned)}\nscaled = x*inverse\n"
     encode += _random_code(numbers) if random else "code = nearest_code(scaled)"
     formulas = (
@@ -127,8 +129,10 @@ def _decode(numbers: Numbers) -> str:
     return f"offset = code - {numbers.middle}\nmagnitude = level({size})\nvalue = where(offset < 0, -magnitude, magnitude)"
 
 
-def _nearest_code(numbers: Numbers) -> str:
+def _nearest_code(numbers: Numbers, bounded: bool) -> str:
     last, lines = _last(numbers, "y")
+    if bounded and not numbers.signed:
+        return "\n".join(["n = nearest(min(y, 1.0))", *_signed(numbers, "y")])
     return "\n".join([*lines, _size(numbers, "y"), f"n = min(nearest(size), {last})", *_signed(numbers, "y")])
 
 

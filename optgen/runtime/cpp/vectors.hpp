@@ -201,10 +201,14 @@ INLINE V minimum(V x, V y) {
     return (x < y) | (x != x) ? x : y;
 }
 
+INLINE ints minimum(ints x, ints y) { return x < y ? x : y; }
+
 template <class V>
 INLINE V maximum(V x, V y) {
     return (x > y) | (x != x) ? x : y;
 }
+
+INLINE ints maximum(ints x, ints y) { return x > y ? x : y; }
 
 // The same where `bound` is not NaN: one instruction.
 template <class V>
