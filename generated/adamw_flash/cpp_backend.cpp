@@ -172,9 +172,6 @@ static void update_coded_tile(const Tile& tile) {
     const real lr_over_bias_correction_beta1 = tile.scalars[6];
     const real sqrt_inv_bias_correction_beta2 = tile.scalars[7];
 
-    alignas(64) uint8_t _m_codes[2048];
-    alignas(64) uint8_t _v_codes[2048];
-    alignas(64) uint8_t _x_codes[2048];
     alignas(64) [[maybe_unused]] uint16_t _random_3[2048];
     alignas(64) float _m_blocks[2048];
     alignas(64) float _m_largest[64];
@@ -185,12 +182,6 @@ static void update_coded_tile(const Tile& tile) {
     alignas(64) float _m_scale[64];
     alignas(64) float _v_scale[64];
     alignas(64) float _x_scale[64];
-
-    load_codes<8, 32>(m_codes, _m_codes, tile.count / 32);
-    load_codes<8, 32>(v_codes, _v_codes, tile.count / 32);
-    if constexpr (amsgrad) {
-        load_codes<8, 32>(x_codes, _x_codes, tile.count / 32);
-    }
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
     for (int block = 0; block < tile.count / 32; ++block) {
@@ -206,13 +197,13 @@ static void update_coded_tile(const Tile& tile) {
         for (int i = block * 32; i < (block + 1) * 32; i += LANES) {
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
-            ints m_code = load_ints(_m_codes + i);
+            ints m_code = load_ints(m_codes + i);
             reals m = to_reals(decode_m(m_code, m_scale));
-            ints v_code = load_ints(_v_codes + i);
+            ints v_code = load_ints(v_codes + i);
             reals v = to_reals(decode_v(v_code, v_scale));
             ints x_code;
             if constexpr (amsgrad) {
-                x_code = load_ints(_x_codes + i);
+                x_code = load_ints(x_codes + i);
             }
             reals x_;
             if constexpr (amsgrad) {
@@ -278,22 +269,17 @@ static void update_coded_tile(const Tile& tile) {
             const floats v_blocks = load(_v_blocks + i);
             const floats x_blocks = load(_x_blocks + i);
             ints m_code = encode_m(m_blocks, m_scale);
-            store_bytes(_m_codes + i, m_code);
+            store_bytes(m_codes + i, m_code);
             ints v_code = encode_v(v_blocks, v_scale);
-            store_bytes(_v_codes + i, v_code);
+            store_bytes(v_codes + i, v_code);
             ints x_code;
             if constexpr (amsgrad) {
                 x_code = encode_v(x_blocks, x_scale);
-                store_bytes(_x_codes + i, x_code);
+                store_bytes(x_codes + i, x_code);
             }
         }
     }
 
-    store_codes<8, 32>(_m_codes, m_codes, tile.count / 32);
-    store_codes<8, 32>(_v_codes, v_codes, tile.count / 32);
-    if constexpr (amsgrad) {
-        store_codes<8, 32>(_x_codes, x_codes, tile.count / 32);
-    }
     copy(_m_scale, m_scale_blocks, tile.count / 32);
     copy(_v_scale, v_scale_blocks, tile.count / 32);
     if constexpr (amsgrad) {

@@ -125,14 +125,11 @@ static void update_coded_tile(const Tile& tile) {
     const real one_minus_beta1 = tile.scalars[4];
     const real one_minus_beta2 = tile.scalars[5];
 
-    alignas(64) uint8_t _m_codes[2048];
     alignas(64) [[maybe_unused]] uint16_t _random_1[2048];
     alignas(64) float _m_blocks[2048];
     alignas(64) float _m_largest[16];
     alignas(64) float _m_smallest[16];
     alignas(64) float _m_scale[16];
-
-    load_codes<8, 256>(m_codes, _m_codes, tile.count / 256);
 
     if constexpr (is_random) random_bits(tile.places, 1, tile.count, _random_1);
     for (int block = 0; block < tile.count / 256; ++block) {
@@ -142,7 +139,7 @@ static void update_coded_tile(const Tile& tile) {
         for (int i = block * 256; i < (block + 1) * 256; i += LANES) {
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
-            ints m_code = load_ints(_m_codes + i);
+            ints m_code = load_ints(m_codes + i);
             reals m = to_reals(decode_m(m_code, m_scale));
             if constexpr (maximize) {
                 g = -g;
@@ -176,11 +173,10 @@ static void update_coded_tile(const Tile& tile) {
             prefetch(grad + 2048 + i);
             const floats m_blocks = load(_m_blocks + i);
             ints m_code = encode_m(m_blocks, m_scale);
-            store_bytes(_m_codes + i, m_code);
+            store_bytes(m_codes + i, m_code);
         }
     }
 
-    store_codes<8, 256>(_m_codes, m_codes, tile.count / 256);
     copy(_m_scale, m_scale_blocks, tile.count / 256);
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from optgen.backends.cpp.config import MOST_LANES, TILE
 from optgen.backends.cpp.flatten import flatten
-from optgen.backends.cpp.printer import LoopPrinter, condition, cpp_name
+from optgen.backends.cpp.printer import LoopPrinter, condition, cpp_name, is_packed, unpacked
 from optgen.backends.cpp.schedule import Level, Step, Value, schedule
 from optgen.ir.infer import walk
 from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Kind, Op, Ref, Store
@@ -78,8 +78,7 @@ class _TileWriter:
         return self.names[value]
 
     def arrays(self) -> list[str]:
-        coded = [buffer.name for buffer in self.sweep.buffers if buffer.layout == Layout.CODE]
-        lines = [f"alignas(64) uint8_t _{name}[{TILE}];" for name in coded]
+        lines = [f"alignas(64) uint8_t {unpacked(buffer)}[{TILE}];" for buffer in self.sweep.buffers if is_packed(buffer)]
         lines += [f"alignas(64) uint16_t _random_{salt}[{TILE}];" for salt in salts_of(self.sweep)]
         if self.writes_param:
             lines.append(f"alignas(64) [[maybe_unused]] uint16_t _random_{self.param_salt}[{TILE}];")
@@ -109,9 +108,9 @@ class _TileWriter:
     def code_loads(self) -> list[str]:
         lines = []
         for buffer in self.sweep.buffers:
-            if buffer.layout == Layout.CODE and buffer.read:
+            if is_packed(buffer) and buffer.read:
                 bits, block = buffer.storage.bits, buffer.storage.block
-                line = f"load_codes<{bits}, {block}>({buffer.name}, _{buffer.name}, tile.count / {block});"
+                line = f"load_codes<{bits}, {block}>({cpp_name(buffer.name)}, {unpacked(buffer)}, tile.count / {block});"
                 lines += guarded([line], () if buffer.guard is None else (buffer.guard,))
         return ["", *lines] if lines else []
 
@@ -201,7 +200,7 @@ class _TileWriter:
         if buffer.dtype == "param":
             return [f"write_parameter(param, correction, i, {text}, _random_{self.param_salt});"]
         if buffer.layout == Layout.CODE:
-            return [f"store_bytes(_{buffer.name} + i, {text});"]
+            return [f"store_bytes({unpacked(buffer)} + i, {text});"]
         return [f"store_reals({cpp_name(buffer.name)} + i, {text});"]
 
     def statements(self, steps: Sequence[Step], write: Callable[[Step, str], list[str]], at: str) -> list[str]:
@@ -267,11 +266,11 @@ class _TileWriter:
         """Codes and block scalars, behind all loops."""
         lines = []
         for buffer in self.sweep.buffers:
-            if buffer.layout == Layout.CODE and buffer.written:
+            if is_packed(buffer) and buffer.written:
                 if not any(isinstance(s, Store) and s.buffer == buffer.name for s in self.sweep.body):
                     continue
                 bits, block = buffer.storage.bits, buffer.storage.block
-                line = f"store_codes<{bits}, {block}>(_{buffer.name}, {buffer.name}, tile.count / {block});"
+                line = f"store_codes<{bits}, {block}>({unpacked(buffer)}, {cpp_name(buffer.name)}, tile.count / {block});"
                 lines += guarded([line], () if buffer.guard is None else (buffer.guard,))
         for step in self.schedule.scalars:
             assert isinstance(step.statement, Store)

@@ -7,12 +7,13 @@ from optgen.backends.cpp.schedule import Step, Value, precision_of
 from optgen.backends.printer import ATOM, COMPARE, INFIX, SUM, UNARY, Printer
 from optgen.ir.infer import infer
 from optgen.ir.nodes import Const, Expr, Function, Guard, Kind, Op, Ref, Role, Symbol
-from optgen.plan.nodes import Buffer, Kernel
+from optgen.plan.nodes import Buffer, Kernel, Layout
 
-__all__ = ["CppPrinter", "LoopPrinter", "condition", "cpp_name"]
+__all__ = ["CppPrinter", "LoopPrinter", "condition", "cpp_name", "is_packed", "unpacked"]
 
 TERNARY = COMPARE - 1  # binds less than anything else
 LARGEST_INT = 2**31
+BITS_OF_BYTE = 8
 OTHERWISE = ("neg", "lookup", "load", "load_codes", "random_bits", "random_elements", "blocks")  # not printed by a format
 TEXT = "="  # begins a reference that is a literal already
 
@@ -28,6 +29,16 @@ def condition(guard: Guard) -> str:
     """A compile-time condition; the runtime's headers know the one flag that no spec has."""
     flag = guard.flag if guard.flag == "is_corrected" else cpp_name(guard.flag)
     return flag if guard.holds else f"!{flag}"
+
+
+def is_packed(buffer: Buffer) -> bool:
+    """Whether a buffer has several codes in a byte."""
+    return buffer.layout == Layout.CODE and buffer.storage.bits < BITS_OF_BYTE
+
+
+def unpacked(buffer: Buffer) -> str:
+    """The name of a tile's codes, a byte each: an array's, or the buffer's own."""
+    return f"_{buffer.name}" if is_packed(buffer) else cpp_name(buffer.name)
 
 
 class CppPrinter(Printer):
@@ -157,7 +168,7 @@ class LoopPrinter(CppPrinter):
             case Op(op="load", args=(Ref(name=name),)):
                 return ATOM, f"load_reals({cpp_name(name)} + i)"
             case Op(op="load_codes", args=(Ref(name=name),)):
-                return ATOM, f"load_ints(_{name} + i)"
+                return ATOM, f"load_ints({unpacked(self.buffers[name])} + i)"
             case Op(op="random_bits" | "random_elements", args=(Const(value=salt),)):
                 return ATOM, f"load_ints(_random_{salt} + i)"
             case Op(op="blocks", args=(x, _)):

@@ -1,7 +1,8 @@
-// Codes of 1, 2, 3, 4 and 8 bits: code j stands in bits j*BITS ... of the bytes taken as one little-endian number.
+// Codes of 1, 2, 3 and 4 bits: code j stands in bits j*BITS ... of the bytes taken as one little-endian number.
 //
-// A tile's codes pass through an array of one byte per code. Vectors of bytes are cut in halves until a byte holds one
-// code, and joined again, two to one; codes of 3 bits, eight in three bytes, are moved by shifts of words.
+// A tile's codes pass through an array of one byte per code; those of 8 bits are used where they stand. Vectors of bytes are
+// cut in halves until a byte holds one code, and joined again, two to one; codes of 3 bits, eight in three bytes, are moved
+// by shifts of words.
 #pragma once
 
 #include "vectors.hpp"
@@ -67,7 +68,6 @@ INLINE void pack_threes(const uint8_t* __restrict codes, uint8_t* __restrict to,
 template <int BITS, int BLOCK>
 INLINE void load_codes(const uint8_t* from, uint8_t* codes, int blocks) {
     constexpr int IN_BYTE = 8 / BITS;
-    if constexpr (BITS == 8) return copy(from, codes, blocks * BLOCK);
     if constexpr (BITS == 3) return unpack_threes(from, codes, blocks * BLOCK);
     const int size = blocks * BLOCK / IN_BYTE;
     int i = 0;
@@ -79,7 +79,6 @@ INLINE void load_codes(const uint8_t* from, uint8_t* codes, int blocks) {
 template <int BITS, int BLOCK>
 INLINE void store_codes(const uint8_t* codes, uint8_t* to, int blocks) {
     constexpr int IN_BYTE = 8 / BITS;
-    if constexpr (BITS == 8) return copy(codes, to, blocks * BLOCK);
     if constexpr (BITS == 3) return pack_threes(codes, to, blocks * BLOCK);
     const int size = blocks * BLOCK / IN_BYTE;
     int i = 0;

@@ -231,9 +231,9 @@ INLINE floats at_least(floats x, floats bound) { return __builtin_ia32_maxps256(
 
 // `x`, but zero where it is infinite or not a number.
 INLINE floats finite_or_zero(floats x) {
-#ifdef __AVX512DQ__
-    constexpr int NOT_FINITE = 0x99;
-    return __builtin_ia32_blendmps_512_mask(x, floats{}, __builtin_ia32_fpclassps512_mask(x, NOT_FINITE, -1));
+#ifdef __AVX512F__
+    constexpr int ZERO = 8, CLASSES = ZERO | ZERO << 4 | ZERO << 16 | ZERO << 20;  // both kinds of NaN, both infinities
+    return __builtin_ia32_fixupimmps512_mask(x, x, spread(CLASSES), 0, -1, 4);
 #else
     return is_finite(x) ? x : 0.0f;
 #endif
