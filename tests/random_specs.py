@@ -215,7 +215,15 @@ class _Writer:
         leaf = self.rng.choice([*self.element, *self.element, *self.host, self.constant()])
         if depth == 0 or self.rng.random() < 0.15:
             return leaf
+        if self.rng.random() < 0.08:
+            return self.reduction(depth)
         return self.combine(self.element_value, self.element_condition, depth, leaf)
+
+    def reduction(self, depth: int) -> str:
+        """One number of all elements; g is among them, so that there are some."""
+        value = self.squash(f"(g + {self.element_value(depth - 1)})")
+        word = self.rng.choice(["mean", "rms", "max", "min", "l1", "l2", "sum"])
+        return f"{word}({value})" if word in ("mean", "rms", "max", "min") else f"{word}({value})/(1 + l1({value}))"
 
     def combine(self, value: Callable[[int], str], condition: Callable[[int], str], depth: int, leaf: str) -> str:
         a, b = value(depth - 1), value(depth - 1)

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
+from optgen.generated.lamb import LAMB
 from optgen.generated.solo import Solo
 from optgen.runtime import sharding
 from optgen.runtime.layout import Codes
@@ -194,10 +195,16 @@ def refusals() -> None:
     optimizer.param_groups[0]["params"][0].grad = torn
     optimizer.step()
     scales = Codes(8, 128, ("scale",), scope="row")
-    sharding.check_parameter(str, ones((64, 128), Shard(0)), [scales])
+    sharding.check_parameter(str, ones((64, 128), Shard(0)), [scales], whole=False)
+    try:
+        LAMB([nn.Parameter(ones((64, 128), Shard(0)))])
+    except RuntimeError as error:
+        assert "norm, sum or mean of all its elements" in str(error), error
+    else:
+        raise AssertionError("a norm of a shard")
     for scope, placement in (("row", Shard(1)), ("tensor", Shard(0))):
         try:
-            sharding.check_parameter(str, ones((64, 256), placement), [replace(scales, scope=scope)])
+            sharding.check_parameter(str, ones((64, 256), placement), [replace(scales, scope=scope)], whole=False)
         except RuntimeError as error:
             assert f"one scale per {scope} cannot be computed" in str(error), error
         else:

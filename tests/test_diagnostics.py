@@ -233,7 +233,7 @@ update: |
   m = m + cd*(1 - ef)/0
   if m > 0:
     p = p - gh
-  p = p - min(1) - where(x, 2)
+  p = p - clamp(1) - where(x, 2)
   p = p - (lerp(g.x)^m[0])
 extra: 1
 """
@@ -297,7 +297,7 @@ FORMULA_SLIPS = {
     "p = p - betas[1]*b1*g": ("5:11", "an index cannot stand", "write 'b2'"),
     "p = p - lerp(g, p, 0.1)": ("5:11", "unknown function 'lerp'", "ema(x, y, beta)"),
     "p = p - norm(g)": ("5:11", "unknown function 'norm'", "reductions over a tensor do not exist yet"),
-    "p = p - tanh(g)": ("5:11", "unknown function 'tanh'", "'sqrt', 'where'"),
+    "p = p - tanh(g)": ("5:11", "unknown function 'tanh'", "'sqrt', 'sum', 'where'"),
 }
 
 

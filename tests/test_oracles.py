@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytorch_optimizer
 import torch
+import torch_optimizer
 import torchao.optim
 from torch import Tensor
 from torchao.optim.quant_utils import create_dynamic_map
@@ -23,6 +24,7 @@ from optgen.generated.adam import Adam
 from optgen.generated.adamax import Adamax
 from optgen.generated.adamw import AdamW
 from optgen.generated.adamw_flash import AdamWFlash
+from optgen.generated.lamb import LAMB
 from optgen.generated.lion import Lion
 from optgen.generated.nadam import NAdam
 from optgen.generated.rmsprop import RMSprop
@@ -38,6 +40,7 @@ from tests import solo_oracle
 
 STEPS = 20
 SHAPES = [(), (1,), (33,), (5, 7), (64, 128), (3, 129), (40, 135), (7, 1000), (2, 3, 5, 7), (8, 16, 6, 6), (0, 4)]
+LAMB_OF_OTHERS = partial(torch_optimizer.Lamb, clamp_value=math.inf)  # without bias correction, as the paper's third version
 FLOAT32_SCALARS = (NAdam,)  # whose oracle keeps its product of momenta in float32, whatever the parameter
 
 TABLE: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = [
@@ -75,6 +78,8 @@ TABLE: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = [
     (SignSGD, partial(pytorch_optimizer.SignSGD, momentum=0.0), {"lr": 1e-3, "weight_decay": 0.1, "maximize": True}),
     (Signum, pytorch_optimizer.SignSGD, {"lr": 1e-3}),
     (Signum, pytorch_optimizer.SignSGD, {"lr": 1e-3, "momentum": 0.8, "weight_decay": 0.1}),
+    (partial(LAMB, bias_correction=False), LAMB_OF_OTHERS, {"lr": 1e-2, "weight_decay": 0.0}),
+    (partial(LAMB, bias_correction=False), LAMB_OF_OTHERS, {"betas": (0.8, 0.95), "weight_decay": 0.1}),
     (Lion, lion_pytorch.Lion, {"lr": 1e-3}),
     (Lion, lion_pytorch.Lion, {"lr": 1e-3, "betas": (0.95, 0.98), "weight_decay": 0.1}),
 ]

@@ -146,7 +146,7 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(real), 0, true, true},
         {Layout::element, sizeof(real), 0, true, true},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 8, is_random, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 8, is_random, update_tile);
 }
 
 // One step of a tile, with m, v stored as codes.
@@ -291,5 +291,5 @@ extern "C" void update_coded(const Bucket& bucket) {
         {Layout::block, sizeof(float), 128, true, true},
         {Layout::block, sizeof(float), 128, true, true},
     };
-    for_each_tile<128, 2048, true>(bucket, update_coded_columns, 8, true, update_coded_tile);
+    for_each_tile<128, 2048>(bucket, update_coded_columns, 8, true, update_coded_tile);
 }

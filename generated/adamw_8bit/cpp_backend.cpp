@@ -174,7 +174,7 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(real), 0, true, true},
         {Layout::element, sizeof(real), 0, amsgrad, amsgrad},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 8, is_random, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 8, is_random, update_tile);
 }
 
 // One step of a tile, with m, v, x stored as codes.
@@ -336,5 +336,5 @@ extern "C" void update_coded(const Bucket& bucket) {
         {Layout::code, 8, 256, amsgrad, amsgrad},
         {Layout::block, sizeof(float), 256, amsgrad, amsgrad},
     };
-    for_each_tile<256, 2048, true>(bucket, update_coded_columns, 8, is_random, update_coded_tile);
+    for_each_tile<256, 2048>(bucket, update_coded_columns, 8, is_random, update_coded_tile);
 }

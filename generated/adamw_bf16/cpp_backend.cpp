@@ -75,5 +75,5 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(bfloat16), 0, true, true},
         {Layout::element, sizeof(bfloat16), 0, amsgrad, amsgrad},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 8, is_random, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 8, is_random, update_tile);
 }

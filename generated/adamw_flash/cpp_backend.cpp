@@ -142,7 +142,7 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(real), 0, true, true},
         {Layout::element, sizeof(real), 0, amsgrad, amsgrad},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 8, is_random, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 8, is_random, update_tile);
 }
 
 // One step of a tile, with m, v, x stored as codes.
@@ -299,5 +299,5 @@ extern "C" void update_coded(const Bucket& bucket) {
         {Layout::code, 8, 32, amsgrad, amsgrad},
         {Layout::block, sizeof(float), 32, amsgrad, amsgrad},
     };
-    for_each_tile<32, 2048, true>(bucket, update_coded_columns, 8, is_random, update_coded_tile);
+    for_each_tile<32, 2048>(bucket, update_coded_columns, 8, is_random, update_coded_tile);
 }

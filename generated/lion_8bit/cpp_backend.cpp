@@ -105,7 +105,7 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(correction_t), 0, is_corrected, is_corrected},
         {Layout::element, sizeof(real), 0, true, true},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 6, is_random, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 6, is_random, update_tile);
 }
 
 // One step of a tile, with m stored as codes.
@@ -188,5 +188,5 @@ extern "C" void update_coded(const Bucket& bucket) {
         {Layout::code, 8, 256, true, true},
         {Layout::block, sizeof(float), 256, true, true},
     };
-    for_each_tile<256, 2048, true>(bucket, update_coded_columns, 6, is_random, update_coded_tile);
+    for_each_tile<256, 2048>(bucket, update_coded_columns, 6, is_random, update_coded_tile);
 }

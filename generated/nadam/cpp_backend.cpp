@@ -69,5 +69,5 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(real), 0, true, true},
         {Layout::element, sizeof(real), 0, true, true},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 11, is_random, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 11, is_random, update_tile);
 }

@@ -83,5 +83,5 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(real), 0, centered, centered},
         {Layout::element, sizeof(real), 0, momentum_above_0, momentum_above_0},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 6, is_random, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 6, is_random, update_tile);
 }

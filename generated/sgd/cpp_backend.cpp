@@ -66,5 +66,5 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(correction_t), 0, is_corrected, is_corrected},
         {Layout::element, sizeof(real), 0, momentum_is_not_0, momentum_is_not_0},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 5, is_random, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 5, is_random, update_tile);
 }

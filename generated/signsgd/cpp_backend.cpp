@@ -42,5 +42,5 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(grad_t), 0, true, false},
         {Layout::element, sizeof(correction_t), 0, is_corrected, is_corrected},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 2, is_random, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 2, is_random, update_tile);
 }

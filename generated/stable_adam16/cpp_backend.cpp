@@ -63,5 +63,5 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(float16), 0, true, true},
         {Layout::element, sizeof(float16), 0, true, true},
     };
-    for_each_tile<LANES, 2048, false>(bucket, update_columns, 8, true, update_tile);
+    for_each_tile<LANES, 2048>(bucket, update_columns, 8, true, update_tile);
 }

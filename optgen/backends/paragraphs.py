@@ -62,6 +62,7 @@ def scratch_table(kernel: Kernel) -> str:
     copied = {source: slots.index(target) for source, target in kernel.copies}
     rows = []
     for buffer in kernel.scratch:
-        guard = "" if buffer.guard is None else f", flag={buffer.guard.flag!r}, holds={buffer.guard.holds}"
-        rows.append(f"Scratch({buffer.layout.value!r}, {buffer.block}, copy_to={copied.get(buffer.name)}{guard})")
+        more = "" if buffer.guard is None else f", flag={buffer.guard.flag!r}, holds={buffer.guard.holds}"
+        more += ", real=True" * (buffer.dtype == "real")
+        rows.append(f"Scratch({buffer.layout.value!r}, {buffer.block}, copy_to={copied.get(buffer.name)}{more})")
     return f"scratch=({', '.join(rows)},)" if rows else ""

@@ -309,6 +309,8 @@ class _Walk:
         if node.keywords or any(isinstance(arg, ast.Starred) for arg in node.args):
             self.report(node, f"'{name}' takes plain arguments only", f"write {word.signature}", "wrong-arguments")
         count = len(node.args)
+        if count == 1 and word.whole is not None:
+            return Op(word.whole, (self.expression(node.args[0]),), span)
         if count != word.arity and not (word.is_open and count > word.arity):
             expected = f"{word.arity} or more" if word.is_open else str(word.arity)
             message = f"'{name}' takes {expected} argument{'s' if word.arity > 1 else ''}, got {count}"

@@ -49,8 +49,9 @@ class Domain(IntEnum):
     """How many values a value has; a sum of two has the larger domain."""
 
     HOST = 0  # one per parameter and step, from t and hyperparameters alone
-    BLOCK = 1  # one per quantization block
-    ELEMENT = 2  # one per element of the parameter
+    TENSOR = 1  # one per parameter and step, known when all its elements have been seen
+    BLOCK = 2  # one per quantization block
+    ELEMENT = 3  # one per element of the parameter
 
 
 class Role(Enum):

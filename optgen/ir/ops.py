@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from optgen.ir.nodes import Domain, Kind
 
-__all__ = ["BINARY", "COMPARE", "OPS", "WIDE_REDUCTIONS", "WORDS", "OpInfo", "Word"]
+__all__ = ["BINARY", "COMPARE", "OPS", "PARTS", "REDUCTIONS", "WIDE_REDUCTIONS", "WORDS", "OpInfo", "Word"]
 
 R, I, B = Kind.REAL, Kind.INT, Kind.BOOL  # noqa: E741 -- one letter each, as in a table
 N = None  # a number: the arguments agree on REAL or INT
@@ -54,9 +54,17 @@ OPS: dict[str, OpInfo] = {
     "or": OpInfo((B, B), B, "either"),
     "not": OpInfo((B,), B, "the opposite"),
     "spread": OpInfo((R,), R, "one number for every element", Domain.ELEMENT),
+    # over all elements of a parameter
+    "all_sum": OpInfo((R,), R, "the sum of all elements", Domain.TENSOR),
+    "all_mean": OpInfo((R,), R, "the mean of all elements", Domain.TENSOR),
+    "all_max": OpInfo((R,), R, "the largest of all elements", Domain.TENSOR),
+    "all_min": OpInfo((R,), R, "the smallest of all elements", Domain.TENSOR),
     # words that `expand_words` replaces
     "ema": OpInfo((R, R, R), R, "ema(x, y, beta) = beta*x + (1 - beta)*y"),
     "clamp": OpInfo((R, R, R), R, "clamp(x, lo, hi) = min(max(x, lo), hi)"),
+    "all_l1": OpInfo((R,), R, "the sum of |x|", Domain.TENSOR),
+    "all_l2": OpInfo((R,), R, "the root of the sum of x*x", Domain.TENSOR),
+    "all_rms": OpInfo((R,), R, "the root of the mean of x*x", Domain.TENSOR),
     # numbers that depend on how a parameter's state is stored
     "bits_of": OpInfo((R,), R, "bits of the stored state; 32 where it is stored as float32", Domain.HOST),
     "half_gap_of": OpInfo((R,), R, "median half distance of neighbouring levels; 0 for float32", Domain.HOST),
@@ -88,6 +96,10 @@ OPS: dict[str, OpInfo] = {
         (R, R, I), R, "the quantile y of each block's values above zero, the lower one; the rank is at most z", Domain.BLOCK
     ),
     "block_select": OpInfo((R, I, I), R, "the k-th smallest of each block, from 0; k is at most the third", Domain.BLOCK),
+    # over the elements of a tile, a part for each chunk: what a sweep leaves of a reduction over all elements
+    "part_sum": OpInfo((R,), R, "the sum of each chunk", Domain.BLOCK),
+    "part_max": OpInfo((R,), R, "the largest of each chunk", Domain.BLOCK),
+    "part_min": OpInfo((R,), R, "the smallest of each chunk", Domain.BLOCK),
     # buffers
     "load": OpInfo((R,), R, "the elements, or the block scalars, of a buffer"),
     "load_codes": OpInfo((I,), I, "the unpacked codes of a buffer, in blocks"),
@@ -99,6 +111,13 @@ OPS: dict[str, OpInfo] = {
     "stochastic_float16": OpInfo((R, I), R, "a neighbouring float16, chosen by 16 random bits"),
 }
 
+REDUCTIONS = {  # of a rule, over all elements: how parts are joined, and what a part is
+    "all_sum": ("sum", "part_sum"),
+    "all_mean": ("mean", "part_sum"),
+    "all_max": ("max", "part_max"),
+    "all_min": ("min", "part_min"),
+}
+PARTS = ("part_sum", "part_max", "part_min")
 WIDE_REDUCTIONS = {  # of what no tile of a kernel holds: over what, and what is taken
     "row_max": ("row", "max"),
     "row_min": ("row", "min"),
@@ -111,12 +130,13 @@ COMPARE = {"Lt": "lt", "LtE": "le", "Gt": "gt", "GtE": "ge", "Eq": "eq", "NotEq"
 
 @dataclass(frozen=True)
 class Word:
-    """A function of formulas. A variadic word takes two or more arguments and folds them from the left."""
+    """A function of formulas. A variadic word takes two or more arguments and folds them from the left; of one, it is `whole`."""
 
     op: str
     signature: str
     meaning: str
     variadic: bool = False
+    whole: str | None = None
 
     @property
     def arity(self) -> int:
@@ -137,8 +157,13 @@ WORDS: dict[str, Word] = {
     "sign": Word("sign", "sign(x)", "-1, 0 or 1; NaN stays NaN"),
     "exp": Word("exp", "exp(x)", "e**x"),
     "log": Word("log", "log(x)", "natural logarithm"),
-    "min": Word("min", "min(x, y, ...)", "the smallest; NaN if one is NaN", variadic=True),
-    "max": Word("max", "max(x, y, ...)", "the largest; NaN if one is NaN", variadic=True),
+    "min": Word("min", "min(x, y, ...)", "the smallest; NaN if one is NaN; min(x): of all elements", True, "all_min"),
+    "max": Word("max", "max(x, y, ...)", "the largest; NaN if one is NaN; max(x): of all elements", True, "all_max"),
+    "sum": Word("all_sum", "sum(x)", "the sum of all elements of a parameter"),
+    "mean": Word("all_mean", "mean(x)", "the mean of all elements of a parameter"),
+    "l1": Word("all_l1", "l1(x)", "the sum of the absolute values of all elements"),
+    "l2": Word("all_l2", "l2(x)", "the Euclidean norm of all elements: sqrt(sum(x**2))"),
+    "rms": Word("all_rms", "rms(x)", "the root mean square of all elements: sqrt(mean(x**2))"),
     "clamp": Word("clamp", "clamp(x, lo, hi)", "x limited to lo <= x <= hi"),
     "bits": Word("bits_of", "bits(state)", "bits per element of a state as it is stored for this parameter"),
     "half_gap": Word(

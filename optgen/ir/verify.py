@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from optgen.ir.infer import KindError, infer, walk
 from optgen.ir.nodes import Assign, Domain, Kind, Op, Program, Ref, Role
-from optgen.ir.ops import OPS
+from optgen.ir.ops import OPS, REDUCTIONS
 
 __all__ = ["IRError", "verify"]
 
-WORDS_OF_SPECS = frozenset({"ema", "clamp", "pow"})
+WORDS_OF_SPECS = frozenset({"ema", "clamp", "pow", "all_l1", "all_l2", "all_rms"})
 
 
 class IRError(AssertionError):
@@ -58,6 +58,13 @@ def _is_host_power(node: Op, program: Program) -> bool:
     return node.op == "pow" and infer(node, program.symbols)[1] == Domain.HOST
 
 
+def _reductions_apart(_: Program, statement: Assign) -> None:
+    """A reduction over all elements is a statement of its own, and none stands in another."""
+    for node in walk(statement.value):
+        if isinstance(node, Op) and node.op in REDUCTIONS and node is not statement.value:
+            raise IRError(f"'{node.op}' has no name")
+
+
 def _static_guards(program: Program, statement: Assign) -> None:
     for guard in statement.guards:
         if guard.flag not in program.flags:
@@ -83,5 +90,5 @@ Check = Callable[[Program, Assign], None]
 PHASES: dict[str, tuple[Check, ...]] = {
     "rule": (),
     "plain": (_no_words, _static_guards),
-    "hoisted": (_no_words, _static_guards, _host_apart),
+    "hoisted": (_no_words, _static_guards, _reductions_apart, _host_apart),
 }

@@ -2,6 +2,7 @@
 
 ema(x, y, beta)   ->  beta*x + (1 - beta)*y        (a beta that is an average itself gets a name first)
 clamp(x, lo, hi)  ->  min(max(x, lo), hi)
+l2(x)             ->  sqrt(sum(square(x)))
 """
 
 from dataclasses import replace
@@ -40,5 +41,9 @@ def _expand(value: Expr) -> Expr:
             return Op("add", (Op("mul", (beta, average)), Op("mul", (rest, new))), value.span)
         case Op(op="clamp", args=(x, low, high)):
             return Op("min", (Op("max", (x, low)), high), value.span)
+        case Op(op="all_l1", args=(x,)):
+            return Op("all_sum", (Op("abs", (x,)),), value.span)
+        case Op(op="all_l2" | "all_rms" as op, args=(x,)):
+            return Op("sqrt", (Op("all_sum" if op == "all_l2" else "all_mean", (Op("square", (x,)),)),), value.span)
         case _:
             return value

@@ -12,6 +12,7 @@ from optgen.passes.expand_words import expand_words
 from optgen.passes.fold_constants import fold_constants
 from optgen.passes.fold_scalar_factors import fold_scalar_factors
 from optgen.passes.hoist_scalars import hoist_scalars
+from optgen.passes.name_reductions import name_reductions
 from optgen.passes.remove_dead import remove_dead
 from optgen.passes.select_branches import select_branches
 from optgen.passes.share_subexpressions import share_subexpressions
@@ -36,6 +37,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("expand-powers", expand_powers, "plain"),
     # must come before hoisting, which takes whole host expressions: lr*(m/c) -> (lr/c)*m leaves one scalar, not two
     Pass("fold-scalar-factors", fold_scalar_factors, "plain"),
+    # after branches have become choices, which would give a name to half of a value
+    Pass("name-reductions", name_reductions, "plain"),
     Pass("hoist-scalars", hoist_scalars, "hoisted"),
     # after hoisting, when what two expressions share is per element and worth a register
     Pass("share-subexpressions", share_subexpressions, "hoisted"),

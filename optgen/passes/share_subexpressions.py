@@ -41,7 +41,7 @@ def _key(value: Expr, versions: dict[str, int]) -> Key:
 
 
 def _places(program: Program) -> dict[Key, list[tuple[Guard, ...]]]:
-    """The guards of every occurrence of every operation per element."""
+    """The guards of every occurrence of every operation per element, or of all elements."""
     places: dict[Key, list[tuple[Guard, ...]]] = defaultdict(list)
     versions: dict[str, int] = defaultdict(int)
     for statement in program.body:
@@ -51,7 +51,7 @@ def _places(program: Program) -> dict[Key, list[tuple[Guard, ...]]]:
             value = stack.pop()
             if isinstance(value, Op):
                 stack += value.args
-                if infer(value, program.symbols)[1] == Domain.ELEMENT:
+                if infer(value, program.symbols)[1] in (Domain.ELEMENT, Domain.TENSOR):
                     places[_key(value, versions)].append(statement.guards)
         versions[statement.target] += 1
     return places

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from optgen.ir.nodes import Assign, Function, Guard, Hyper, Program, State, Statement, Storage
+from optgen.ir.nodes import Assign, Function, Guard, Hyper, Op, Program, State, Statement, Storage
+from optgen.ir.ops import REDUCTIONS
 
-__all__ = ["Buffer", "Kernel", "Layout", "Plan", "Reduction", "Sweep", "Variant"]
+__all__ = ["CHUNK", "Buffer", "Kernel", "Layout", "Plan", "Reduction", "Sweep", "Variant"]
+
+CHUNK = 256  # elements of a part of a reduction, where there are no codes whose blocks say it
+WHOLE = 2**62  # elements that a row has at least where all of a parameter is one row
 
 
 class Layout(Enum):
@@ -55,7 +59,10 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a sweep leaves for the next: the `op`, "max" or "min", of a scratch buffer of blocks, in one of rows or the tensor."""
+    """What a sweep leaves for the next: the `op` of a scratch buffer of blocks, in one of rows or the tensor.
+
+    The op is "max", "min", "sum", or "mean": the sum over the number of a parameter's elements.
+    """
 
     op: str
     parts: str
@@ -115,14 +122,19 @@ class Kernel:
         return max(stored, default=0)
 
     @property
+    def chunk(self) -> int:
+        """The elements of a part of a reduction, if a sweep ends with one; else 0."""
+        return (self.wide or CHUNK) if any(sweep.reductions for sweep in self.sweeps) else 0
+
+    @property
     def row(self) -> int:
-        """How many elements a row has at least; 0 if nothing is stored in rows."""
+        """How many elements a row has at least; 0 if there are no blocks and no parts of reductions."""
         stored = [
             max(state.storage.row, state.storage.block)
             for state in self.program.states
             if state.storage and state.name in self.variant.stored
         ]
-        return max(stored, default=0)
+        return max(stored, default=WHOLE if self.chunk else 0)
 
     def stored(self, number: object) -> Storage:
         """The storage of the program's state of this number."""
@@ -143,6 +155,11 @@ class Plan:
     host: tuple[Assign, ...]
     columns: tuple[str, ...]
     outputs: dict[str, str]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the rule itself reduces over all elements of a parameter."""
+        return any(isinstance(s.value, Op) and s.value.op in REDUCTIONS for s in self.program.body)
 
     @property
     def random(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from optgen.ir.infer import refs
 from optgen.ir.nodes import Domain, Kind, Program, Role, State, Storage, Symbol
 from optgen.plan.lower_storage import lower_storage
-from optgen.plan.nodes import Kernel, Plan, Variant
+from optgen.plan.nodes import CHUNK, Kernel, Plan, Variant
 from optgen.plan.sweeps import split_sweeps
 from optgen.storage.codebooks import half_gap
 
@@ -93,7 +93,8 @@ def _kernel(program: Program, variant: Variant) -> Kernel:
     name = "update" if not variant.stored else _kernel_name(program, variant)
     columns = tuple(name for name in program.symbols if name in read & host)
     known = replace(program, symbols={**program.symbols, **lowered.symbols})
-    split = split_sweeps(name, lowered.buffers, columns, lowered.body, known)
+    chunk = max((s.storage.block for s in program.states if s.storage and s.name in variant.stored), default=CHUNK)
+    split = split_sweeps(name, lowered.buffers, columns, lowered.body, known, chunk)
     symbols = {**lowered.symbols, **{b.name: _buffer_symbol(b.name) for b in (*lowered.buffers, *split.scratch)}}
     return Kernel(
         name=name,

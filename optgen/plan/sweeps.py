@@ -7,18 +7,21 @@
                                                 m_scale = read m_scale_whole
                                                 write codes(m, m_scale)
 
-What a later sweep needs again is computed again: reading states twice costs less than writing and reading a value.
+What a later sweep needs again is computed again: reading states twice costs less than writing and reading a value. A state
+that is not rounded may be written by an earlier sweep than the last; later ones then read it and not what it was made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from optgen.ir.infer import refs
 from optgen.ir.nodes import Assign, Const, Expr, Op, Program, Ref, Statement, Store
-from optgen.ir.ops import WIDE_REDUCTIONS
+from optgen.ir.ops import REDUCTIONS, WIDE_REDUCTIONS
 from optgen.plan.nodes import Buffer, Layout, Reduction, Sweep
+from optgen.plan.traffic import buffer_bytes
 
 __all__ = ["Sweeps", "split_sweeps"]
 
@@ -43,35 +46,95 @@ class Sweeps:
 
 
 def split_sweeps(
-    name: str, buffers: Sequence[Buffer], columns: Sequence[str], body: Sequence[Statement], program: Program
+    name: str, buffers: Sequence[Buffer], columns: Sequence[str], body: Sequence[Statement], program: Program, chunk: int
 ) -> Sweeps:
-    """Split `body` at its wide reductions; without any it is one sweep. `program` has the symbols of the body."""
-    out = Sweeps({*program.symbols, *program.flags, *(buffer.name for buffer in buffers)})
+    """Split `body` at its wide reductions; without any it is one sweep.
+
+    Of all choices of the sweeps that write states, the one with the fewest bytes is taken, of equal ones that which writes
+    last. `program` has the symbols of the body, `chunk` is how many elements are a part of a reduction of the rule.
+    """
+    taken = {*program.symbols, *program.flags, *(buffer.name for buffer in buffers)}
     if not any(map(_reduction, body)):
-        out.sweeps.append(Sweep(name, tuple(buffers), tuple(columns), tuple(body)))
-        return out
+        return Sweeps(taken, [Sweep(name, tuple(buffers), tuple(columns), tuple(body))])
     levels = _levels(body)
     last = max(levels[i] + 1 for i, statement in enumerate(body) if _reduction(statement))
-    results: dict[int, Buffer] = {}  # of the reduction at each place
-    for level in range(last):
-        ends = [i for i, statement in enumerate(body) if _reduction(statement) and levels[i] == level]
-        statements = _slice([_resolved(i, s, results) for i, s in enumerate(body)], ends)
-        stores, reductions = [], []
-        for place in ends:
-            store, reduction = _partial(body[place], _block(place, body, program), out, results, place)
-            stores.append(store)
-            reductions.append(reduction)
-        statements = [s for s in statements if not _reduction(s)]
-        out.sweeps.append(_sweep(f"{name}_{level + 1}", [*buffers, *out.scratch], columns, [*statements, *stores], reductions))
-    resolved = [_resolved(i, s, results) for i, s in enumerate(body)]
-    final = _slice(resolved, [i for i, s in enumerate(resolved) if isinstance(s, Store)])
-    final = [_deferred(s, buffers, out) for s in final]
-    out.sweeps.append(_sweep(name, [*buffers, *out.scratch], columns, final, []))
-    return out
+    early = {i: range(levels[i], last + 1) for i, s in enumerate(body) if isinstance(s, Store) and _is_exact(s, body, buffers)}
+    best: tuple[float, Sweeps] | None = None
+    for choice in product(*(reversed(sweeps) for sweeps in early.values())):
+        splitter = _Splitter(name, buffers, columns, body, program, chunk)
+        out = splitter.split(last, levels, dict(zip(early, choice, strict=True)), Sweeps(set(taken)))
+        if out is not None and (best is None or _bytes(out) < best[0]):
+            best = _bytes(out), out
+    assert best is not None, "all stores in the last sweep is a choice"
+    return best[1]
+
+
+def _bytes(split: Sweeps) -> float:
+    """Bytes per element, parameters and gradients being float32."""
+    return sum(buffer_bytes(b, param=4, grad=4) for sweep in split.sweeps for b in sweep.buffers if b.guard is None)
+
+
+def _is_exact(store: Store, body: Sequence[Statement], buffers: Sequence[Buffer]) -> bool:
+    """Whether a later sweep may read what was stored instead of computing it again: a state that is not rounded."""
+    buffer = next(b for b in buffers if b.name == store.buffer)
+    exact = buffer.layout == Layout.ELEMENT and buffer.dtype == "real" and isinstance(store.value, Ref)
+    return exact and not store.guards and not body[_last_assignment(store, body)].guards
+
+
+def _last_assignment(store: Store, body: Sequence[Statement]) -> int:
+    """The place of the assignment that makes the value of a state."""
+    assert isinstance(store.value, Ref)
+    return max(i for i, s in enumerate(body) if isinstance(s, Assign) and s.target == store.value.name)
+
+
+@dataclass
+class _Splitter:
+    """The parts of a kernel that become sweeps."""
+
+    name: str
+    buffers: Sequence[Buffer]
+    columns: Sequence[str]
+    body: Sequence[Statement]
+    program: Program
+    chunk: int
+
+    def split(self, last: int, levels: Sequence[int], sweep_of: Mapping[int, int], out: Sweeps) -> Sweeps | None:
+        """The sweeps 0 to `last` if each store at a place of `sweep_of` is done in that sweep; None if that cannot be."""
+        body, name = self.body, self.name
+        results: dict[int, Buffer] = {}  # of the reduction at each place
+        for number in range(last + 1):
+            before = {i: s for i, s in enumerate(body) if isinstance(s, Store) and sweep_of.get(i, last) < number}
+            seen = [_resolved(i, s, results) for i, s in enumerate(body)]
+            for store in before.values():
+                seen[_last_assignment(store, body)] = Assign(_name(store), Op("load", (Ref(store.buffer),)))
+            ends = [i for i, s in enumerate(body) if _reduction(s) and levels[i] == number]
+            now = [i for i, s in enumerate(body) if isinstance(s, Store) and sweep_of.get(i, last) == number]
+            places = _slice(seen, [*ends, *now])
+            old = {body.index(Assign(_name(s), Op("load", (Ref(s.buffer),)))) for s in before.values() if self.reads(s)}
+            if old & set(places):
+                return None  # an old value, when the new one has taken its place
+            stores, reductions = [], []
+            for place in ends:
+                store, reduction = _partial(body[place], _block(place, body, self.program, self.chunk), out, results, place)
+                stores.append(store)
+                reductions.append(reduction)
+            statements = [_deferred(seen[i], self.buffers, out) for i in places if i not in ends]
+            label = name if number == last else f"{name}_{number + 1}"
+            out.sweeps.append(_sweep(label, [*self.buffers, *out.scratch], self.columns, [*statements, *stores], reductions))
+        return out
+
+    def reads(self, store: Store) -> bool:
+        """Whether the body reads the old value of a state."""
+        return Assign(_name(store), Op("load", (Ref(store.buffer),))) in self.body
+
+
+def _name(store: Store) -> str:
+    assert isinstance(store.value, Ref)
+    return store.value.name
 
 
 def _reduction(statement: Statement) -> bool:
-    return isinstance(statement.value, Op) and statement.value.op in WIDE_REDUCTIONS
+    return isinstance(statement.value, Op) and statement.value.op in (*WIDE_REDUCTIONS, *REDUCTIONS)
 
 
 def _levels(body: Sequence[Statement]) -> list[int]:
@@ -87,8 +150,8 @@ def _levels(body: Sequence[Statement]) -> list[int]:
     return levels
 
 
-def _slice(body: Sequence[Statement], ends: Iterable[int]) -> list[Statement]:
-    """The statements that those at the places `ends` need, and these."""
+def _slice(body: Sequence[Statement], ends: Iterable[int]) -> list[int]:
+    """The places of the statements that those at the places `ends` need, and these."""
     needed: set[str] = set()
     kept, wanted = [], set(ends)
     for place in reversed(range(len(body))):
@@ -98,13 +161,16 @@ def _slice(body: Sequence[Statement], ends: Iterable[int]) -> list[Statement]:
         if isinstance(statement, Assign) and not statement.guards:
             needed.discard(statement.target)
         needed |= set(refs(statement.value))
-        kept.append(statement)
+        kept.append(place)
     return kept[::-1]
 
 
-def _block(place: int, body: Sequence[Statement], program: Program) -> int:
+def _block(place: int, body: Sequence[Statement], program: Program, chunk: int) -> int:
     """The size of the blocks that a reduction is over, from where its argument was arranged in blocks."""
-    names = set(refs(body[place].value))
+    value = body[place].value
+    if isinstance(value, Op) and value.op in REDUCTIONS:
+        return chunk
+    names = set(refs(value))
     for statement in reversed(body[:place]):
         if isinstance(statement, Assign) and statement.target in names:
             match statement.value:
@@ -126,14 +192,19 @@ def _resolved(place: int, statement: Statement, results: dict[int, Buffer]) -> S
 def _partial(statement: Statement, block: int, out: Sweeps, results: dict[int, Buffer], place: int) -> tuple[Store, Reduction]:
     """What each tile writes of a reduction over blocks of this size, and how the parts become one."""
     assert isinstance(statement, Assign) and isinstance(statement.value, Op)
-    scope, op = WIDE_REDUCTIONS[statement.value.op]
+    dtype, scope = "real", "tensor"
+    if statement.value.op in REDUCTIONS:
+        op, part = REDUCTIONS[statement.value.op]
+    else:
+        dtype, (scope, op) = "float32", WIDE_REDUCTIONS[statement.value.op]
+        part = f"block_{op}"
     when = statement.guards[0] if statement.guards else None
     word = {"row": "rows", "tensor": "whole"}[scope]
     parts, result = (
         Buffer(
             out.free(f"{statement.target}_{suffix}"),
             layout,
-            "float32",
+            dtype,
             None,
             None,
             False,
@@ -146,7 +217,7 @@ def _partial(statement: Statement, block: int, out: Sweeps, results: dict[int, B
     )
     out.scratch += [parts, result]
     results[place] = result
-    partial: Expr = Op(f"block_{op}", statement.value.args)
+    partial: Expr = Op(part, statement.value.args)
     return Store(parts.name, partial, statement.guards), Reduction(op, parts.name, result.name)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optgen.ir.nodes import Assign, Function, Program, Role, State
+from optgen.ir.nodes import Assign, Domain, Function, Program, Role, State
 from optgen.reference import narrow, packing
 from optgen.reference.evaluate import call, evaluate
 from optgen.storage.codebooks import CODEBOOKS, half_gap, state_codes
@@ -49,7 +49,9 @@ class Reference:
             assert isinstance(statement, Assign)
             conditions = {**flags, **{g.flag: env.get(g.flag) for g in statement.guards if g.flag not in flags}}
             if all(bool(conditions[guard.flag]) == guard.holds for guard in statement.guards):
-                env[statement.target] = evaluate(statement.value, env, {}, np.float64)
+                value = evaluate(statement.value, env, {}, np.float64)
+                per_element = self.program.symbols[statement.target].domain == Domain.ELEMENT
+                env[statement.target] = np.broadcast_to(value, p.shape) if per_element else value
         new: dict[str, Array] = {"step": np.asarray(float(t))}
         if "rounding_key" in state:
             new["rounding_key"] = state["rounding_key"]

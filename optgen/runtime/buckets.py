@@ -22,9 +22,9 @@ __all__ = ["Bucket", "Scratch", "addresses_of", "copy_back", "make_scratch", "ro
 
 
 class Scratch(NamedTuple):
-    """A float32 tensor between sweeps: a number for each block, row or the tensor; in the end it may be copied to a slot.
+    """A tensor between sweeps: a number for each block, row or the tensor; in the end it may be copied to a slot.
 
-    It is used only where `flag`, if there is one, is as `holds` says.
+    It is used only where `flag`, if there is one, is as `holds` says. Numbers are float32, or those of the arithmetic.
     """
 
     layout: str
@@ -32,6 +32,7 @@ class Scratch(NamedTuple):
     copy_to: int | None
     flag: str | None = None
     holds: bool = True
+    real: bool = False  # whether numbers have the dtype of the arithmetic
 
     def is_used(self, flags: Mapping[str, Any]) -> bool:
         """Whether the sweeps use it under these flags."""
@@ -202,9 +203,11 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def make_scratch(scratch: Sequence[Scratch], bucket: Bucket, least: int) -> list[list[Tensor]]:
     """What lies between the sweeps, a list for each, of each parameter one; their rows have at least so many elements."""
+    extents = [rows_of(shape, least) for shape in bucket.shapes]
+    dtypes = [bucket.dtypes[3] if kept.real else torch.float32 for kept in scratch]
     return [
-        [torch.empty(kept.size(*rows_of(shape, least)), dtype=torch.float32, device=bucket.device) for shape in bucket.shapes]
-        for kept in scratch
+        [torch.empty(kept.size(*extent), dtype=dtype, device=bucket.device) for extent in extents]
+        for kept, dtype in zip(scratch, dtypes, strict=True)
     ]
 
 

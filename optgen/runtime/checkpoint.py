@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from copy import deepcopy
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -91,7 +92,8 @@ def _merge_groups(optimizer: Optimizer, description: Description, saved: list[di
         complete["storage"] = description.storage(complete["storage"])
         for p in group["params"]:
             stored = description.stored_codes(p.shape, complete["storage"])
-            sharding.check_parameter(lambda: f"{owner}: a parameter of the state dict", p, stored)
+            name = partial(str, f"{owner}: a parameter of the state dict")
+            sharding.check_parameter(name, p, stored, whole=description.whole)
         _check_levels(description, loaded.get("codes"), complete)
         merged.append(complete)
     return merged

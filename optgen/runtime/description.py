@@ -75,6 +75,7 @@ class Description:
     columns: tuple[str, ...]
     outputs: tuple[str, ...] = ()  # scalar states that a step changes, in the order `scalars` returns them
     random: bool = False  # whether a state is rounded stochastically
+    whole: bool = False  # whether the rule reduces over all elements of a parameter
 
     @property
     def origin(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,7 +41,7 @@ ALL_REGISTERS = 65536  # of a processor
 class Reduction(NamedTuple):
     """What is done behind a sweep: the parts in one slot of a parameter's tensors become one number in another."""
 
-    op: str  # "max" or "min"
+    op: str  # "max", "min", "sum" or "mean"
     parts: int
     result: int
 
@@ -153,9 +154,11 @@ def _join(kernel: TritonKernel, reduction: Reduction, bucket: Bucket, slots: Ten
     for shape, addresses in zip(bucket.shapes, slots.tolist(), strict=True):
         extent = rows_of(shape, kernel.row)
         count = result.size(*extent)
-        rows.append([addresses[reduction.parts], parts.size(*extent) // count, addresses[reduction.result], count])
+        each = parts.size(*extent) // count
+        rows.append([addresses[reduction.parts], each, addresses[reduction.result], count, math.prod(extent)])
     table = torch.tensor(rows, dtype=torch.int64, device=bucket.device)
-    join_parts[(max(row[3] for row in rows), len(rows))](table, OP=reduction.op, CHUNK=1024)
+    real = TRITON_DTYPES[bucket.dtypes[3]] if parts.real else tl.float32
+    join_parts[(max(row[3] for row in rows), len(rows))](table, OP=reduction.op, REAL=real, CHUNK=1024)
 
 
 @functools.cache
@@ -190,11 +193,11 @@ def _cut(
             lines, length = rows_of(shape, kernel.row)
             blocks = lines * -(-length // kernel.wide)
             extents.append((blocks, length))
-            elements, is_whole = blocks * kernel.wide, is_regular and length % kernel.wide == 0
+            elements, is_whole = blocks * kernel.wide, is_regular and (lines == 1 or length % kernel.wide == 0)
         else:
             elements, is_whole = shape.numel(), is_regular
             extents.append((elements,))
-        whole = elements // size if is_whole else 0
+        whole = shape.numel() // size if is_whole else 0
         bulk.append(range(whole))
         rest.append(range(whole * size // small, -(-elements // small)))
     parts = (bulk, size, True), (rest, small, False)

@@ -118,7 +118,8 @@ class GeneratedOptimizer(Optimizer):
                 f"{name} cannot update a parameter of shape {tuple(p.shape)} and strides {p.stride()}: "
                 "several of its elements share memory; pass a contiguous copy"
             )
-        sharding.check_parameter(lambda: self._owner(p), p, self.description.stored_codes(p.shape, storage))
+        stored = self.description.stored_codes(p.shape, storage)
+        sharding.check_parameter(lambda: self._owner(p), p, stored, whole=self.description.whole)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -54,16 +54,18 @@ def _place(sizes: torch.Size, mesh: DeviceMesh, placements: tuple[Placement, ...
     return Shard(start, shape[dim] * strides[dim], (sizes[dim] - shape[dim]) * strides[dim])
 
 
-def check_parameter(owner: Callable[[], str], p: Tensor, stored: Iterable[Codes]) -> None:
+def check_parameter(owner: Callable[[], str], p: Tensor, stored: Iterable[Codes], *, whole: bool) -> None:
     """Refuse a sharded parameter that cannot be updated, the same on every process.
 
     Args:
         owner: names the parameter in the error.
         p: the parameter.
         stored: how those of its states are kept that are kept as codes.
+        whole: whether the rule reduces over all elements.
 
     Raises:
-        RuntimeError: for placements that no shard of a state can have, and for shards that cut a block.
+        RuntimeError: for placements that no shard of a state can have, for shards that cut a block, and for any where the
+            rule reduces over all elements.
     """
     if not is_sharded(p):
         return
@@ -73,6 +75,9 @@ def check_parameter(owner: Callable[[], str], p: Tensor, stored: Iterable[Codes]
     inner = {dim for dim, _ in cut if dim > 0}
     if len(inner) > 1:
         raise RuntimeError(f"{owner()}: sharded along dimensions {sorted(inner)}; beside the first, one can be")
+    if whole and cut:
+        message = "the rule takes a norm, sum or mean of all its elements, which no process has"
+        raise RuntimeError(f"{owner()}: sharded as {p.placements}; {message}; replicate this parameter")
     for codes in stored:
         _check_codes(owner, p, codes, cut)
 

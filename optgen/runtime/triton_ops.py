@@ -25,6 +25,7 @@ from optgen.runtime.triton_numbers import (
     step_at,
     value_at,
 )
+from optgen.runtime.triton_reduce import part_max, part_min, part_sum, store_parts
 from optgen.runtime.triton_select import block_low, block_select
 
 __all__ = [
@@ -46,6 +47,9 @@ __all__ = [
     "minimum",
     "mul_high",
     "mul_high16",
+    "part_max",
+    "part_min",
+    "part_sum",
     "pointer",
     "random_bits",
     "random_elements",
@@ -55,6 +59,7 @@ __all__ = [
     "step_at",
     "store_codes",
     "store_elements",
+    "store_parts",
     "store_rows",
     "store_scalars",
     "store_whole",

@@ -68,7 +68,7 @@ class _Lowering:
         self.names = Resolver(spec, found)
         self.symbols, self.poisoned = self.names.symbols, self.names.poisoned
         self.taken = {*self.symbols, *(hyper.name for hyper in spec.hypers), *_targets(spec.update)}
-        self.wide = dict(wide)  # locals with values per element, and where they get one
+        self.wide = dict(wide)  # locals with values per element whose first value is none, and where they get another
 
     def program(self) -> Program:
         states = tuple(self.with_formulas(state) for state in self.spec.states)
@@ -169,7 +169,7 @@ class _Lowering:
         if known is None:
             domain = Domain.ELEMENT if name in self.wide else domain
             self.symbols[name] = Symbol(name, Role.LOCAL, kind, domain)
-        elif known.role == Role.LOCAL and domain > known.domain:
+        elif known.role == Role.LOCAL and known.domain not in (Domain.ELEMENT, domain):
             self.wide.setdefault(name, statement.span)
 
     def facts(self, value: Expr) -> Expr:
@@ -224,7 +224,8 @@ class _Lowering:
             return False
         if known.role == Role.STATE and known.domain < domain:
             declared = (Label(self.spec.spans[known.name], "declared as a scalar here"),)
-            message = f"the scalar state '{known.name}' cannot hold a value per element"
+            kind_of_value = "a value per element" if domain == Domain.ELEMENT else "what is computed from the elements"
+            message = f"the scalar state '{known.name}' cannot hold {kind_of_value}"
             self.found.add("scalar-gets-elements", message, statement.span, secondary=declared, help="declare 'like: p'")
             return False
         return True
@@ -250,6 +251,9 @@ class _Lowering:
         secondary = tuple(Label(place, f"'{name}' has a value per element here") for name, place in places.items())
         help_text = "write where(condition, x, y), which chooses element by element"
         message = "'if' chooses for the whole parameter, and this condition differs from element to element"
+        if infer(condition, self.symbols)[1] == Domain.TENSOR:
+            help_text = "write where(condition, x, y), which chooses a value"
+            message = "'if' chooses before elements are read, and this condition is known when all have been seen"
         self.found.add("condition-per-element", message, span, secondary=secondary, help=help_text)
 
     def flag(self, condition: Expr) -> Guard:

@@ -48,7 +48,20 @@ class Resolver:
         if (kind == Kind.BOOL) != (got == Kind.BOOL) and kind is not None:
             self.mismatch(value, kind, got)
             return None
-        return value
+        return value if self.elements_reduced(value) else None
+
+    def elements_reduced(self, value: Expr) -> bool:
+        """Report a reduction of what is one number."""
+        good = True
+        for node in walk(value):
+            if isinstance(node, Op) and node.op.startswith("all_") and infer(node.args[0], self.symbols)[1] != Domain.ELEMENT:
+                assert node.span is not None
+                help_text = "leave the word out, or give it p, g, a state or what is computed of them"
+                self.found.add(
+                    "reduced-number", "this is one number for the whole parameter already", node.span, help=help_text
+                )
+                good = False
+        return good
 
     def mismatch(self, node: Expr, expected: Kind, got: Kind) -> None:
         """Report a value of the wrong kind, with the way from one to the other."""

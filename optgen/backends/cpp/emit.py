@@ -101,7 +101,7 @@ def _kernel(kernel: Kernel, plan: Plan) -> CppKernelView:
     return CppKernelView(
         name=kernel.name,
         sweeps=tuple(_sweep(sweep, kernel, plan, slots) for sweep in kernel.sweeps),
-        wide=kernel.wide,
+        wide=kernel.wide or kernel.chunk,
         row=kernel.row,
         tile=TILE,
         columns=len(plan.columns),
@@ -137,7 +137,8 @@ def _column(buffer: Buffer, used: Buffer | None) -> str:
 
 def _join(reduction: Reduction, every: dict[str, Buffer], sweep: Sweep, slots: list[str]) -> str:
     places = f"{slots.index(reduction.parts)}, {slots.index(reduction.result)}"
-    line = f"join_parts(bucket, {sweep.name}_columns, {places}, {'true' if reduction.op == 'max' else 'false'});"
+    kind = f"Join::{reduction.op}, {_type(every[reduction.parts])}"
+    line = f"join_parts<{kind}>(bucket, {sweep.name}_columns, {places});"
     guard = every[reduction.parts].guard
     return line if guard is None else f"if constexpr ({condition(guard)}) {line}"
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 
 from optgen.ir.infer import infer, substitute, walk
 from optgen.ir.nodes import Assign, Call, Const, Expr, Function, Guard, Op, Ref, Role, Statement, Store, Symbol
+from optgen.ir.ops import PARTS
 from optgen.plan.nodes import Buffer, Layout
 from optgen.storage.lookup import LARGEST
 
 __all__ = ["REDUCTIONS", "flatten", "reduces"]
 
-REDUCTIONS = ("block_max", "block_min", "block_count", "block_low", "block_select")
+REDUCTIONS = ("block_max", "block_min", "block_count", "block_low", "block_select", *PARTS)
 
 
 def reduces(value: Expr, functions: Mapping[str, Function]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from optgen.backends.cpp.config import MOST_LANES, TILE
 from optgen.backends.cpp.flatten import flatten
@@ -15,10 +16,30 @@ from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
 __all__ = ["salts_of", "tile_lines"]
 
 INDENT = "    "
-START = {"block_max": "spread(-infinity)", "block_min": "spread(infinity)", "block_count": "ints{}"}
-LANES = {"block_max": "largest_lane", "block_min": "smallest_lane", "block_count": "sum_of_lanes"}
-TAKEN_IN = {"block_max": "at_least({0}, {1})", "block_min": "at_most({0}, {1})", "block_count": "{0} - ({1})"}  # of a mask, -1
-JOINED = {"block_max": "at_least(x, y)", "block_min": "at_most(x, y)", "block_count": "x + y"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a reduction is written: where it starts, how one more value is taken in, how two results and all lanes are joined."""
+
+    start: str
+    taken_in: str
+    joined: str
+    lanes: str
+
+
+FORMS = {
+    "block_max": Form("spread(-infinity)", "at_least({0}, {1})", "at_least(x, y)", "largest_lane({0})"),
+    "block_min": Form("spread(infinity)", "at_most({0}, {1})", "at_most(x, y)", "smallest_lane({0})"),
+    "block_count": Form("ints{}", "{0} - ({1})", "x + y", "sum_of_lanes({0})"),  # of a mask, -1
+    "part_sum": Form("reals{}", "{0} + existing(tile, i, {1}, 0)", "x + y", "joined_lanes({0}, SUM)"),
+    "part_max": Form(
+        "spread<real>(-infinity)", "maximum({0}, existing(tile, i, {1}, -infinity))", "maximum(x, y)", "joined_lanes({0}, MAX)"
+    ),
+    "part_min": Form(
+        "spread<real>(infinity)", "minimum({0}, existing(tile, i, {1}, infinity))", "minimum(x, y)", "joined_lanes({0}, MIN)"
+    ),
+}
 
 
 def tile_lines(kernel: Kernel, sweep: Sweep) -> list[str]:
@@ -63,7 +84,8 @@ class _TileWriter:
                 loops += ["", *self.random_lines(level), *self.element_loop(level, is_last=0 < number == last)]
             for block, steps in sorted(level.blocks.items()):
                 loops += ["", *self.block_loop(block, steps)]
-        return [*self.arrays(), *self.code_loads(), *loops, "", *self.stores()]
+        known = self.statements(self.schedule.known, self.element_statement, "0")
+        return [*self.arrays(), *self.code_loads(), *([""] if known else []), *known, *loops, "", *self.stores()]
 
     # What passes between loops
 
@@ -145,19 +167,20 @@ class _TileWriter:
         lines += indented(self.block_values(level.elements))
         for step in reductions:
             assert step.value is not None
-            lines.append(f"{INDENT}{self.vector_type(step.value)} {cpp_name(step.value.name)} = {START[str(step.reduction)]};")
+            lines.append(
+                f"{INDENT}{self.vector_type(step.value)} {cpp_name(step.value.name)} = {FORMS[str(step.reduction)].start};"
+            )
         head = f"for (int i = block * {self.narrow}; i < (block + 1) * {self.narrow}; i += LANES) {{"
         lines += indented([head, *indented(inner), "}"])
         for step in reductions:
             assert step.value is not None
-            lines.append(
-                f"{INDENT}{self.array(step.value)}[block] = {LANES[str(step.reduction)]}({cpp_name(step.value.name)});"
-            )
+            lanes = FORMS[str(step.reduction)].lanes.format(cpp_name(step.value.name))
+            lines.append(f"{INDENT}{self.array(step.value)}[block] = {lanes};")
         lines.append("}")
         for step in reductions:  # of blocks that are larger than the loop's
             assert step.value is not None
             if step.value.block > self.narrow:
-                ratio, both = step.value.block // self.narrow, JOINED[str(step.reduction)]
+                ratio, both = step.value.block // self.narrow, FORMS[str(step.reduction)].joined
                 lines.append(f"join<{ratio}>({self.array(step.value)}, tile.count / {step.value.block}, [](auto x, auto y) {{")
                 lines.append(f"{INDENT}return {both};")
                 lines.append("});")
@@ -192,7 +215,7 @@ class _TileWriter:
             of = self.printer.expression(step.statement.value.args[0])
             assert step.value is not None
             name = cpp_name(step.value.name)
-            return [f"{name} = {TAKEN_IN[step.reduction].format(name, of)};"]
+            return [f"{name} = {FORMS[step.reduction].taken_in.format(name, of)};"]
         text = self.printer.value_of(step)
         if isinstance(step.statement, Assign):
             return [f"{declared}{cpp_name(step.statement.target)} = {text};"]

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from optgen.backends.cpp.flatten import REDUCTIONS
 from optgen.ir.infer import refs
 from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Guard, Op, Ref, Statement
+from optgen.ir.ops import PARTS
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
-__all__ = ["Level", "Schedule", "Step", "Value", "precision_of", "schedule"]
+__all__ = ["Level", "Schedule", "Step", "Value", "is_number", "precision_of", "schedule"]
 
 
 @dataclass(eq=False)
@@ -62,10 +63,16 @@ class Level:
 
 @dataclass
 class Schedule:
-    """The loops of a sweep, and the stores of block scalars behind all of them."""
+    """The loops of a sweep; what is known of the whole parameter, in front of all; the stores of block scalars behind them."""
 
     levels: list[Level]
     scalars: list[Step]
+    known: list[Step]
+
+
+def is_number(buffer: Buffer) -> bool:
+    """Whether a buffer holds one number of the rule for a whole parameter."""
+    return buffer.layout == Layout.TENSOR and buffer.dtype == "real"
 
 
 def _reduction(statement: Statement) -> str | None:
@@ -78,9 +85,12 @@ def schedule(statements: Sequence[Statement], kernel: Kernel) -> Schedule:
     """Find the level of every statement, and which values must be kept in arrays."""
     steps = _Linker(kernel).link(statements)
     _find_levels(steps)
-    found = Schedule([Level() for _ in range(1 + max((step.level for step in steps), default=0))], [])
+    found = Schedule([Level() for _ in range(1 + max((step.level for step in steps), default=0))], [], [])
     for step in steps:
         level = found.levels[step.level]
+        if step.value is not None and step.value.domain == Domain.TENSOR:
+            found.known.append(step)
+            continue
         if step.value is not None and step.value.buffer is not None:
             continue
         if step.value is None and step.domain == Domain.BLOCK:
@@ -121,8 +131,9 @@ class _Linker:
         earlier = self.assigned.get(name, [])
         expr = statement.value
         precision = precision_of(expr, self.current, self.buffers) or "real"
-        made = Value(name, max(domain, Domain.BLOCK), precision, self.block(expr), guards=guards)
-        if isinstance(expr, Op) and expr.op == "load" and isinstance(expr.args[0], Ref):
+        of_all = domain == Domain.TENSOR
+        made = Value(name, domain if of_all else max(domain, Domain.BLOCK), precision, self.block(expr), guards=guards)
+        if not of_all and isinstance(expr, Op) and expr.op == "load" and isinstance(expr.args[0], Ref):
             buffer = self.buffers[expr.args[0].name]
             made.buffer = None if buffer.layout == Layout.ELEMENT else buffer.name
         if domain == Domain.HOST and not made.block:
@@ -145,6 +156,8 @@ class _Linker:
             case Ref(name=name):
                 return self.current[name].domain if name in self.current else Domain.HOST
             case Op(op="load", args=(Ref(name=name),)):
+                if is_number(self.buffers[name]):
+                    return Domain.TENSOR
                 return Domain.ELEMENT if self.buffers[name].layout == Layout.ELEMENT else Domain.BLOCK
             case Op(op="load_codes" | "random_bits" | "random_elements" | "spread"):
                 return Domain.ELEMENT
@@ -161,7 +174,9 @@ class _Linker:
             case Ref(name=name):
                 return self.current[name].block if name in self.current else 0
             case Op(op="load", args=(Ref(name=name),)):
-                return self.buffers[name].block
+                return 0 if is_number(self.buffers[name]) else self.buffers[name].block
+            case Op(op=op) if op in PARTS:
+                return self.kernel.chunk
             case Op(op="load_codes", args=(Ref(name=name),)):
                 return self.buffers[name].storage.block
             case Op(op="blocks", args=(_, Const(value=number))) | Op(op="random_bits", args=(Const(value=number),)):
@@ -180,7 +195,7 @@ def precision_of(value: Expr, names: Mapping[str, Value], buffers: Mapping[str, 
         case Ref(name=name):
             return names[name].precision if name in names else "real"
         case Op(op="load", args=(Ref(name=name),)):
-            return "real" if buffers[name].layout == Layout.ELEMENT else "float"
+            return "real" if buffers[name].layout == Layout.ELEMENT or is_number(buffers[name]) else "float"
         case Op(op="elements" | "spread"):
             return "real"
         case Op(op="blocks" | "real" | "from_bits" | "stochastic_bfloat16" | "stochastic_float16") | Call():
@@ -217,7 +232,7 @@ def _find_kept(steps: Sequence[Step]) -> None:
         if step.value is not None and step.reduction:
             step.value.kept = True
         for value in step.reads.values():
-            if value.buffer is None:
+            if value.buffer is None and value.domain != Domain.TENSOR:
                 value.kept |= not _in_one_loop(step, value)
 
 

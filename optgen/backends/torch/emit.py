@@ -157,6 +157,8 @@ def _description(plan: Plan) -> list[str]:
         lines.append(f"outputs={tuple(plan.outputs)!r}")
     if plan.random:
         lines.append("random=True")
+    if plan.whole:
+        lines.append("whole=True")
     return lines
 
 

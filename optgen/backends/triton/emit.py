@@ -112,8 +112,8 @@ def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> Tr
         row=kernel.row,
         tile=max(tile, wide),
         threads=THREADS,
-        registers=CODED_REGISTERS if wide else REGISTERS,
-        extras=_extras(kernel) if wide else (),
+        registers=CODED_REGISTERS if kernel.variant.stored else REGISTERS,
+        extras=_extras(kernel) if kernel.variant.stored else (),
         tables=any(function.name in tables.users for function in kernel.functions),
     )
 

@@ -9,6 +9,7 @@ from optgen.backends.printer import ATOM, Printer, plain_parentheses
 from optgen.backends.triton.config import FORMATS
 from optgen.backends.triton.tables import Tables
 from optgen.ir.nodes import Call, Const, Domain, Expr, Function, Op, Ref, Storage, Symbol
+from optgen.ir.ops import PARTS
 from optgen.ir.signs import Signs
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
@@ -96,6 +97,8 @@ class KernelPrinter(TritonPrinter):
                 return self.helper("load_codes", name, self.place, storage.bits, self.shape(storage))
             case Op(op="blocks", args=(x, Const(value=number))):
                 return self.helper("to_blocks", self.expression(x), "_valid", self.kernel.stored(number).block, "TILE, BULK")
+            case Op(op=op, args=(x,)) if op in PARTS:
+                return self.helper(op, self.expression(x), "_valid", self.kernel.chunk, "TILE, BULK")
             case Op(op="random_bits", args=(Const(value=salt),)):
                 return self.helper("random_bits", "_words", salt, self.kernel.stored(salt).block, "TILE, BULK")
             case Op(op="random_elements", args=(Const(value=salt),)):
@@ -111,6 +114,8 @@ class KernelPrinter(TritonPrinter):
 
     def load(self, buffer: Buffer) -> str:
         """A read of elements or of block scalars."""
+        if buffer.layout == Layout.TENSOR and buffer.dtype == "real":
+            return f"tl.load({buffer.name})"
         if buffer.layout in SCALARS:
             return self.helper(f"load_{SCALARS[buffer.layout]}", buffer.name, *self.scalars(buffer, LOADED))
         if buffer.dtype == "param":
@@ -130,6 +135,8 @@ class KernelPrinter(TritonPrinter):
             return [self.helper("write_parameter", buffer, "correction", text, places)]
         if target.layout == Layout.ELEMENT:
             return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]
+        if target.layout == Layout.BLOCK and not self.wide:
+            return [self.helper("store_parts", buffer, text, "_start, _valid", self.kernel.chunk, "TILE, BULK")]
         if target.layout in SCALARS:
             return [self.helper(f"store_{SCALARS[target.layout]}", buffer, text, *self.scalars(target, STORED))]
         storage = target.storage

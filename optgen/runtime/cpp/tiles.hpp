@@ -50,7 +50,17 @@ INLINE floats existing(const Tile& tile, int i, floats x) {
     return tile.exists ? load(tile.exists + i) != 0 ? x : 0.0f : x;
 }
 
-// WIDE elements are the largest block of a kernel's states (a vector, if it has none), TILE elements a tile.
+template <class V>
+INLINE V existing(const Tile& tile, int i, V x, real other) {
+    if (!tile.exists) return x;
+    const ints exists = load(tile.exists + i);
+    if constexpr (sizeof(V) == sizeof(floats))
+        return exists != 0 ? x : V{} + other;
+    else
+        return __builtin_convertvector(exists, Vector<int64_t>) != 0 ? x : V{} + other;
+}
+
+// WIDE elements are the largest block of a kernel's states (a vector, or a part of a reduction, if it has none), TILE elements a tile.
 template <int WIDE, int TILE, int COLUMNS>
 struct Walk {
     const Column (&columns)[COLUMNS];
@@ -70,7 +80,7 @@ struct Walk {
 
     // Bytes of one of a column's items in a block, and elements that it stands for.
     static int64_t item(const Column& column) {
-        return column.layout == Layout::element ? column.size : column.layout == Layout::code ? column.block * column.size / 8 : 4;
+        return column.layout == Layout::element ? column.size : column.layout == Layout::code ? column.block * column.size / 8 : column.size;
     }
     static int64_t elements(const Column& column) { return column.layout == Layout::element ? 1 : column.block; }
 
@@ -81,11 +91,11 @@ struct Walk {
         char* theirs = reinterpret_cast<char*>(tensor[c]);
         char* ours = copy(c) + place * (WIDE / size) * bytes;
         if (column.layout == Layout::row || column.layout == Layout::tensor) {
-            theirs += column.layout == Layout::row ? row * 4 : 0;
+            theirs += column.layout == Layout::row ? row * bytes : 0;
             if (!back)
-                for (int i = 0; i < WIDE / size; ++i) __builtin_memcpy(ours + i * 4, theirs, 4);
+                for (int i = 0; i < WIDE / size; ++i) __builtin_memcpy(ours + i * bytes, theirs, bytes);
             else if (column.layout == Layout::row ? begin == 0 : number == 0)
-                __builtin_memcpy(theirs, ours, 4);
+                __builtin_memcpy(theirs, ours, bytes);
             return;
         }
         const int64_t in_row = (length + size - 1) / size, first = begin / size;
@@ -140,8 +150,8 @@ struct Walk {
     }
 };
 
-// Run `body` on every tile of a bucket. CODED kernels count rows in blocks of WIDE; others see a parameter as one row.
-template <int WIDE, int TILE, bool CODED, int COLUMNS>
+// Run `body` on every tile of a bucket. Coded kernels count rows in blocks of WIDE; others see a parameter as one row.
+template <int WIDE, int TILE, int COLUMNS>
 static void for_each_tile(const Bucket& bucket, const Column (&columns)[COLUMNS], int scalars, bool random, auto body) {
     constexpr int SLOTS = COLUMNS + 3;
     using Walker = Walk<WIDE, TILE, COLUMNS>;
@@ -165,8 +175,8 @@ static void for_each_tile(const Bucket& bucket, const Column (&columns)[COLUMNS]
             Tile tile{at, bucket.scalars + i * scalars, {}, nullptr, 0};
             const Walker walk{columns, tensor, bucket.keys + i * 4, length, per_row, memory, tile};
             const bool is_whole = length % WIDE == 0;
-            // without rows, all but the last vector of a parameter is contiguous
-            const int contiguous = is_whole ? taken : CODED ? 0 : first + taken == blocks ? taken - 1 : taken;
+            // of one row, all but the last block is contiguous
+            const int contiguous = is_whole ? taken : rows > 1 ? 0 : first + taken == blocks ? taken - 1 : taken;
             if (contiguous) walk.run(first, contiguous, true, random, body);
             if (contiguous < taken) walk.run(first + contiguous, taken - contiguous, false, random, body);
             ++number;
@@ -175,25 +185,35 @@ static void for_each_tile(const Bucket& bucket, const Column (&columns)[COLUMNS]
     }
 }
 
-// What a sweep left of each block becomes one number for each row, or for the tensor.
-template <int COLUMNS>
-static void join_parts(const Bucket& bucket, const Column (&columns)[COLUMNS], int parts, int result, bool largest) {
+enum class Join { max, min, sum, mean };  // as in plan/nodes.py
+
+// What a sweep left of each block becomes one number for each row, or for the tensor; sums in float64.
+template <Join JOIN, class T, int COLUMNS>
+static void join_parts(const Bucket& bucket, const Column (&columns)[COLUMNS], int parts, int result) {
 #pragma omp parallel for num_threads(bucket.threads) schedule(dynamic)
     for (int64_t i = 0; i < bucket.count; ++i) {
         const int64_t* tensor = bucket.tensors + i * (COLUMNS + 3);
-        const int64_t rows = tensor[COLUMNS], in_row = (tensor[COLUMNS + 1] + columns[parts].block - 1) / columns[parts].block;
+        const int64_t rows = tensor[COLUMNS], length = tensor[COLUMNS + 1];
+        const int64_t in_row = (length + columns[parts].block - 1) / columns[parts].block;
         const bool by_row = columns[result].layout == Layout::row;
         const int64_t count = by_row ? rows : 1, each = by_row ? in_row : rows * in_row;
-        const float* from = reinterpret_cast<const float*>(tensor[parts]);
-        float* to = reinterpret_cast<float*>(tensor[result]);
+        const T* from = reinterpret_cast<const T*>(tensor[parts]);
+        T* to = reinterpret_cast<T*>(tensor[result]);
         for (int64_t j = 0; j < count; ++j) {
-            float joined = from[j * each];
+            constexpr bool ADDS = JOIN == Join::sum || JOIN == Join::mean;
+            auto joined = [&] {
+                if constexpr (ADDS)
+                    return double(from[j * each]);
+                else
+                    return from[j * each];
+            }();
             for (int64_t k = 1; k < each; ++k) {
-                const float x = from[j * each + k];
-                joined = (largest ? x > joined : x < joined) ? x : joined;
+                const T x = from[j * each + k];
+                if constexpr (JOIN == Join::max) joined = maximum(joined, x);
+                if constexpr (JOIN == Join::min) joined = minimum(joined, x);
+                if constexpr (ADDS) joined += x;
             }
-            to[j] = joined;
+            to[j] = T(JOIN == Join::mean ? joined / (rows * length) : joined);
         }
     }
 }
-

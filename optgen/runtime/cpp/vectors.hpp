@@ -324,3 +324,18 @@ INLINE V across(V x, auto function) {
 INLINE float largest_lane(floats x) { return across(x, [](floats a, floats b) { return a > b ? a : b; })[0]; }
 INLINE float smallest_lane(floats x) { return across(x, [](floats a, floats b) { return a < b ? a : b; })[0]; }
 INLINE int32_t sum_of_lanes(ints x) { return across(x, [](ints a, ints b) { return a + b; })[0]; }
+
+constexpr auto SUM = [](auto a, auto b) { return a + b; };
+constexpr auto MAX = [](auto a, auto b) { return maximum(a, b); };
+constexpr auto MIN = [](auto a, auto b) { return minimum(a, b); };
+
+// What `function` makes of all lanes.
+template <class V>
+INLINE auto joined_lanes(V x, auto function) {
+    auto joined = x[0];
+    if constexpr (sizeof(x[0]) == sizeof(int32_t))
+        joined = across(x, function)[0];
+    else
+        for (int i = 1; i < LANES; ++i) joined = function(joined, x[i]);
+    return joined;
+}

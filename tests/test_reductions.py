@@ -1,0 +1,146 @@
+"""Sums and norms of all elements: in every backend, whatever shares the launch, with what is not finite, in few sweeps."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from optgen.build import build
+from optgen.generated.lamb import LAMB
+from optgen.in_memory import optimizer_class
+from optgen.plan.traffic import kernel_bytes
+from tests.conftest import SHIPPED, interpreted
+
+EVERY = """
+name: Every
+summary: Every reduction, nested, shared and under a flag.
+hyper:
+  lr:   {default: 1e-2, min: 0}
+  clip: {default: false}
+state:
+  m: {like: p}
+update: |
+  m = ema(m, g, 0.9)
+  centred = m - mean(m)
+  deviation = rms(centred)
+  spread = max(m) - min(m)
+  scale = 1
+  if clip:
+    scale = min(1, 0.5/(l2(g) + 1e-12))
+  share = l1(m)/(sum(1 + 0*m) + 1e-12)
+  p = p - lr*scale*centred/(deviation + 1e-3) - 1e-3*spread*sign(m) - lr*where(abs(m) > 0.37*share, m, 0)
+"""
+SHAPES = [(), (1,), (33,), (5, 7), (1000, 3), (7, 300), (64, 128), (3, 4, 5)]
+ALONE = (7, 300)
+
+
+def stepped(backend: str, shapes: list[tuple[int, ...]], steps: int = 3, **options: Any) -> list[Tensor]:
+    """LAMB's parameters after a few steps; those of one shape start and move alike, whatever the others are."""
+    params = []
+    for shape in shapes:
+        generator = torch.Generator().manual_seed(math.prod(shape))
+        params.append(torch.nn.Parameter(torch.randn(shape, generator=generator)))
+    optimizer = LAMB(params, lr=0.1, backend=backend, **options)
+    for step in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+    return [p.detach() for p in params]
+
+
+def test_every_reduction_equals_the_reference(tmp_path: Path) -> None:
+    path = tmp_path / "every.yaml"
+    path.write_text(EVERY, encoding="utf-8")
+    interpreted("-m", "optgen.cli.main", "verify", str(path), "--backend", "torch", "--backend", "triton", "--backend", "cpp")
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_neighbours_in_a_launch_change_nothing(backend: str) -> None:
+    (alone,) = stepped(backend, [ALONE])
+    among = stepped(backend, SHAPES)[SHAPES.index(ALONE)]
+    assert torch.equal(alone, among)
+    assert torch.equal(alone, stepped(backend, [ALONE])[0])
+
+
+def test_threads_change_nothing() -> None:
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(stepped("cpp", [(700, 300)])[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_neighbours_in_a_launch_of_triton_change_nothing() -> None:
+    code = (
+        "import torch\n"
+        "from tests.test_reductions import ALONE, stepped\n"
+        "shapes = [(33,), ALONE, (5, 7)]\n"
+        "assert torch.equal(stepped('triton', [ALONE], 2)[0], stepped('triton', shapes, 2)[1])\n"
+    )
+    interpreted("-c", code)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("word", ["max", "min", "sum", "rms"])
+def test_what_is_not_finite_reaches_the_result_alike(word: str, bad: float, tmp_path: Path) -> None:
+    path = tmp_path / "not_finite.yaml"
+    path.write_text(f"name: NotFinite\nsummary: x\nupdate: p = p*0 + {word}(g)\n", encoding="utf-8")
+    results = []
+    for backend in ("torch", "cpp"):
+        p = torch.nn.Parameter(torch.zeros(3, 333))
+        p.grad = torch.arange(999.0).view(3, 333)
+        p.grad[1, 7] = bad
+        optimizer_class(str(path))([p], backend=backend).step()
+        results.append(p.detach())
+    assert torch.equal(results[0].isnan(), results[1].isnan())
+    assert torch.equal(results[0].nan_to_num(), results[1].nan_to_num())
+
+
+def test_parameters_without_elements_are_left_alone() -> None:
+    assert [p.numel() for p in stepped("cpp", [(0, 4), (3,)])] == [0, 3]
+
+
+def test_the_norm_of_zero_leaves_the_step_as_it_is() -> None:
+    """The ratio of LAMB is 1 where the parameter or its direction is zero."""
+    p = torch.nn.Parameter(torch.zeros(40))
+    p.grad = torch.full((40,), 3.0)
+    LAMB([p], lr=0.1, weight_decay=0.0).step()
+    assert torch.allclose(p, torch.full((40,), -0.1), atol=1e-5)
+
+
+def test_lamb_writes_its_averages_in_the_first_sweep() -> None:
+    """28 bytes as AdamW, and once more the parameter and both averages: reading the gradient again would take 4 more."""
+    plan = build(str(SHIPPED["lamb"])).plan
+    (kernel,) = plan.kernels
+    first, last = kernel.sweeps
+    assert {b.name for b in first.buffers if b.written} >= {"m_state", "v_state"}
+    assert {b.name for b in last.buffers if b.written} == {"param", "correction"}
+    assert kernel_bytes(kernel, param=4, grad=4) == 28 + 12 + 4 * 4 / 256
+
+
+def test_a_rounded_state_is_not_read_again(tmp_path: Path) -> None:
+    """What was stored in 16 bits is not what the rule computed: its last sweep computes it again from the old one."""
+    path = tmp_path / "rounded.yaml"
+    states = "state: {m: {storage: bfloat16}}\n"
+    path.write_text(f"name: Rounded\nsummary: x\nextends: lamb\n{states}", encoding="utf-8")
+    (kernel,) = build(str(path)).plan.kernels
+    first, last = kernel.sweeps
+    assert "m_state" not in {b.name for b in first.buffers if b.written}
+    assert "m_state" in {b.name for b in last.buffers if b.written}
+
+
+def test_reading_an_old_value_keeps_the_store_for_later(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    update = "update: |\n  old = m\n  m = ema(m, g, 0.9)\n  p = p - 0.1*(m - old)/(rms(m) + 1)\n"
+    path.write_text(f"name: Old\nsummary: x\nstate: {{m: {{like: p}}}}\n{update}", encoding="utf-8")
+    (kernel,) = build(str(path)).plan.kernels
+    assert "m_state" in {b.name for b in kernel.sweeps[-1].buffers if b.written}
