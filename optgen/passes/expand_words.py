@@ -2,7 +2,7 @@
 
 ema(x, y, beta)   ->  beta*x + (1 - beta)*y        (a beta that is an average itself gets a name first)
 clamp(x, lo, hi)  ->  min(max(x, lo), hi)
-l2(x)             ->  sqrt(sum(square(x)))
+l2(x)             ->  sqrt(sum(x**2))
 """
 
 from dataclasses import replace
@@ -44,6 +44,6 @@ def _expand(value: Expr) -> Expr:
         case Op(op="all_l1", args=(x,)):
             return Op("all_sum", (Op("abs", (x,)),), value.span)
         case Op(op="all_l2" | "all_rms" as op, args=(x,)):
-            return Op("sqrt", (Op("all_sum" if op == "all_l2" else "all_mean", (Op("square", (x,)),)),), value.span)
+            return Op("sqrt", (Op("all_sum" if op == "all_l2" else "all_mean", (Op("pow", (x, Const(2))),)),), value.span)
         case _:
             return value
