@@ -27,6 +27,7 @@ from optgen.generated.adamw_flash import AdamWFlash
 from optgen.generated.lamb import LAMB
 from optgen.generated.lion import Lion
 from optgen.generated.nadam import NAdam
+from optgen.generated.novograd import NovoGrad
 from optgen.generated.rmsprop import RMSprop
 from optgen.generated.sgd import SGD
 from optgen.generated.sgdw import SGDW
@@ -41,7 +42,7 @@ from tests import solo_oracle
 STEPS = 20
 SHAPES = [(), (1,), (33,), (5, 7), (64, 128), (3, 129), (40, 135), (7, 1000), (2, 3, 5, 7), (8, 16, 6, 6), (0, 4)]
 LAMB_OF_OTHERS = partial(torch_optimizer.Lamb, clamp_value=math.inf)  # without bias correction, as the paper's third version
-FLOAT32_SCALARS = (NAdam,)  # whose oracle keeps its product of momenta in float32, whatever the parameter
+FLOAT32_SCALARS = (NAdam, NovoGrad)  # whose oracles keep their one number in float32, whatever the parameter
 
 TABLE: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = [
     (SGD, torch.optim.SGD, {"lr": 0.1}),
@@ -80,6 +81,9 @@ TABLE: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = [
     (Signum, pytorch_optimizer.SignSGD, {"lr": 1e-3, "momentum": 0.8, "weight_decay": 0.1}),
     (partial(LAMB, bias_correction=False), LAMB_OF_OTHERS, {"lr": 1e-2, "weight_decay": 0.0}),
     (partial(LAMB, bias_correction=False), LAMB_OF_OTHERS, {"betas": (0.8, 0.95), "weight_decay": 0.1}),
+    (NovoGrad, torch_optimizer.NovoGrad, {"lr": 1e-2, "betas": (0.95, 0.98)}),
+    (NovoGrad, torch_optimizer.NovoGrad, {"lr": 1e-2, "betas": (0.9, 0.5), "weight_decay": 0.1, "amsgrad": True}),
+    (NovoGrad, torch_optimizer.NovoGrad, {"lr": 0.1, "betas": (0.9, 0.5), "weight_decay": 0.1, "grad_averaging": True}),
     (Lion, lion_pytorch.Lion, {"lr": 1e-3}),
     (Lion, lion_pytorch.Lion, {"lr": 1e-3, "betas": (0.95, 0.98), "weight_decay": 0.1}),
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optgen.build import build
 from optgen.generated.lamb import LAMB
+from optgen.generated.novograd import NovoGrad
 from optgen.in_memory import optimizer_class
 from optgen.plan.traffic import kernel_bytes
 from tests.conftest import SHIPPED, interpreted
@@ -39,17 +40,19 @@ SHAPES = [(), (1,), (33,), (5, 7), (1000, 3), (7, 300), (64, 128), (3, 4, 5)]
 ALONE = (7, 300)
 
 
-def stepped(backend: str, shapes: list[tuple[int, ...]], steps: int = 3, **options: Any) -> list[Tensor]:
-    """LAMB's parameters after a few steps; those of one shape start and move alike, whatever the others are."""
+def stepped(
+    backend: str, shapes: list[tuple[int, ...]], steps: int = 3, optimizer: type[torch.optim.Optimizer] = LAMB
+) -> list[Tensor]:
+    """Parameters after a few steps; those of one shape start and move alike, whatever the others are."""
     params = []
     for shape in shapes:
         generator = torch.Generator().manual_seed(math.prod(shape))
         params.append(torch.nn.Parameter(torch.randn(shape, generator=generator)))
-    optimizer = LAMB(params, lr=0.1, backend=backend, **options)
+    made: Any = optimizer(params, lr=0.1, backend=backend)  # type: ignore[call-arg]
     for step in range(steps):
         for p in params:
             p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
-        optimizer.step()
+        made.step()
     return [p.detach() for p in params]
 
 
@@ -59,21 +62,23 @@ def test_every_reduction_equals_the_reference(tmp_path: Path) -> None:
     interpreted("-m", "optgen.cli.main", "verify", str(path), "--backend", "torch", "--backend", "triton", "--backend", "cpp")
 
 
+@pytest.mark.parametrize("optimizer", [LAMB, NovoGrad])
 @pytest.mark.parametrize("backend", ["torch", "cpp"])
-def test_neighbours_in_a_launch_change_nothing(backend: str) -> None:
-    (alone,) = stepped(backend, [ALONE])
-    among = stepped(backend, SHAPES)[SHAPES.index(ALONE)]
+def test_neighbours_in_a_launch_change_nothing(backend: str, optimizer: type[torch.optim.Optimizer]) -> None:
+    (alone,) = stepped(backend, [ALONE], optimizer=optimizer)
+    among = stepped(backend, SHAPES, optimizer=optimizer)[SHAPES.index(ALONE)]
     assert torch.equal(alone, among)
-    assert torch.equal(alone, stepped(backend, [ALONE])[0])
+    assert torch.equal(alone, stepped(backend, [ALONE], optimizer=optimizer)[0])
 
 
-def test_threads_change_nothing() -> None:
+@pytest.mark.parametrize("optimizer", [LAMB, NovoGrad])
+def test_threads_change_nothing(optimizer: type[torch.optim.Optimizer]) -> None:
     threads = torch.get_num_threads()
     try:
         found = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(stepped("cpp", [(700, 300)])[0])
+            found.append(stepped("cpp", [(700, 300)], optimizer=optimizer)[0])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -82,9 +87,11 @@ def test_threads_change_nothing() -> None:
 def test_neighbours_in_a_launch_of_triton_change_nothing() -> None:
     code = (
         "import torch\n"
-        "from tests.test_reductions import ALONE, stepped\n"
+        "from tests.test_reductions import ALONE, LAMB, NovoGrad, stepped\n"
         "shapes = [(33,), ALONE, (5, 7)]\n"
-        "assert torch.equal(stepped('triton', [ALONE], 2)[0], stepped('triton', shapes, 2)[1])\n"
+        "for optimizer in (LAMB, NovoGrad):\n"
+        "    alone, among = [stepped('triton', each, 2, optimizer) for each in ([ALONE], shapes)]\n"
+        "    assert torch.equal(alone[0], among[1])\n"
     )
     interpreted("-c", code)
 
@@ -115,6 +122,42 @@ def test_the_norm_of_zero_leaves_the_step_as_it_is() -> None:
     p.grad = torch.full((40,), 3.0)
     LAMB([p], lr=0.1, weight_decay=0.0).step()
     assert torch.allclose(p, torch.full((40,), -0.1), atol=1e-5)
+
+
+def test_a_state_of_one_number_is_kept_beside_the_parameter(tmp_path: Path) -> None:
+    p = torch.nn.Parameter(torch.ones(3, 5))
+    p.grad = torch.full((3, 5), 2.0)
+    optimizer = NovoGrad([p])
+    optimizer.step()
+    v = optimizer.state[p]["exp_avg_sq"]
+    assert (v.shape, v.dtype, v.item()) == ((), torch.float32, pytest.approx(60))
+    torch.save(optimizer.state_dict(), tmp_path / "kept.pt")
+    q = torch.nn.Parameter(p.detach().clone())
+    q.grad = p.grad.clone()
+    resumed = NovoGrad([q])
+    resumed.load_state_dict(torch.load(tmp_path / "kept.pt", weights_only=True))
+    optimizer.step()
+    resumed.step()
+    assert torch.equal(p, q)
+    assert "exp_avg_sq" in optimizer.state_dict()["state"][0]
+    assert "v one number of all elements" in optimizer.explain()
+
+
+def test_a_state_of_one_number_can_follow_what_the_host_knows(tmp_path: Path) -> None:
+    """Without a reduction there is one sweep, and still no tile may read what another has written."""
+    path = tmp_path / "host.yaml"
+    state = "state: {k: {shape: tensor}, c: {shape: tensor, init: 2}}\n"
+    path.write_text(
+        f"name: HostNumber\nsummary: x\n{state}update: |\n  k = k + t\n  c = 0.5\n  p = p - k*g + c\n", encoding="utf-8"
+    )
+    for backend in ("torch", "cpp"):
+        p = torch.nn.Parameter(torch.zeros(100, 300))
+        optimizer = optimizer_class(str(path))([p], backend=backend)
+        for _ in range(3):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+        assert torch.equal(p, torch.full((100, 300), 3 * 0.5 - 1 - 3 - 6))
+    interpreted("-m", "optgen.cli.main", "verify", str(path), "--backend", "triton")
 
 
 def test_lamb_writes_its_averages_in_the_first_sweep() -> None:

@@ -21,8 +21,8 @@ static void update_1_tile(const Tile& tile) {
         tile.buffer<correction_t>(2);                       // in [elements] lost in rounding (is_corrected)
     [[maybe_unused]] auto* m_state = tile.buffer<real>(3);  // in/out [elements] average of gradients
     [[maybe_unused]] auto* v_state = tile.buffer<real>(4);  // in/out [elements] average of squared gradients
-    [[maybe_unused]] auto* all_sum_square_p_parts = tile.buffer<real>(5);  // out [blocks] sum of each block
-    [[maybe_unused]] auto* all_sum_square_u_parts = tile.buffer<real>(7);  // out [blocks] sum of each block
+    [[maybe_unused]] auto* sum_square_p_parts = tile.buffer<real>(5);  // out [blocks] sum of each block
+    [[maybe_unused]] auto* sum_square_u_parts = tile.buffer<real>(7);  // out [blocks] sum of each block
     const real beta1 = tile.scalars[1];
     const real beta2 = tile.scalars[2];
     const real eps = tile.scalars[3];
@@ -32,12 +32,12 @@ static void update_1_tile(const Tile& tile) {
     const real inv_bias_correction_beta1 = tile.scalars[7];
     const real sqrt_inv_bias_correction_beta2 = tile.scalars[8];
 
-    alignas(64) real _all_sum_square_p_parts_part_sum[16];
-    alignas(64) real _all_sum_square_u_parts_part_sum[16];
+    alignas(64) real _sum_square_p_parts_part_sum[16];
+    alignas(64) real _sum_square_u_parts_part_sum[16];
 
     for (int block = 0; block < tile.count / 256; ++block) {
-        reals all_sum_square_p_parts_part_sum = reals{};
-        reals all_sum_square_u_parts_part_sum = reals{};
+        reals sum_square_p_parts_part_sum = reals{};
+        reals sum_square_u_parts_part_sum = reals{};
         for (int i = block * 256; i < (block + 1) * 256; i += LANES) {
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
@@ -58,15 +58,15 @@ static void update_1_tile(const Tile& tile) {
             u = u + weight_decay * p;
             store_reals(m_state + i, m);
             store_reals(v_state + i, v);
-            all_sum_square_p_parts_part_sum = all_sum_square_p_parts_part_sum + existing(tile, i, p * p, 0);
-            all_sum_square_u_parts_part_sum = all_sum_square_u_parts_part_sum + existing(tile, i, u * u, 0);
+            sum_square_p_parts_part_sum = sum_square_p_parts_part_sum + existing(tile, i, p * p, 0);
+            sum_square_u_parts_part_sum = sum_square_u_parts_part_sum + existing(tile, i, u * u, 0);
         }
-        _all_sum_square_p_parts_part_sum[block] = joined_lanes(all_sum_square_p_parts_part_sum, SUM);
-        _all_sum_square_u_parts_part_sum[block] = joined_lanes(all_sum_square_u_parts_part_sum, SUM);
+        _sum_square_p_parts_part_sum[block] = joined_lanes(sum_square_p_parts_part_sum, SUM);
+        _sum_square_u_parts_part_sum[block] = joined_lanes(sum_square_u_parts_part_sum, SUM);
     }
 
-    copy(_all_sum_square_p_parts_part_sum, all_sum_square_p_parts, tile.count / 256);
-    copy(_all_sum_square_u_parts_part_sum, all_sum_square_u_parts, tile.count / 256);
+    copy(_sum_square_p_parts_part_sum, sum_square_p_parts, tile.count / 256);
+    copy(_sum_square_u_parts_part_sum, sum_square_u_parts, tile.count / 256);
 }
 
 // One step of a tile.
@@ -76,8 +76,8 @@ static void update_tile(const Tile& tile) {
         tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
     [[maybe_unused]] auto* m_state = tile.buffer<real>(3);  // in [elements] average of gradients
     [[maybe_unused]] auto* v_state = tile.buffer<real>(4);  // in [elements] average of squared gradients
-    [[maybe_unused]] auto* all_sum_square_p_whole = tile.buffer<real>(6);  // in [1] sum of each tensor
-    [[maybe_unused]] auto* all_sum_square_u_whole = tile.buffer<real>(8);  // in [1] sum of each tensor
+    [[maybe_unused]] auto* sum_square_p_whole = tile.buffer<real>(6);  // in [1] sum of each tensor
+    [[maybe_unused]] auto* sum_square_u_whole = tile.buffer<real>(8);  // in [1] sum of each tensor
     const real lr = tile.scalars[0];
     const real eps = tile.scalars[3];
     const real weight_decay = tile.scalars[4];
@@ -86,10 +86,10 @@ static void update_tile(const Tile& tile) {
 
     alignas(64) [[maybe_unused]] uint16_t _random_2[2048];
 
-    reals all_sum_square_p = spread(*all_sum_square_p_whole);
-    reals size_ = sqrt(all_sum_square_p);
-    reals all_sum_square_u = spread(*all_sum_square_u_whole);
-    reals length = sqrt(all_sum_square_u);
+    reals sum_square_p = spread(*sum_square_p_whole);
+    reals size_ = sqrt(sum_square_p);
+    reals sum_square_u = spread(*sum_square_u_whole);
+    reals length = sqrt(sum_square_u);
     reals trust = (size_ > real(0.0)) & (length > real(0.0)) ? size_ / length : real(1.0);
 
     if constexpr (is_random) random_bits(tile.places, 2, tile.count, _random_2);

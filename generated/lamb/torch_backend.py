@@ -57,10 +57,10 @@ def update(
     else:
         u = m / (torch.sqrt(v) + eps)
     u = u + weight_decay * p
-    all_sum_square_p = torch.sum(p * p)
-    size = torch.sqrt(all_sum_square_p)
-    all_sum_square_u = torch.sum(u * u)
-    length = torch.sqrt(all_sum_square_u)
+    sum_square_p = torch.sum(p * p)
+    size = torch.sqrt(sum_square_p)
+    sum_square_u = torch.sum(u * u)
+    length = torch.sqrt(sum_square_u)
     trust = torch.where((size > 0) & (length > 0), size / length, 1.0)
     p = p - lr * trust * u
 

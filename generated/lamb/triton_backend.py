@@ -51,8 +51,8 @@ def update_1(
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in [elements] lost in rounding (is_corrected)
     m_state = pointer(_slot + 3, REAL, ALIGNED)  # in/out [elements] average of gradients
     v_state = pointer(_slot + 4, REAL, ALIGNED)  # in/out [elements] average of squared gradients
-    all_sum_square_p_parts = pointer(_slot + 5, REAL, ALIGNED)  # out [blocks] sum of each block
-    all_sum_square_u_parts = pointer(_slot + 7, REAL, ALIGNED)  # out [blocks] sum of each block
+    sum_square_p_parts = pointer(_slot + 5, REAL, ALIGNED)  # out [blocks] sum of each block
+    sum_square_u_parts = pointer(_slot + 7, REAL, ALIGNED)  # out [blocks] sum of each block
     _start = tl.load(_tile + 1).to(tl.int64) * TILE
     _offsets = tl.arange(0, TILE)
     _valid = _offsets < tl.load(_slot + 9) - _start
@@ -82,12 +82,8 @@ def update_1(
 
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
     store_elements(v_state + _start, _offsets, v, _valid, BULK)
-    store_parts(
-        all_sum_square_p_parts, part_sum(p * p, _valid, 256, TILE, BULK), _start, _valid, 256, TILE, BULK
-    )
-    store_parts(
-        all_sum_square_u_parts, part_sum(u * u, _valid, 256, TILE, BULK), _start, _valid, 256, TILE, BULK
-    )
+    store_parts(sum_square_p_parts, part_sum(p * p, _valid, 256, TILE, BULK), _start, _valid, 256, TILE, BULK)
+    store_parts(sum_square_u_parts, part_sum(u * u, _valid, 256, TILE, BULK), _start, _valid, 256, TILE, BULK)
 
 
 @triton.jit
@@ -117,8 +113,8 @@ def update(
     correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
     m_state = pointer(_slot + 3, REAL, ALIGNED)  # in [elements] average of gradients
     v_state = pointer(_slot + 4, REAL, ALIGNED)  # in [elements] average of squared gradients
-    all_sum_square_p_whole = pointer(_slot + 6, REAL, ALIGNED)  # in [1] sum of each tensor
-    all_sum_square_u_whole = pointer(_slot + 8, REAL, ALIGNED)  # in [1] sum of each tensor
+    sum_square_p_whole = pointer(_slot + 6, REAL, ALIGNED)  # in [1] sum of each tensor
+    sum_square_u_whole = pointer(_slot + 8, REAL, ALIGNED)  # in [1] sum of each tensor
     _start = tl.load(_tile + 1).to(tl.int64) * TILE
     _offsets = tl.arange(0, TILE)
     _valid = _offsets < tl.load(_slot + 9) - _start
@@ -138,13 +134,13 @@ def update(
         u = divide(m, tl.sqrt(v) + eps)
     u = u + weight_decay * p
 
-    all_sum_square_p = tl.load(all_sum_square_p_whole)
+    sum_square_p = tl.load(sum_square_p_whole)
 
-    size = tl.sqrt(all_sum_square_p)
+    size = tl.sqrt(sum_square_p)
 
-    all_sum_square_u = tl.load(all_sum_square_u_whole)
+    sum_square_u = tl.load(sum_square_u_whole)
 
-    length = tl.sqrt(all_sum_square_u)
+    length = tl.sqrt(sum_square_u)
     trust = tl.where((size > 0) & (length > 0), size / length, 1.0)
     p = p - lr * trust * u
 

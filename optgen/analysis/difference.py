@@ -98,7 +98,7 @@ def _states(before: Built, after: Built) -> tuple[StateChange, ...]:
 
 def _tensors(state: State) -> tuple[object, ...]:
     """What decides the tensors of a state in a state dict and what their bits mean."""
-    return state.scalar, state.floats, state.storage, state.unsigned if state.storage is not None else None
+    return state.domain, state.floats, state.storage, state.unsigned if state.storage is not None else None
 
 
 def _paired(before: Mapping[str, T], after: Mapping[str, T]) -> Iterator[tuple[str, T | None, T | None]]:

@@ -141,7 +141,8 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
     size = math.prod(shape.shape)
     is_random = any(how is not None and how.rounding != "nearest" for s in program.states for how in (s.storage, s.floats))
     scalars = sum(state.scalar and exists_by_default(program, state) for state in program.states)
-    parts["counters"] = 4 + 8 * is_random + 8 * scalars
+    whole = sum(state.whole and exists_by_default(program, state) for state in program.states)
+    parts["counters"] = 4 + 8 * is_random + 8 * scalars + 4 * whole
     for state in kept_states(program):
         codes = state_codes(state)
         if codes is None:
@@ -161,7 +162,7 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
 
 def kept_states(program: Program) -> list[State]:
     """The states that a parameter has when every hyperparameter has its default, without single numbers."""
-    return [state for state in program.states if not state.scalar and exists_by_default(program, state)]
+    return [s for s in program.states if not s.scalar and not s.whole and exists_by_default(program, s)]
 
 
 def binary_unit(nbytes: int) -> tuple[int, str]:

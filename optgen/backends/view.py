@@ -97,8 +97,10 @@ def _state_line(state: State) -> str:
     saved = f"; saved as {state.save_as}" if state.save_as != state.name else ""
     if state.scalar:
         return f"{state.name}: one float64 number{saved}. {state.doc}".strip()
-    how = f"{state_place(state)} ({state_bytes(state):g} B per element)"
     when = "" if state.when is None else f", only if {'' if state.when.holds else 'not '}{state.when.flag}"
+    if state.whole:
+        return f"{state.name}: one number of all elements{when}{saved}. {state.doc}".strip()
+    how = f"{state_place(state)} ({state_bytes(state):g} B per element)"
     return f"{state.name}: {how}{when}{saved}. {state.doc}".strip()
 
 

@@ -86,6 +86,7 @@ GENERATED = frozenset(
         "stochastic_float16",
         "store",
         "store_elements",
+        "store_number",
         "store_parts",
         "store_rows",
         "store_scalars",
@@ -195,7 +196,7 @@ def _words(value: Expr) -> str:
         case Op(op=op, args=(left, right)) if op in _INFIX:
             return f"{_words(left)}_{_INFIX[op]}{_words(right)}"
         case Op(op=op, args=args):
-            return "_".join([op, *(_words(arg) for arg in args)])
+            return "_".join([op.removeprefix("all_"), *(_words(arg) for arg in args)])
         case _:
             return "value"
 

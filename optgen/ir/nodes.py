@@ -221,17 +221,27 @@ class Floats:
 
 @dataclass(frozen=True)
 class State:
-    """What an optimizer remembers of a parameter. A scalar state is one host number, else it is shaped like p."""
+    """What an optimizer remembers of a parameter: one value per element, one of all elements, or one host number."""
 
     name: str
     save_as: str
-    scalar: bool = False
+    domain: Domain = Domain.ELEMENT
     unsigned: bool = False
     init: Expr = Const(0)
     when: Guard | None = None
     storage: Storage | None = None
     floats: Floats | None = None
     doc: str = ""
+
+    @property
+    def scalar(self) -> bool:
+        """Whether it is a number that the host computes."""
+        return self.domain == Domain.HOST
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is one number that is known when all elements have been seen."""
+        return self.domain == Domain.TENSOR
 
 
 @dataclass(frozen=True)

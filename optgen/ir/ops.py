@@ -54,6 +54,7 @@ OPS: dict[str, OpInfo] = {
     "or": OpInfo((B, B), B, "either"),
     "not": OpInfo((B,), B, "the opposite"),
     "spread": OpInfo((R,), R, "one number for every element", Domain.ELEMENT),
+    "number": OpInfo((R,), R, "a host scalar as one number of all elements", Domain.TENSOR),
     # over all elements of a parameter
     "all_sum": OpInfo((R,), R, "the sum of all elements", Domain.TENSOR),
     "all_mean": OpInfo((R,), R, "the mean of all elements", Domain.TENSOR),

@@ -8,7 +8,7 @@ from optgen.ir.ops import REDUCTIONS
 __all__ = ["Signs"]
 
 ALWAYS = frozenset({"abs", "square", "sqrt", "rsqrt", "exp"})  # if they are numbers at all
-IF_ALL = frozenset({"add", "mul", "div", "min", "spread", "real", *REDUCTIONS})
+IF_ALL = frozenset({"add", "mul", "div", "min", "spread", "number", "real", *REDUCTIONS})
 
 
 class Signs:

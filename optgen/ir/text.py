@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optgen.ir.nodes import Assign, Call, Const, Expr, Function, Guard, Op, Program, Ref, Statement
+from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Function, Guard, Op, Program, Ref, Statement
 
 __all__ = ["expression", "function_text", "program_text", "statements"]
 
@@ -83,7 +83,7 @@ def program_text(program: Program) -> str:
     lines += [f"  hyper {hyper.name} = {hyper.text}{parts[hyper.name]}" for hyper in program.hypers]
     lines += [f"  flag {name} = {expression(condition)}" for name, condition in program.flags.items()]
     for state in program.states:
-        shape = "scalar" if state.scalar else "like p"
+        shape = {Domain.HOST: "scalar", Domain.TENSOR: "tensor"}.get(state.domain, "like p")
         sign = "unsigned" if state.unsigned else "signed"
         when = "" if state.when is None else f" when {state.when.flag if state.when.holds else 'not ' + state.when.flag}"
         how = "" if state.storage is None else f" stored {state.storage.codebook} {state.storage.bits} bits"

@@ -47,7 +47,8 @@ class _Hoister:
         else:
             value = self.split(value, statement.guards)
             if infer(value, self.symbols) in ((Kind.REAL, Domain.HOST), (Kind.INT, Domain.HOST)):
-                value = Op("spread", (value,))
+                whole = self.symbols[statement.target].domain == Domain.TENSOR
+                value = Op("number" if whole else "spread", (value,))
             self.body.append(replace(statement, value=value))
 
     def assign_host(self, statement: Assign) -> None:

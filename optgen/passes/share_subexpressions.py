@@ -6,13 +6,14 @@ p = p - lr*sqrt(v); q = sqrt(v)*m   ->   sqrt_v = sqrt(v); p = p - lr*sqrt_v; q 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 
 from optgen.ir.infer import infer
 from optgen.ir.nodes import Assign, Domain, Expr, Guard, Op, Program, Ref
 from optgen.passes.rewrite import Splitter
 
-__all__ = ["share_subexpressions"]
+__all__ = ["Key", "is_within", "key_of", "share_subexpressions"]
 
 Key = tuple[object, ...]
 
@@ -31,12 +32,12 @@ def share_subexpressions(program: Program) -> Program:
     return replace(program, body=tuple(splitter.body), symbols=splitter.symbols)
 
 
-def _key(value: Expr, versions: dict[str, int]) -> Key:
+def key_of(value: Expr, versions: Mapping[str, int]) -> Key:
     """Equal for expressions that have the same value: names count with the number of their assignments so far."""
     if isinstance(value, Ref):
         return ("ref", value.name, versions[value.name])
     if isinstance(value, Op):
-        return (value.op, *(_key(arg, versions) for arg in value.args))
+        return (value.op, *(key_of(arg, versions) for arg in value.args))
     return ("const", value)
 
 
@@ -52,12 +53,13 @@ def _places(program: Program) -> dict[Key, list[tuple[Guard, ...]]]:
             if isinstance(value, Op):
                 stack += value.args
                 if infer(value, program.symbols)[1] in (Domain.ELEMENT, Domain.TENSOR):
-                    places[_key(value, versions)].append(statement.guards)
+                    places[key_of(value, versions)].append(statement.guards)
         versions[statement.target] += 1
     return places
 
 
-def _within(inner: tuple[Guard, ...], outer: tuple[Guard, ...]) -> bool:
+def is_within(inner: tuple[Guard, ...], outer: tuple[Guard, ...]) -> bool:
+    """Whether what is computed under `outer` has a value under `inner`."""
     return inner[: len(outer)] == outer
 
 
@@ -81,10 +83,10 @@ class _Share:
     def rewrite(self, value: Expr) -> Expr:
         if not isinstance(value, Op):
             return value
-        key = _key(value, self.versions)
-        if key in self.named and _within(self.guards, self.named[key][1]):
+        key = key_of(value, self.versions)
+        if key in self.named and is_within(self.guards, self.named[key][1]):
             return self.named[key][0]
-        shared = sum(_within(place, self.guards) for place in self.places[key]) > 1
+        shared = sum(is_within(place, self.guards) for place in self.places[key]) > 1
         result = Op(value.op, tuple(self.rewrite(arg) for arg in value.args), value.span)
         if not shared:
             return result

@@ -98,10 +98,11 @@ class _Lowering:
         )
 
     def element(self, state: State, buffer: str, index: int) -> Store:
-        """A state with one value per element; returns how it is written."""
+        """A state with one value per element, or one of all; returns how it is written."""
         dtype = "real" if state.floats is None else state.floats.dtype
         doc = state.doc or state.name
-        self.load(Buffer(buffer, Layout.ELEMENT, dtype, state.save_as, state, self.reads(state.name), True, doc), state.name)
+        layout = Layout.TENSOR if state.whole else Layout.ELEMENT
+        self.load(Buffer(buffer, layout, dtype, state.save_as, state, self.reads(state.name), True, doc), state.name)
         value: Expr = Ref(state.name)
         if state.floats is not None and state.floats.rounding == "stochastic":
             value = Op(f"stochastic_{dtype}", (Op("real", (value,)), Op("random_elements", (Const(index),))))

@@ -54,10 +54,11 @@ def split_sweeps(
     last. `program` has the symbols of the body, `chunk` is how many elements are a part of a reduction of the rule.
     """
     taken = {*program.symbols, *program.flags, *(buffer.name for buffer in buffers)}
-    if not any(map(_reduction, body)):
+    wide = {buffer.name for buffer in buffers if buffer.layout in WIDE}
+    if not any(_reduction(s) or (isinstance(s, Store) and s.buffer in wide) for s in body):
         return Sweeps(taken, [Sweep(name, tuple(buffers), tuple(columns), tuple(body))])
     levels = _levels(body)
-    last = max(levels[i] + 1 for i, statement in enumerate(body) if _reduction(statement))
+    last = max((levels[i] + 1 for i, statement in enumerate(body) if _reduction(statement)), default=0)
     early = {i: range(levels[i], last + 1) for i, s in enumerate(body) if isinstance(s, Store) and _is_exact(s, body, buffers)}
     best: tuple[float, Sweeps] | None = None
     for choice in product(*(reversed(sweeps) for sweeps in early.values())):

@@ -87,6 +87,8 @@ class Reference:
         codes = state_codes(s)
         if s.scalar:
             return np.float64(state.get(s.save_as, 0.0))
+        if s.whole:
+            return np.asarray(state.get(s.save_as, np.zeros(()))).astype(np.float64)
         if codes is None or not codes.applies_to(shape):
             return np.asarray(state.get(s.save_as, np.zeros(shape))).astype(np.float64)
         if f"{s.save_as}.codes" not in state:
@@ -104,8 +106,8 @@ class Reference:
         codes = state_codes(s)
         if s.floats is not None:
             return {s.save_as: rounded(np.broadcast_to(value, shape), s.floats.dtype, s.floats.rounding, index, state, t)}
-        if s.scalar or codes is None or not codes.applies_to(shape):
-            return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), () if s.scalar else shape)}
+        if s.scalar or s.whole or codes is None or not codes.applies_to(shape):
+            return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), () if s.scalar or s.whole else shape)}
         assert s.storage is not None
         functions, formulas = self.functions(s)
         x = packing.to_blocks(np.broadcast_to(value, shape), codes)

@@ -40,7 +40,9 @@ class Scratch(NamedTuple):
 
     def size(self, rows: int, length: int) -> int:
         """Its elements, for a parameter of so many rows."""
-        return {"block": rows * -(-length // self.block), "row": rows, "tensor": 1}[self.layout]
+        if self.layout == "block":
+            return rows * -(-length // self.block)
+        return rows if self.layout == "row" else 1
 
 
 class Bucket(NamedTuple):

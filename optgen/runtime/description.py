@@ -33,7 +33,8 @@ class Hyper:
 class State:
     """What is remembered of a parameter, under `key` in its state dict.
 
-    A scalar is a float64 tensor of shape (). Otherwise one value per element, in `dtype` or else that of the arithmetic,
+    A scalar is a float64 tensor of shape (), on the host, a whole state one in the dtype of the arithmetic beside the
+    parameter. Otherwise one value per element, in `dtype` or else that of the arithmetic,
     or, where `codes` applies to the parameter's shape, packed codes under `key.codes` and block scalars under `key.<name>`;
     `levels` names what the codes stand for.
     `flag` and `holds` say under which compile-time flag the state exists.
@@ -47,6 +48,7 @@ class State:
     codes: Codes | None = None
     levels: str = ""
     dtype: str | None = None
+    whole: bool = False
 
     def exists(self, flags: dict[str, bool]) -> bool:
         """Whether a parameter has this state under these flags."""

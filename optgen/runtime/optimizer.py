@@ -341,6 +341,8 @@ class GeneratedOptimizer(Optimizer):
 def _explain_state(state: State, p: Tensor, kernel: KernelInfo) -> str:
     if state.scalar:
         return f"{state.name} one number"
+    if state.whole:
+        return f"{state.name} one number of all elements"
     if state.name in kernel.stored and state.codes is not None:
         codes = state.codes
         where = f"in blocks of {codes.block}" if codes.scope == "block" else f"with one scale per {codes.scope}"

@@ -40,6 +40,8 @@ def state_tensors(state: State, coded: bool, shape: Sequence[int], param: torch.
     """The keys of a state in the state dict, each with its tensor, for a parameter of this global shape and dtype."""
     if state.scalar:
         return {state.key: Kept((), torch.float64, "host")}
+    if state.whole:
+        return {state.key: Kept((), real_dtype(param), "beside")}
     codes = state.codes
     if not coded or codes is None:
         return {state.key: Kept(tuple(shape), float_dtype(state, param), "like")}

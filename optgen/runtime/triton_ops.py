@@ -25,7 +25,7 @@ from optgen.runtime.triton_numbers import (
     step_at,
     value_at,
 )
-from optgen.runtime.triton_reduce import part_max, part_min, part_sum, store_parts
+from optgen.runtime.triton_reduce import part_max, part_min, part_sum, store_number, store_parts
 from optgen.runtime.triton_select import block_low, block_select
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "step_at",
     "store_codes",
     "store_elements",
+    "store_number",
     "store_parts",
     "store_rows",
     "store_scalars",

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from optgen.runtime.triton_numbers import maximum, minimum
 
-__all__ = ["join_parts", "part_max", "part_min", "part_sum", "store_parts"]
+__all__ = ["join_parts", "part_max", "part_min", "part_sum", "store_number", "store_parts"]
 
 
 @triton.jit
@@ -36,6 +36,12 @@ def store_parts(to, parts, start, valid, CHUNK: tl.constexpr, TILE: tl.constexpr
     else:
         exist = tl.max(tl.reshape(valid.to(tl.int32), (TILE // CHUNK, CHUNK)), 1)
         tl.store(places, parts, mask=exist != 0)
+
+
+@triton.jit
+def store_number(to, number, start):
+    """Write the one number of a parameter, from the tile that begins with its first element."""
+    tl.store(to, number, mask=start == 0)
 
 
 @triton.jit

@@ -89,7 +89,7 @@ class _Lowering:
             self.body.append(Assign(state.name, state.init, (first,)))
             return []
         mark = State(
-            self.mark_of(state), f"{state.save_as}.made", scalar=True, when=state.when, doc=f"1 once {state.name} has begun"
+            self.mark_of(state), f"{state.save_as}.made", Domain.HOST, when=state.when, doc=f"1 once {state.name} has begun"
         )
         self.symbols[mark.name] = Symbol(mark.name, Role.STATE, Kind.REAL, Domain.HOST)
         first = self.run_time_condition(Op("eq", (Ref(mark.name), Const(0.0))), (state.when,))
@@ -138,6 +138,11 @@ class _Lowering:
                 assert node.span is not None
                 self.found.add("bad-init", message, node.span, help=f"'init' may use {allowed}")
                 return None
+        if infer(value, self.symbols)[1] > state.domain:
+            span = Span(text.source, text.starts[0], text.starts[0] + len(text.text))
+            help_text = "take sum(...), mean(...) or another reduction"
+            self.found.add("bad-init", f"state '{state.name}' is one number and cannot start per element", span, help=help_text)
+            return None
         return value
 
     def block(self, statements: tuple[Assignment | Branch, ...], guards: tuple[Guard, ...]) -> None:
@@ -224,9 +229,16 @@ class _Lowering:
             return False
         if known.role == Role.STATE and known.domain < domain:
             declared = (Label(self.spec.spans[known.name], "declared as a scalar here"),)
-            kind_of_value = "a value per element" if domain == Domain.ELEMENT else "what is computed from the elements"
-            message = f"the scalar state '{known.name}' cannot hold {kind_of_value}"
-            self.found.add("scalar-gets-elements", message, statement.span, secondary=declared, help="declare 'like: p'")
+            help_text = "declare 'like: p'"
+            kind_of_value = "a value per element"
+            if domain == Domain.TENSOR:
+                help_text, kind_of_value = "declare 'shape: tensor'", "what is computed from all elements"
+            if known.domain == Domain.TENSOR:
+                help_text = "take sum(...), mean(...) or another reduction, or declare 'like: p'"
+                declared = (Label(self.spec.spans[known.name], "declared as one number here"),)
+            kind_of_state = "scalar " if known.domain == Domain.HOST else ""
+            message = f"the {kind_of_state}state '{known.name}' cannot hold {kind_of_value}"
+            self.found.add("scalar-gets-elements", message, statement.span, secondary=declared, help=help_text)
             return False
         return True
 

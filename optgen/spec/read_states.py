@@ -9,7 +9,7 @@ from dataclasses import replace
 from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
-from optgen.ir.nodes import Floats, State, Storage
+from optgen.ir.nodes import Domain, Floats, State, Storage
 from optgen.spec.fields import Fields, is_number
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import check_name
@@ -68,7 +68,7 @@ class StateReader:
     def state(self, key: Scalar, node: Node) -> State:
         what = f"state '{key.text}'"
         table = self.fields.table(node, what, KEYS)
-        scalar = self.is_scalar(key, table, what)
+        domain = self.domain(key, table, what)
         unsigned = "sign" in table and self.fields.choice(table["sign"], "'sign'", ("signed", "unsigned")) == "unsigned"
         for name, texts in (("when", self.conditions), ("init", self.inits)):
             if name in table:
@@ -78,22 +78,25 @@ class StateReader:
         how = self.storages.resolve(table["storage"]) if "storage" in table else None
         floats = self.floats(how) if how is not None else None
         storage = self.storage(key, how, unsigned) if how is not None and floats is None else None
-        if (storage is not None or floats is not None) and scalar:
-            self.found.add("bad-value", f"{what} is a scalar and has no storage", table["storage"].span, help="remove it")
+        if (storage is not None or floats is not None) and domain != Domain.ELEMENT:
+            self.found.add("bad-value", f"{what} is one number and has no storage", table["storage"].span, help="remove it")
         doc = (self.fields.text(table["doc"], f"the doc of {what}") or "") if "doc" in table else ""
-        return State(key.text, self.save_as(key, table), scalar, unsigned, storage=storage, floats=floats, doc=doc)
+        return State(key.text, self.save_as(key, table), domain, unsigned, storage=storage, floats=floats, doc=doc)
 
-    def is_scalar(self, key: Scalar, table: dict[str, Node], what: str) -> bool:
+    def domain(self, key: Scalar, table: dict[str, Node], what: str) -> Domain:
+        shape = None
         if "like" in table:
             self.fields.choice(table["like"], f"'like' of {what}", ("p",))
         if "shape" in table:
-            self.fields.choice(table["shape"], f"'shape' of {what}", ("scalar",))
+            shape = self.fields.choice(table["shape"], f"'shape' of {what}", ("scalar", "tensor"))
         if "like" in table and "shape" in table:
             self.found.add("bad-value", f"{what} has both 'like' and 'shape'", table["shape"].span, help="keep one of them")
         elif "like" not in table and "shape" not in table:
             help_text = "add 'like: p' for one value per element, or 'shape: scalar' for one number"
             self.found.add("missing-key", f"{what} needs a shape", key.span, help=help_text)
-        return "shape" in table
+        if "shape" not in table:
+            return Domain.ELEMENT
+        return Domain.TENSOR if shape == "tensor" else Domain.HOST
 
     def save_as(self, key: Scalar, table: dict[str, Node]) -> str:
         """The key in a state dict; by default the state's own name. No two states share one."""

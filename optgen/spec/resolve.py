@@ -162,5 +162,5 @@ def _declared(spec: Spec) -> list[Symbol]:
         kind = Kind.BOOL if isinstance(hyper.default, bool) else Kind.TEXT if hyper.choices else Kind.REAL
         symbols += [Symbol(name, Role.HYPER, kind, Domain.HOST) for name in hyper.names or (hyper.name,)]
     for state in spec.states:
-        symbols.append(Symbol(state.name, Role.STATE, Kind.REAL, Domain.HOST if state.scalar else Domain.ELEMENT))
+        symbols.append(Symbol(state.name, Role.STATE, Kind.REAL, state.domain))
     return symbols

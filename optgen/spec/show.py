@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from optgen.ir.nodes import Hyper, State
+from optgen.ir.nodes import Domain, Hyper, State
 from optgen.spec.model import Spec
 
 __all__ = ["hyper_text", "spec_text", "state_text"]
@@ -37,7 +37,8 @@ def _doc(doc: str) -> list[str]:
 
 def state_text(spec: Spec, state: State) -> str:
     """A state in the notation of a spec."""
-    parts = ["shape: scalar" if state.scalar else "like: p", f"save_as: {state.save_as}"]
+    shape = {Domain.HOST: "shape: scalar", Domain.TENSOR: "shape: tensor"}.get(state.domain, "like: p")
+    parts = [shape, f"save_as: {state.save_as}"]
     parts += ["sign: unsigned"] if state.unsigned else []
     parts += [f"when: {spec.conditions[state.name].text.strip()}"] if state.name in spec.conditions else []
     parts += [f"init: {spec.inits[state.name].text.strip()}"] if state.name in spec.inits else []

@@ -30,6 +30,7 @@ FORMATS = {
     "reciprocal": "reciprocal({0})",
     "is_finite": "is_finite({0})",
     "spread": "spread({0})",
+    "number": "spread({0})",
     "elements": "to_reals({0})",
     "stochastic_bfloat16": "stochastic_bfloat16({0}, {1})",
     "stochastic_float16": "stochastic_float16({0}, {1})",

@@ -8,6 +8,7 @@ from optgen.backends.cpp.config import TILE
 from optgen.backends.cpp.flatten import reduces
 from optgen.backends.cpp.loops import salts_of, tile_lines
 from optgen.backends.cpp.printer import CppPrinter, condition, cpp_name
+from optgen.backends.cpp.schedule import is_number
 from optgen.backends.paragraphs import buffer_comment, scratch_table, sweep_doc
 from optgen.backends.render import render
 from optgen.backends.view import PackageView
@@ -119,15 +120,15 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str]) -> CppSwe
         buffers=tuple(CppBufferView(cpp_name(b.name), _type(b), slots.index(b.name), buffer_comment(b)) for b in sweep.buffers),
         scalars=tuple((cpp_name(name), plan.columns.index(name)) for name in sweep.columns),
         lines=tuple(tile_lines(kernel, sweep)),
-        columns=tuple(_column(every[name], used.get(name)) for name in slots),
+        columns=tuple(_column(every[name], used.get(name), kernel) for name in slots),
         random="true" if salts_of(sweep) else "is_random" if writes_param else "false",
         reductions=tuple(_join(reduction, every, sweep, slots) for reduction in sweep.reductions),
     )
 
 
-def _column(buffer: Buffer, used: Buffer | None) -> str:
+def _column(buffer: Buffer, used: Buffer | None, kernel: Kernel) -> str:
     """How a buffer lies, and whether this sweep reads and writes it."""
-    size, block = f"sizeof({_type(buffer)})", buffer.block
+    size, block = f"sizeof({_type(buffer)})", buffer.block if not is_number(buffer) else kernel.wide or kernel.chunk or "LANES"
     if buffer.layout == Layout.CODE:
         size, block = str(buffer.storage.bits), buffer.storage.block
     exists = "true" if buffer.guard is None else condition(buffer.guard)

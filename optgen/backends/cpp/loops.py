@@ -299,6 +299,10 @@ class _TileWriter:
             assert isinstance(step.statement, Store)
             assert isinstance(step.statement.value, Ref)
             value = step.reads[step.statement.value.name]
+            if value.domain == Domain.TENSOR:
+                line = f"*{cpp_name(step.statement.buffer)} = {cpp_name(value.name)}[0];"
+                lines += guarded([line], step.statement.guards)
+                continue
             array = self.array(value) if value.buffer is None else cpp_name(value.buffer)
             line = f"copy({array}, {cpp_name(step.statement.buffer)}, tile.count / {value.block});"
             lines += guarded([line], step.statement.guards)

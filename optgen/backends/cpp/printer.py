@@ -94,7 +94,11 @@ class CppPrinter(Printer):
     def vector(self, value: Expr, whole: Op) -> str:
         """An argument of a function of vectors."""
         text = self.side(value, whole)
-        is_ready = not self.is_single(value) or whole.op == "spread" or (whole.op == "mul_high" and isinstance(value, Const))
+        is_ready = (
+            not self.is_single(value)
+            or whole.op in ("spread", "number")
+            or (whole.op == "mul_high" and isinstance(value, Const))
+        )
         return text if is_ready else f"spread({text})"
 
     def literal(self, value: Expr, whole: Op) -> str:
@@ -122,7 +126,7 @@ class CppPrinter(Printer):
         match value:
             case Const():
                 return True
-            case Op(op="spread" | "load" | "load_codes" | "random_bits" | "random_elements" | "blocks" | "elements"):
+            case Op(op="spread" | "number" | "load" | "load_codes" | "random_bits" | "random_elements" | "blocks" | "elements"):
                 return False
             case Op(args=args):
                 return bool(args) and all(map(self.is_single, args))

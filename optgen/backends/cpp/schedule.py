@@ -161,6 +161,8 @@ class _Linker:
                 return Domain.ELEMENT if self.buffers[name].layout == Layout.ELEMENT else Domain.BLOCK
             case Op(op="load_codes" | "random_bits" | "random_elements" | "spread"):
                 return Domain.ELEMENT
+            case Op(op="number"):
+                return Domain.TENSOR
             case Op(op=op) if op in REDUCTIONS:
                 return Domain.BLOCK
             case Op(args=args) | Call(args=args):
@@ -196,7 +198,7 @@ def precision_of(value: Expr, names: Mapping[str, Value], buffers: Mapping[str, 
             return names[name].precision if name in names else "real"
         case Op(op="load", args=(Ref(name=name),)):
             return "real" if buffers[name].layout == Layout.ELEMENT or is_number(buffers[name]) else "float"
-        case Op(op="elements" | "spread"):
+        case Op(op="elements" | "spread" | "number"):
             return "real"
         case Op(op="blocks" | "real" | "from_bits" | "stochastic_bfloat16" | "stochastic_float16") | Call():
             return "float"

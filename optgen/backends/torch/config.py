@@ -34,6 +34,7 @@ FORMATS = {
     "all_mean": "torch.mean({0})",
     "all_max": "torch.amax({0})",
     "all_min": "torch.amin({0})",
+    "number": "{0}",
     "spread": "{0}.expand(param.shape)",
     "stochastic_bfloat16": "@stochastic_bfloat16({0}, {1})",
     "stochastic_float16": "@stochastic_float16({0}, {1})",

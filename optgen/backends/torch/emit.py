@@ -181,6 +181,8 @@ def _state_text(state: State) -> str:
     parts = [repr(state.name), repr(state.save_as)]
     if state.scalar:
         parts.append("scalar=True")
+    if state.whole:
+        parts.append("whole=True")
     if state.when is not None:
         parts.append(f"flag={state.when.flag!r}")
         if not state.when.holds:

@@ -60,6 +60,8 @@ class KernelPrinter(TorchPrinter):
                 return f"unpack({name}, {storage.bits}, {storage.block})"
             case Op(op="where", args=(condition, Const(value=x), Const(value=y))) if self.kind(value) == Kind.REAL:
                 return f"torch.where({self.expression(condition)}, scalars.new_full((), {x!r}), {y!r})"
+            case Op(op="number", args=(Const(value=number),)):
+                return f"scalars.new_full((), {number!r})"
             case Op(op="spread", args=(Const(value=number),)):
                 return f"scalars.new_full(param.shape, {number!r})"
             case Op(op="random_bits", args=(Const(value=salt),)):
@@ -77,6 +79,8 @@ class KernelPrinter(TorchPrinter):
                 return super().operation(value)
 
     def load(self, buffer: Buffer) -> str:
+        if buffer.layout == Layout.TENSOR and buffer.dtype == "real":
+            return buffer.name
         if buffer.layout != Layout.ELEMENT:
             self.helpers.add("block_scalars")
             return f"block_scalars({buffer.name})"

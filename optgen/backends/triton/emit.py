@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from optgen.backends.paragraphs import buffer_comment, paragraphs, scratch_table, sweep_doc
@@ -67,7 +67,6 @@ def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
     tables = tables_of(plan)
     functions = [_function(function, tables, helpers) for function in tables.functions]
     kernels = [_kernel(kernel, plan, tables, helpers) for kernel in plan.kernels]
-    swept = any(len(kernel.sweeps) > 1 for kernel in plan.kernels)
     text = render(
         "triton/templates/backend.py.jinja",
         package=view,
@@ -76,15 +75,16 @@ def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
         functions=functions,
         tables=tables,
         kernels=kernels,
-        launch_names=sorted(_launch_names(tables, swept=swept)),
+        launch_names=sorted(_launch_names(tables, kernels)),
     )
     return {"triton_backend.py": text}
 
 
-def _launch_names(tables: Tables, *, swept: bool) -> Iterator[str]:
+def _launch_names(tables: Tables, kernels: Sequence[TritonKernelView]) -> Iterator[str]:
     """What a module needs of `optgen.runtime.launch`."""
     yield from ("Sweep", "TritonKernel", "run")
-    yield from ("Reduction", "Scratch") if swept else ()
+    yield from ("Scratch",) if any(kernel.scratch for kernel in kernels) else ()
+    yield from ("Reduction",) if any(sweep.reductions for kernel in kernels for sweep in kernel.sweeps) else ()
     yield from {text.split("(")[0] for text in tables.texts}
 
 

@@ -97,6 +97,8 @@ class KernelPrinter(TritonPrinter):
                 return self.helper("load_codes", name, self.place, storage.bits, self.shape(storage))
             case Op(op="blocks", args=(x, Const(value=number))):
                 return self.helper("to_blocks", self.expression(x), "_valid", self.kernel.stored(number).block, "TILE, BULK")
+            case Op(op="number", args=(x,)):
+                return f"tl.full((), {self.expression(x)}, REAL)"
             case Op(op=op, args=(x,)) if op in PARTS:
                 return self.helper(op, self.expression(x), "_valid", self.kernel.chunk, "TILE, BULK")
             case Op(op="random_bits", args=(Const(value=salt),)):
@@ -135,6 +137,8 @@ class KernelPrinter(TritonPrinter):
             return [self.helper("write_parameter", buffer, "correction", text, places)]
         if target.layout == Layout.ELEMENT:
             return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]
+        if target.layout == Layout.TENSOR and target.dtype == "real":
+            return [self.helper("store_number", buffer, text, "_start")]
         if target.layout == Layout.BLOCK and not self.wide:
             return [self.helper("store_parts", buffer, text, "_start, _valid", self.kernel.chunk, "TILE, BULK")]
         if target.layout in SCALARS:
