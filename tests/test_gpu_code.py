@@ -80,15 +80,17 @@ def test_every_kernel_compiles_without_spills_and_with_wide_accesses(name: str, 
     for plan, entry in kernels(name):
         for param, grad in pairs:
             where = f"{name}.{plan.name} for {target}, {param} parameters and {grad} gradients"
-            code = compiled(entry, target, where, param=param, grad=grad, flags=dict.fromkeys(plan.flags, False))
-            loads, stores = facts(code)
-            expected = wide_accesses(plan.buffers, entry.tile, entry.threads, param, grad)
-            expected = expected[0] + looked_up(entry), expected[1]
-            if target == "gfx942":  # rows of the tensor table may be read 128 bits at a time too
-                assert loads >= expected[0], where
-                assert stores == expected[1], where
-            else:
-                assert (loads, stores) == expected, where
+            flags = dict.fromkeys(plan.flags, False)
+            for number, sweep in enumerate(plan.sweeps):
+                code = compiled(entry, target, where, param=param, grad=grad, flags=flags, sweep=number)
+                loads, stores = facts(code)
+                expected = wide_accesses(sweep.buffers, entry.tile, entry.threads, param, grad)
+                expected = expected[0] + looked_up(entry), expected[1]
+                if target == "gfx942":  # rows of the tensor table may be read 128 bits at a time too
+                    assert loads >= expected[0], where
+                    assert stores == expected[1], where
+                else:
+                    assert (loads, stores) == expected, where
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -137,18 +139,19 @@ def test_every_sweep_compiles_without_spills_and_with_wide_accesses(generate: Ca
             assert facts(code) == (loads + tables, stores)
 
 
+@pytest.mark.parametrize("op", ["max", "min", "sum", "mean"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_joins_the_parts_of_reductions_compiles(target: str) -> None:
+def test_what_joins_the_parts_of_reductions_compiles(target: str, op: str) -> None:
     import triton
+    import triton.language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from optgen.runtime.triton_reduce import join_parts
 
-    constants = {(1,): "max", (2,): 1024}
-    source = ASTSource(
-        join_parts, signature={"parameters": "*i64", "OP": "constexpr", "CHUNK": "constexpr"}, constexprs=constants
-    )
+    constants = {(1,): op, (2,): tl.float32, (3,): 1024}
+    signature = {"parameters": "*i64", **dict.fromkeys(("OP", "REAL", "CHUNK"), "constexpr")}
+    source = ASTSource(join_parts, signature=signature, constexprs=constants)
     assert triton.compile(source, target=GPUTarget(*TARGETS[target])).asm
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import triton.language as tl
+from torch import Tensor
 
 from optgen.generated.adamw import AdamW
 from optgen.generated.adamw import triton_backend as adamw_triton
@@ -114,15 +117,25 @@ def main() -> None:
 def joined() -> bool:
     """Parts become one number for each result, however many there are."""
     generator = torch.Generator().manual_seed(0)
-    for op, reduce in (("max", torch.amax), ("min", torch.amin)):
+    for op, reduce in (
+        ("max", torch.amax),
+        ("min", torch.amin),
+        ("sum", in_float64(torch.sum)),
+        ("mean", in_float64(torch.mean)),
+    ):
         sizes = ((1, 1), (3, 1024), (2, 1025), (1, 3000), (5, 7))  # results, and parts of each
         parts = [torch.randn(size, generator=generator) for size in sizes]
         results = [torch.zeros(len(part)) for part in parts]
-        rows = [[p.data_ptr(), p.shape[1], r.data_ptr(), len(r)] for p, r in zip(parts, results, strict=True)]
-        join_parts[(5, len(rows))](torch.tensor(rows), OP=op, CHUNK=1024)
+        rows = [[p.data_ptr(), p.shape[1], r.data_ptr(), len(r), p.shape[1]] for p, r in zip(parts, results, strict=True)]
+        join_parts[(5, len(rows))](torch.tensor(rows), OP=op, REAL=tl.float32, CHUNK=1024)
         if not all(torch.equal(r, reduce(p, dim=1)) for p, r in zip(parts, results, strict=True)):
             return False
     return True
+
+
+def in_float64(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A reduction of float32 that is exact until it is rounded."""
+    return lambda part, dim: reduce(part.double(), dim=dim).float()
 
 
 def strided() -> list[torch.nn.Parameter]:
