@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from optgen.plan.nodes import Buffer, Kernel, Layout
 from optgen.plan.sweeps import split_sweeps
 from optgen.plan.traffic import kernel_bytes
 from tests.conftest import SHIPPED
+from tests.fewest_bytes import fewest_bytes, planned_bytes
 
 SPECS = SHIPPED.values()
 
@@ -110,3 +112,46 @@ def test_every_store_happens_once(tmp_path: Path) -> None:
     parts = {r.parts for sweep in kernel.sweeps for r in sweep.reductions}
     news = dict(kernel.copies)
     assert {news.get(buffer, buffer) for buffer in set(stores) - parts} == whole
+
+
+RULES = {  # what makes a choice: reductions that wait for each other, old values, cheap and dear ways to a value
+    "three stages": """
+        m = ema(m, g, 0.9)
+        u = m/(rms(m) + 1e-8)
+        d = u - mean(u)
+        p = p - lr*d/(l2(d) + 1e-8)
+        """,
+    "clipped": """
+        m = ema(m, g/max(1, l2(g)), 0.9)
+        v = ema(v, g**2, 0.99)
+        p = p - lr*max(1e-3, rms(p))*m/(sqrt(v) + 1e-8)
+        """,
+    "old value": """
+        old = m
+        m = ema(m, g, 0.9)
+        p = p - lr*(m - old)/(rms(m) + rms(old) + 1e-8)
+        """,
+    "early and late": """
+        v = ema(v, g**2, 0.99)
+        m = ema(m, g/(rms(v) + 1e-8), 0.9)
+        p = p - lr*m/(l1(m) + 1e-8)
+        """,
+    "parameter alone": "p = p*(1 - lr/max(1, l2(p)))",
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_choice_of_sweeps_moves_fewer_bytes(name: str, tmp_path: Path) -> None:
+    update = textwrap.indent(textwrap.dedent(RULES[name]).strip(), "  ")
+    states = ", ".join(f"{state}: {{like: p}}" for state in ("m", "v") if f"{state} = " in update)
+    head = f"name: Rule\nsummary: x\nhyper: {{lr: {{default: 0.1}}}}\nstate: {{{states}}}\n"
+    (tmp_path / "rule.yaml").write_text(f"{head}update: |\n{update}\n", encoding="utf-8")
+    (kernel,) = build(str(tmp_path / "rule.yaml")).plan.kernels
+    assert planned_bytes(kernel) == pytest.approx(fewest_bytes(kernel), abs=1e-9)
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_no_choice_of_sweeps_moves_fewer_bytes_for_a_shipped_spec(path: Path) -> None:
+    kernel = build(str(path)).plan.kernels[0]  # without codes
+    assert kernel.variant.stored == ()
+    assert planned_bytes(kernel) == pytest.approx(fewest_bytes(kernel), abs=1e-9)
