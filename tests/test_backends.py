@@ -14,7 +14,20 @@ from tests.conftest import SHIPPED, interpreted
 
 SPECS = sorted(SHIPPED)
 # A compilation takes 10 to 90 seconds; OPTGEN_ALL=1 compiles every spec.
-COMPILED = ("sgd", "adamw", "lion", "nadam", "rmsprop", "agd", "stable_adam16", "adamw_8bit", "adamw_4bit", "solo", "solo_3bit")
+COMPILED = (
+    "sgd",
+    "adamw",
+    "lion",
+    "nadam",
+    "rmsprop",
+    "agd",
+    "novograd",
+    "stable_adam16",
+    "adamw_8bit",
+    "adamw_4bit",
+    "solo",
+    "solo_3bit",
+)
 
 
 def verify(spec: str, *options: str) -> list[dict[str, Any]]:
