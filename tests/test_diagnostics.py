@@ -296,7 +296,7 @@ FORMULA_SLIPS = {
     "p = p - p.grad": ("5:11", "'.' cannot stand", "called g"),
     "p = p - betas[1]*b1*g": ("5:11", "an index cannot stand", "write 'b2'"),
     "p = p - lerp(g, p, 0.1)": ("5:11", "unknown function 'lerp'", "ema(x, y, beta)"),
-    "p = p - norm(g)": ("5:11", "unknown function 'norm'", "reductions over a tensor do not exist yet"),
+    "p = p - norm(g)": ("5:11", "unknown function 'norm'", "written l2(x)"),
     "p = p - tanh(g)": ("5:11", "unknown function 'tanh'", "'sqrt', 'sum', 'where'"),
 }
 

@@ -20,8 +20,7 @@ PRODUCT = "a product is written x*y"
 OPERAND = r"[A-Za-z_]\w*|\d[\w.]*|\.\d\w*"
 ADJACENT = re.compile(rf"(?<![\w.])({OPERAND}|\))\s+(?=({OPERAND}|\())")
 SIGNS = {"BitAnd": "&", "BitOr": "|", "BitXor": "^", "FloorDiv": "//", "MatMult": "@", "Mod": "%"}
-NO_REDUCTION = "every formula is for each element alone; reductions over a tensor do not exist yet"
-REDUCTIONS = ("sum", "mean", "norm", "std", "var", "prod", "median", "dot", "amax", "amin", "numel", "rms")
+OF_ALL = "of all elements there are sum(x), mean(x), l1(x), l2(x), rms(x), max(x) and min(x)"
 OTHER_NAMES = {  # functions of other languages: how their formulas are written here
     **dict.fromkeys(("clip", "clamp_"), "write clamp(x, lo, hi)"),
     **dict.fromkeys(("expm1",), "write exp(x) - 1"),
@@ -34,7 +33,14 @@ OTHER_NAMES = {  # functions of other languages: how their formulas are written 
     **dict.fromkeys(("sgn",), "write sign(x)"),
     **dict.fromkeys(("square",), "write x**2"),
     **dict.fromkeys(("zeros_like", "zeros"), "write 0"),
-    **dict.fromkeys(REDUCTIONS, NO_REDUCTION),
+    **dict.fromkeys(("norm", "norm2", "l2_norm", "vector_norm"), "the norm of all elements is written l2(x)"),
+    **dict.fromkeys(("norm1", "l1_norm"), "the sum of absolute values of all elements is written l1(x)"),
+    **dict.fromkeys(("std",), "write rms(x - mean(x))"),
+    **dict.fromkeys(("var",), "write mean((x - mean(x))**2)"),
+    **dict.fromkeys(("dot",), "write sum(x*y)"),
+    **dict.fromkeys(("amax",), "write max(x)"),
+    **dict.fromkeys(("amin",), "write min(x)"),
+    **dict.fromkeys(("prod", "median", "numel", "linf"), OF_ALL),
 }
 NO_LOOPS = "every formula applies to all elements at once; loops are not needed"
 FORBIDDEN = {  # what Python has and formulas have not: its name, and what to do instead

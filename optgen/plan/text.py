@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optgen.ir.text import function_text, statements
-from optgen.plan.nodes import Buffer, Kernel, Plan
+from optgen.plan.nodes import Buffer, Kernel, Layout, Plan
 from optgen.plan.traffic import buffer_bytes, kernel_bytes
 
 __all__ = ["plan_text"]
@@ -11,7 +11,7 @@ __all__ = ["plan_text"]
 
 def plan_text(plan: Plan) -> str:
     """The whole plan, with bytes per element for bfloat16 parameters and gradients."""
-    lines = [f"plan {plan.program.name}", "  host scalars, once a step in float64:"]
+    lines = [f"plan {plan.program.name}, of bfloat16 parameters and gradients", "  host scalars, once a step in float64:"]
     lines += statements(plan.host, "    ")
     lines.append(f"    columns: {', '.join(plan.columns)}")
     for kernel in plan.kernels:
@@ -37,4 +37,5 @@ def _buffer(buffer: Buffer) -> str:
     way = "+".join(word for word, used in (("read", buffer.read), ("write", buffer.written)) if used)
     size = buffer_bytes(buffer, param=2, grad=2)
     guard = "" if buffer.guard is None else f" if {'' if buffer.guard.holds else 'not '}{buffer.guard.flag}"
-    return f"{buffer.name}: {buffer.dtype} per {buffer.layout.value}, {way}, {size:g} bytes{guard}"
+    per = f"{buffer.block} elements" if buffer.layout == Layout.BLOCK else buffer.layout.value
+    return f"{buffer.name}: {buffer.dtype} per {per}, {way}, {size:g} bytes{guard}"

@@ -50,7 +50,9 @@ def _check_states(spec: Spec, program: Program, body: list[Assign], read: set[st
                 "state-never-written",
                 f"state '{state.name}' is never assigned in 'update'",
                 place,
-                help="assign it, or remove it",
+                help=f"assign it, or remove it; '{state.name} = {state.name}' keeps what 'init' has made of p or g"
+                if {"p", "g"} & set(refs(state.init))
+                else "assign it, or remove it",
             )
         if state.name not in read:
             found.add("state-never-read", f"state '{state.name}' is never read in 'update'", place, help="use it, or remove it")

@@ -136,7 +136,8 @@ class _Lowering:
                 allowed = "numbers and hyperparameters" if state.scalar else "numbers, hyperparameters, p and g"
                 message = f"'{name}' is not known when state '{state.name}' is created"
                 assert node.span is not None
-                self.found.add("bad-init", message, node.span, help=f"'init' may use {allowed}")
+                more = "; with 'shape: tensor' also sums and norms of p and g" if per_element and state.scalar else ""
+                self.found.add("bad-init", message, node.span, help=f"'init' may use {allowed}{more}")
                 return None
         if infer(value, self.symbols)[1] > state.domain:
             span = Span(text.source, text.starts[0], text.starts[0] + len(text.text))

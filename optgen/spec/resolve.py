@@ -56,7 +56,9 @@ class Resolver:
         for node in walk(value):
             if isinstance(node, Op) and node.op.startswith("all_") and infer(node.args[0], self.symbols)[1] != Domain.ELEMENT:
                 assert node.span is not None
-                help_text = "leave the word out, or give it p, g, a state or what is computed of them"
+                help_text = (
+                    "give it p, g, a state or what is computed of them; the mean or maximum of one number is that number"
+                )
                 self.found.add(
                     "reduced-number", "this is one number for the whole parameter already", node.span, help=help_text
                 )
