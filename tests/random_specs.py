@@ -61,6 +61,7 @@ class _Writer:
         self.names = iter(names)
         self.host: list[str] = ["t"]
         self.element: list[str] = ["p", "g"]
+        self.numbers: list[str] = []  # states that are one number of all elements
         self.conditions: list[str] = []  # static
         self.lines: list[str] = []
 
@@ -69,7 +70,7 @@ class _Writer:
         states = self.states()
         for _ in range(self.rng.randint(1, 6)):
             self.statement("", 0)
-        everything = [*self.element[2:], *self.host[1:]]
+        everything = [*self.element[2:], *self.numbers, *self.host[1:]]
         total = " + ".join(f"0.1*{name}" for name in everything) or "0"
         self.lines.append(f"final_sum = {total}")
         for condition in self.conditions:
@@ -116,6 +117,12 @@ class _Writer:
                 lines.append(f"{name}: {{shape: scalar{init}}}")
                 self.lines.append(f"{name} = 0.5*{name} + {self.host_value(2)}/(1 + abs({self.host_value(1)}))")
                 self.host.append(name)
+                continue
+            if self.rng.random() < 0.2:
+                init = self.rng.choice(["", ", init: 0.7", ", init: rms(g)", ", init: max(p)"])
+                lines.append(f"{name}: {{shape: tensor{init}}}")
+                self.numbers.append(name)
+                self.lines.append(f"{name} = 0.5*{name} + {self.reduction(2)}")
                 continue
             init = self.rng.choice(["", "", ", init: p", ", init: g**2", ", init: 0.25"])
             unsigned = self.rng.random() < 0.3
@@ -212,7 +219,7 @@ class _Writer:
         return self.combine(self.host_value, self.host_condition, depth, leaf)
 
     def element_value(self, depth: int) -> str:
-        leaf = self.rng.choice([*self.element, *self.element, *self.host, self.constant()])
+        leaf = self.rng.choice([*self.element, *self.element, *self.numbers, *self.host, self.constant()])
         if depth == 0 or self.rng.random() < 0.15:
             return leaf
         if self.rng.random() < 0.08:

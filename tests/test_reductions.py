@@ -36,6 +36,21 @@ update: |
   share = l1(m)/(sum(1 + 0*m) + 1e-12)
   p = p - lr*scale*centred/(deviation + 1e-3) - 1e-3*spread*sign(m) - lr*where(abs(m) > 0.37*share, m, 0)
 """
+ORDERS = {  # rules in which it matters when a number of all elements is read: their states and their update
+    "a local again": ("", "n = rms(g); u = g/n; n = max(g) + 3; p = p - u*n"),
+    "a local of both": ("", "u = g; v = u*2; u = rms(g); p = p - v - u"),
+    "a local under a flag": ("", "n = rms(g); u = g*n; if flag: n = n*0.5; p = p - u*n"),
+    "an old state": ("s: {shape: tensor, init: 0.75}", "p = p - s; s = ema(s, rms(g), 0.5)"),
+    "a state of elements": ("m: {like: p}", "p = p - m; m = rms(g)"),
+    "what is summed changes": ("", "a = g; x = l1(a); a = 0.5*a; y = max(a); p = p - 0.1*a/(x + y)"),
+    "codes of one number": (
+        "m: {like: p, storage: {codebook: dynamic_exponent, bits: 8, block: 64, min_size: 0}}",
+        "m = rms(g); p = p - m*g",
+    ),
+    "a constant start": ("s: {shape: tensor, init: 0.7}", "s = ema(s, max(g), 0.5); p = p - 0.1*g*s"),
+    "a condition of elements": ("", "u = g; if flag: big = abs(g) > 1; if flag: u = where(big, g, p); p = p - u"),
+    "a condition of all": ("", "u = g; big = rms(g) > 1; if flag: u = where(big, g, p) + where(big, p, g); p = p - u"),
+}
 SHAPES = [(), (1,), (33,), (5, 7), (1000, 3), (7, 300), (64, 128), (3, 4, 5)]
 ALONE = (7, 300)
 
@@ -54,6 +69,50 @@ def stepped(
             p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
         made.step()
     return [p.detach() for p in params]
+
+
+def ordered(name: str, folder: Path) -> Path:
+    """The spec of one of ORDERS."""
+    states, update = ORDERS[name]
+    lines = [
+        f"if flag:\n    {part.removeprefix('if flag: ')}" if part.startswith("if ") else part for part in update.split("; ")
+    ]
+    text = "".join(f"  {line}\n" for line in lines)
+    hyper = "hyper: {flag: {default: true}}\n" if "flag" in update else ""
+    path = folder / f"{name.replace(' ', '_')}.yaml"
+    path.write_text(f"name: Ordered\nsummary: x\n{hyper}state: {{{states}}}\nupdate: |\n{text}", encoding="utf-8")
+    return path
+
+
+def moved(path: Path, backend: str) -> list[Tensor]:
+    """Parameters after three steps of a spec."""
+    params = [torch.nn.Parameter(torch.linspace(-1, 1, math.prod(shape)).view(shape)) for shape in ((3, 130), (7,), ())]
+    made = optimizer_class(str(path))(params, backend=backend)
+    for step in range(3):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+        made.step()
+    return [p.detach() for p in params]
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_numbers_are_read_when_the_rule_says(name: str, tmp_path: Path) -> None:
+    path = ordered(name, tmp_path)
+    for ours, expected in zip(moved(path, "cpp"), moved(path, "torch"), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_triton_reads_numbers_when_the_rule_says(tmp_path: Path) -> None:
+    code = (
+        "import torch\n"
+        "from pathlib import Path\n"
+        "from tests.test_reductions import ORDERS, moved, ordered\n"
+        "for name in ORDERS:\n"
+        f"    path = ordered(name, Path({str(tmp_path)!r}))\n"
+        "    for ours, expected in zip(moved(path, 'triton'), moved(path, 'torch'), strict=True):\n"
+        "        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5, msg=lambda text: f'{name}: {text}')\n"
+    )
+    interpreted("-c", code)
 
 
 def test_every_reduction_equals_the_reference(tmp_path: Path) -> None:
@@ -187,3 +246,15 @@ def test_reading_an_old_value_keeps_the_store_for_later(tmp_path: Path) -> None:
     path.write_text(f"name: Old\nsummary: x\nstate: {{m: {{like: p}}}}\n{update}", encoding="utf-8")
     (kernel,) = build(str(path)).plan.kernels
     assert "m_state" in {b.name for b in kernel.sweeps[-1].buffers if b.written}
+
+
+def test_many_states_are_planned_in_time(tmp_path: Path) -> None:
+    """Eight states and seven reductions, one after the other: forty thousand choices of sweeps."""
+    states = ", ".join(f"m{i}: {{like: p}}" for i in range(8))
+    lines = [f"m{i} = ema(m{i}, g{f'/(rms(m{i - 1}) + 1)' if i else ''}, 0.9)" for i in range(8)]
+    path = tmp_path / "many.yaml"
+    update = "".join(f"  {line}\n" for line in [*lines, "p = p - " + " - ".join(f"0.1*m{i}" for i in range(8))])
+    path.write_text(f"name: Many\nsummary: x\nstate: {{{states}}}\nupdate: |\n{update}", encoding="utf-8")
+    (kernel,) = build(str(path)).plan.kernels
+    assert len(kernel.sweeps) == 8
+    assert kernel_bytes(kernel, param=4, grad=4) < len(kernel.sweeps) * 80

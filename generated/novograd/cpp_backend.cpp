@@ -67,12 +67,16 @@ static void update_tile(const Tile& tile) {
         x_ = spread(*x_state);
     }
     reals sum_square_g = spread(*sum_square_g_whole);
-    v = if_t_is_1 != real(0.0) ? sum_square_g : v;
-    v = beta2 * v + one_minus_beta2 * sum_square_g;
-    reals w = v;
+    reals v_2 = if_t_is_1 != real(0.0) ? sum_square_g : v;
+    reals v_3 = beta2 * v_2 + one_minus_beta2 * sum_square_g;
+    reals w = v_3;
+    reals x_2 = x_;
     if constexpr (amsgrad) {
-        x_ = maximum(x_, v);
-        w = x_;
+        x_2 = maximum(x_, v_3);
+    }
+    reals w_2 = w;
+    if constexpr (amsgrad) {
+        w_2 = x_2;
     }
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
@@ -84,7 +88,7 @@ static void update_tile(const Tile& tile) {
             if constexpr (maximize) {
                 g = -g;
             }
-            reals d = g / (sqrt(w) + eps) + weight_decay * p;
+            reals d = g / (sqrt(w_2) + eps) + weight_decay * p;
             if constexpr (grad_averaging) {
                 d = one_minus_beta1 * d;
             }
@@ -95,9 +99,9 @@ static void update_tile(const Tile& tile) {
         }
     }
 
-    *v_state_new = v[0];
+    *v_state_new = v_3[0];
     if constexpr (amsgrad) {
-        *x_state_new = x_[0];
+        *x_state_new = x_2[0];
     }
 }
 

@@ -47,8 +47,9 @@ class _Hoister:
         else:
             value = self.split(value, statement.guards)
             if infer(value, self.symbols) in ((Kind.REAL, Domain.HOST), (Kind.INT, Domain.HOST)):
-                whole = self.symbols[statement.target].domain == Domain.TENSOR
-                value = Op("number" if whole else "spread", (value,))
+                value = Op("number" if self.symbols[statement.target].domain == Domain.TENSOR else "spread", (value,))
+            elif infer(value, self.symbols)[1] == Domain.TENSOR < self.symbols[statement.target].domain:
+                value = _spread(value, infer(value, self.symbols)[0])
             self.body.append(replace(statement, value=value))
 
     def assign_host(self, statement: Assign) -> None:
@@ -122,6 +123,13 @@ class _Hoister:
                 self.host.append(Assign(name, value))
         self.captured.add(self.hoisted[value])
         return Ref(self.hoisted[value])
+
+
+def _spread(value: Expr, kind: Kind) -> Expr:
+    """One number of all elements, or a condition on some, for every element."""
+    if kind != Kind.BOOL:
+        return Op("spread", (value,))
+    return Op("ne", (Op("spread", (Op("where", (value, Const(1.0), Const(0.0))),)), Const(0.0)))
 
 
 def _plain_name(value: Expr) -> str:

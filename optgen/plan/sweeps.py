@@ -13,7 +13,8 @@ that is not rounded may be written by an earlier sweep than the last; later ones
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -26,6 +27,7 @@ from optgen.plan.traffic import buffer_bytes
 __all__ = ["Sweeps", "split_sweeps"]
 
 WIDE = (Layout.ROW, Layout.TENSOR)
+MOST_CHOICES = 1024  # of sweeps that write states: so many are all tried
 
 
 @dataclass
@@ -51,7 +53,7 @@ def split_sweeps(
     """Split `body` at its wide reductions; without any it is one sweep.
 
     Of all choices of the sweeps that write states, the one with the fewest bytes is taken, of equal ones that which writes
-    last. `program` has the symbols of the body, `chunk` is how many elements are a part of a reduction of the rule.
+    last; of very many, a good one. `program` has the symbols of the body, `chunk` is how many elements are a part of a reduction of the rule.
     """
     taken = {*program.symbols, *program.flags, *(buffer.name for buffer in buffers)}
     wide = {buffer.name for buffer in buffers if buffer.layout in WIDE}
@@ -60,13 +62,31 @@ def split_sweeps(
     levels = _levels(body)
     last = max((levels[i] + 1 for i, statement in enumerate(body) if _reduction(statement)), default=0)
     early = {i: range(levels[i], last + 1) for i, s in enumerate(body) if isinstance(s, Store) and _is_exact(s, body, buffers)}
-    best: tuple[float, Sweeps] | None = None
-    for choice in product(*(reversed(sweeps) for sweeps in early.values())):
-        splitter = _Splitter(name, buffers, columns, body, program, chunk)
-        out = splitter.split(last, levels, dict(zip(early, choice, strict=True)), Sweeps(set(taken)))
-        if out is not None and (best is None or _bytes(out) < best[0]):
-            best = _bytes(out), out
+    splitter = _Splitter(name, buffers, columns, body, program, chunk)
+
+    def split(choice: Sequence[int]) -> tuple[float, Sweeps] | None:
+        found = splitter.split(last, levels, dict(zip(early, choice, strict=True)), Sweeps(set(taken)))
+        return None if found is None else (_bytes(found), found)
+
+    choices = [tuple(reversed(sweeps)) for sweeps in early.values()]
+    if math.prod(map(len, choices)) <= MOST_CHOICES:
+        return min(filter(None, map(split, product(*choices))), key=lambda found: found[0])[1]
+    return _improved(choices, split)
+
+
+def _improved(choices: Sequence[Sequence[int]], split: Callable[[Sequence[int]], tuple[float, Sweeps] | None]) -> Sweeps:
+    """Of too many choices a good one: that of all last sweeps, changed at one place at a time as long as that helps."""
+    now = [sweeps[0] for sweeps in choices]
+    best = split(now)
     assert best is not None, "all stores in the last sweep is a choice"
+    changed = True
+    while changed:
+        changed = False
+        for place, sweep in ((i, sweep) for i, sweeps in enumerate(choices) for sweep in sweeps):
+            tried = [*now[:place], sweep, *now[place + 1 :]]
+            found = split(tried)
+            if found is not None and found[0] < best[0]:
+                now, best, changed = tried, found, True
     return best[1]
 
 
@@ -114,19 +134,36 @@ class _Splitter:
             old = {body.index(Assign(_name(s), Op("load", (Ref(s.buffer),)))) for s in before.values() if self.reads(s)}
             if old & set(places):
                 return None  # an old value, when the new one has taken its place
-            stores, reductions = [], []
+            parts, reductions = dict[int, Statement](), []
             for place in ends:
-                store, reduction = _partial(body[place], _block(place, body, self.program, self.chunk), out, results, place)
-                stores.append(store)
+                block = _block(place, body, self.program, self.chunk)
+                parts[place], reduction = _partial(body[place], block, out, results, place)
                 reductions.append(reduction)
-            statements = [_deferred(seen[i], self.buffers, out) for i in places if i not in ends]
+            statements = _with_parts([(i, _deferred(seen[i], self.buffers, out)) for i in places], parts)
             label = name if number == last else f"{name}_{number + 1}"
-            out.sweeps.append(_sweep(label, [*self.buffers, *out.scratch], self.columns, [*statements, *stores], reductions))
+            out.sweeps.append(_sweep(label, [*self.buffers, *out.scratch], self.columns, statements, reductions))
         return out
 
     def reads(self, store: Store) -> bool:
         """Whether the body reads the old value of a state."""
         return Assign(_name(store), Op("load", (Ref(store.buffer),))) in self.body
+
+
+def _with_parts(statements: Sequence[tuple[int, Statement]], parts: Mapping[int, Statement]) -> list[Statement]:
+    """A sweep's statements, with the stores of parts in place of the reductions: behind all others where they can be.
+
+    A part of what is assigned again stands at its place.
+    """
+    kept: list[Statement] = []
+    last: list[Statement] = []
+    for number, (place, statement) in enumerate(statements):
+        if place not in parts:
+            kept.append(statement)
+            continue
+        names = set(refs(parts[place].value))
+        changed = {s.target for _, s in statements[number + 1 :] if isinstance(s, Assign)}
+        (kept if names & changed else last).append(parts[place])
+    return [*kept, *last]
 
 
 def _name(store: Store) -> str:

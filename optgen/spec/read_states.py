@@ -92,7 +92,7 @@ class StateReader:
         if "like" in table and "shape" in table:
             self.found.add("bad-value", f"{what} has both 'like' and 'shape'", table["shape"].span, help="keep one of them")
         elif "like" not in table and "shape" not in table:
-            help_text = "add 'like: p' for one value per element, or 'shape: scalar' for one number"
+            help_text = "add 'like: p' for one value per element, 'shape: scalar' or 'shape: tensor' for one number"
             self.found.add("missing-key", f"{what} needs a shape", key.span, help=help_text)
         if "shape" not in table:
             return Domain.ELEMENT

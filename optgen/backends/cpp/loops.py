@@ -9,6 +9,7 @@ from optgen.backends.cpp.config import MOST_LANES, TILE
 from optgen.backends.cpp.flatten import flatten
 from optgen.backends.cpp.printer import LoopPrinter, condition, cpp_name, is_packed, unpacked
 from optgen.backends.cpp.schedule import Level, Step, Value, schedule
+from optgen.backends.cpp.versions import number_versions
 from optgen.ir.infer import walk
 from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Kind, Op, Ref, Store
 from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
@@ -65,7 +66,8 @@ class _TileWriter:
         functions = {function.name: function for function in kernel.functions}
         self.kernel = kernel
         self.buffers: dict[str, Buffer] = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
-        statements, symbols = flatten(sweep.body, kernel.program.symbols, functions, self.buffers)
+        body, known = number_versions(sweep.body, kernel.program.symbols)
+        statements, symbols = flatten(body, known, functions, self.buffers)
         self.schedule = schedule(statements, kernel)
         self.printer = LoopPrinter(kernel, symbols)
         self.symbols = symbols
@@ -248,7 +250,10 @@ class _TileWriter:
     def kind_of(self, step: Step) -> str:
         """The type that declares a name, which all its values in a loop have."""
         assert step.value is not None
-        return "auto" if self.symbols[step.value.name].kind == Kind.BOOL else self.vector_type(step.value)
+        if self.symbols[step.value.name].kind != Kind.BOOL:
+            return self.vector_type(step.value)
+        compared = "floats" if step.value.precision == "float" else "reals"
+        return f"decltype({compared}{{}} < {compared}{{}})" if step.statement.guards else "auto"
 
     # Loops over blocks, a block a lane
 

@@ -64,6 +64,8 @@ class CppPrinter(Printer):
             ):
                 name = "at_most" if op == "min" else "at_least"
                 return ATOM, f"{name}({self.vector(x, value)}, {self.vector(bound, value)})"
+            case Op(op="spread" | "number", args=(x,)) if not self.is_single(x):
+                return self.printed(x)
             case Op(op="square", args=(Ref(name=name),)):
                 return super().printed(Op("mul", (Ref(name), Ref(name))))
             case Op(op="not", args=(x,)):

@@ -84,7 +84,8 @@ class KernelPrinter(TritonPrinter):
         """Loads, codes, blocks and random bits."""
         match value:
             case Op(op="where" | "min" | "max", args=args) if any(map(_needs_float64, args)):
-                exact = tuple(Op("spread", (arg,)) if _needs_float64(arg) else arg for arg in args)
+                wide = "number" if self.domain(value) == Domain.TENSOR else "spread"
+                exact = tuple(Op(wide, (arg,)) if _needs_float64(arg) else arg for arg in args)
                 if self.domain(value) == Domain.BLOCK:  # block scalars are float32, one for each block
                     form = "tl.full((1, 1), {}, tl.float32)"
                     texts = [form.format(self.expression(a)) if _needs_float64(a) else self.expression(a) for a in args]
