@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from optgen.backends.cpp import emit_cpp
 from optgen.backends.torch import emit_torch
 from optgen.backends.triton import emit_triton
 from optgen.backends.view import package_view
@@ -44,17 +45,18 @@ def build_text(path: Path) -> Built:
     spec, program = load_program(str(path))
     plan = make_plan(run_passes(program))
     view = package_view(spec, plan, path.name, spec.source.text)
-    files = {**emit_torch(view, plan), **emit_triton(view, plan)}
+    files = {**emit_torch(view, plan), **emit_triton(view, plan), **emit_cpp(view, plan)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name, text in files.items():
-            compile(text, name, "exec")
+            if name.endswith(".py"):
+                compile(text, name, "exec")
     spec_text(spec).encode()
     return Built(spec, program, plan, files)
 
 
 def run_spec(path: Path, backend: str = "torch") -> None:
-    """A valid spec on the torch backend against the reference, with defaults and with other flags and choices."""
+    """A valid spec on a backend against the reference, with defaults and with other flags and choices."""
     built = build_text(path)
     other = {
         h.name: not h.default if isinstance(h.default, bool) else h.choices[-1] for h in built.program.hypers if is_option(h)

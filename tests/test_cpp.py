@@ -16,6 +16,7 @@ from optgen.backends.cpp.config import is_taken
 from optgen.backends.cpp.printer import cpp_name
 from optgen.build import build
 from optgen.generated.solo import Solo
+from optgen.in_memory import optimizer_class
 from optgen.reference.cases import dtype_cases, hyper_cases, late_cases, shape_cases
 from optgen.reference.compare import compare
 from optgen.runtime.cpp_compile import CompilerError, cache_folder, find_compiler, library
@@ -91,6 +92,32 @@ def test_strides_and_unaligned_storage_give_the_same_numbers() -> None:
     assert not torch.equal(results[0], values)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+CONDITIONS = {  # of elements and of the step in one: lanes that are -1 or 0 meet true and false
+    "equal": "c = (g > 0.1) == (t > 1)",
+    "unequal": "c = (t > 1) != (g > 0.1)",
+    "both": "c = g > 0.1 and t > 1",
+    "chosen": "c = where(g > 0.1, t > 1, p > 0)",
+    "under a flag": "c = g > 0.1; if flag: c = where(p > 0, c, t > 2)",
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_conditions_of_elements_and_of_the_step_mix(name: str, tmp_path: Path) -> None:
+    lines = CONDITIONS[name].replace("; if flag: ", "\n  if flag:\n    ")
+    path = tmp_path / "mixed.yaml"
+    head = "name: Mixed\nsummary: x\nhyper: {flag: {default: true}}\n" if "flag" in lines else "name: Mixed\nsummary: x\n"
+    path.write_text(f"{head}update: |\n  {lines}\n  p = p - where(c, g, 0.5*p)\n", encoding="utf-8")
+    found = []
+    for backend in ("torch", "cpp"):
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 35).view(5, 7))
+        optimizer = optimizer_class(path)([p], backend=backend)
+        for step in range(3):
+            p.grad = torch.randn(5, 7, generator=torch.Generator().manual_seed(step))
+            optimizer.step()
+        found.append(p.detach())
+    torch.testing.assert_close(*found)
 
 
 def test_nan_and_infinity_stay_where_they_are() -> None:

@@ -44,6 +44,13 @@ def test_random_rules_equal_the_reference(seed: int, path: Path) -> None:
     run_spec(path)
 
 
+@fuzz(8)
+@given(seed=seeds)
+def test_random_rules_equal_the_reference_in_cpp(seed: int, path: Path) -> None:
+    path.write_text(random_spec(seed), encoding="utf-8")
+    run_spec(path, backend="cpp")
+
+
 @fuzz(200)
 @given(seed=seeds, base=st.sampled_from(GOOD))
 def test_damaged_specs(seed: int, base: str, path: Path) -> None:

@@ -70,6 +70,8 @@ class CppPrinter(Printer):
                 return super().printed(Op("mul", (Ref(name), Ref(name))))
             case Op(op="not", args=(x,)):
                 return ATOM, f"!{self.expression(x, ATOM)}"
+            case Op(op="eq" | "ne" | "and" | "or" as op, args=(x, y)) if self.is_mixed(x, y):
+                return self.infix(op, self.mask(x), self.mask(y))
             case Op(op=op, args=args) if op in INFIX and op != "pow":
                 typed = tuple(Ref(TEXT + self.literal(arg, value)) if isinstance(arg, Const) else arg for arg in args)
                 return self.infix(op, *typed)
@@ -84,11 +86,23 @@ class CppPrinter(Printer):
 
     def choice(self, whole: Op, condition: Expr, x: Expr, y: Expr) -> str:
         """`condition ? x : y`; one of both must be a vector, and both where the condition is none."""
-        if self.is_single(condition) or (self.is_single(x) and self.is_single(y)):
+        if self.is_mixed(x, y):
+            texts = self.expression(self.mask(x)), self.expression(self.mask(y))
+        elif self.is_single(condition) or (self.is_single(x) and self.is_single(y)):
             texts = self.vector(x, whole), self.vector(y, whole)
         else:
             texts = self.side(x, whole), self.side(y, whole)
         return f"{self.expression(condition, COMPARE)} ? {texts[0]} : {texts[1]}"
+
+    def is_mixed(self, x: Expr, y: Expr) -> bool:
+        """Whether two are conditions, one of vectors, whose lanes are -1 or 0, and one of single numbers, true or false."""
+        return self.kind(x) == self.kind(y) == Kind.BOOL and self.is_single(x) != self.is_single(y)
+
+    def mask(self, value: Expr) -> Expr:
+        """A condition of vectors, made of a single one if need be."""
+        if not self.is_single(value):
+            return value
+        return Ref(f"{TEXT}(spread(real({self.expression(value)})) != real(0.0))")
 
     def side(self, value: Expr, whole: Op) -> str:
         return self.literal(value, whole) if isinstance(value, Const) else self.expression(value)
