@@ -45,17 +45,19 @@ def _short(row: dict[str, Any]) -> str:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    from optgen.analysis.memory import exists_by_default, kept_states
+    from optgen.analysis.memory import kept_numbers, kept_states
     from optgen.backends.view import state_bytes, state_width
     from optgen.spec.lower import load_program
 
     spec, program = load_program(str(path))
     kept = kept_states(program)
-    numbers = [state.name for state in program.states if state.whole and exists_by_default(program, state)]
     return {
         "spec": path.stem,
         "class": spec.name,
-        "states": ", ".join([*(f"{s.name} {state_width(s)}" for s in kept), *(f"{n} number" for n in numbers)]) or "none",
+        "states": ", ".join(
+            [*(f"{s.name} {state_width(s)}" for s in kept), *(f"{s.name} number" for s in kept_numbers(program))]
+        )
+        or "none",
         "bytes_per_param": round(sum(map(state_bytes, kept)), 5),
         "summary": spec.summary,
         "reference": spec.reference,

@@ -1,4 +1,4 @@
-"""The fewest bytes that a step can move, by trying everything: an oracle for the planner, which shares no code with it.
+"""The fewest bytes that a step can move, by trying everything: an oracle for the planner, which shares only the bytes of a buffer with it.
 
 A step is a chain of sweeps. A value that waits for so many reductions, one after the other, can be computed from that sweep on. Every
 value per element may be kept for later sweeps in a buffer of its own, or be computed again; every state may be written by any

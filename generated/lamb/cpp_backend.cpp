@@ -58,8 +58,8 @@ static void update_1_tile(const Tile& tile) {
             u = u + weight_decay * p;
             store_reals(m_state + i, m);
             store_reals(v_state + i, v);
-            sum_square_p_parts_part_sum = sum_square_p_parts_part_sum + existing(tile, i, p * p, 0);
-            sum_square_u_parts_part_sum = sum_square_u_parts_part_sum + existing(tile, i, u * u, 0);
+            sum_square_p_parts_part_sum = sum_square_p_parts_part_sum + existing(tile, i, p * p);
+            sum_square_u_parts_part_sum = sum_square_u_parts_part_sum + existing(tile, i, u * u);
         }
         _sum_square_p_parts_part_sum[block] = joined_lanes(sum_square_p_parts_part_sum, SUM);
         _sum_square_u_parts_part_sum[block] = joined_lanes(sum_square_u_parts_part_sum, SUM);

@@ -28,7 +28,7 @@ static void update_1_tile(const Tile& tile) {
             if constexpr (maximize) {
                 g = -g;
             }
-            sum_square_g_parts_part_sum = sum_square_g_parts_part_sum + existing(tile, i, g * g, 0);
+            sum_square_g_parts_part_sum = sum_square_g_parts_part_sum + existing(tile, i, g * g);
         }
         _sum_square_g_parts_part_sum[block] = joined_lanes(sum_square_g_parts_part_sum, SUM);
     }

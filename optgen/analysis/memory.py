@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optgen.ir.nodes import Program, State
+from optgen.ir.nodes import Domain, Program, State
 from optgen.storage.codebooks import state_codes
 
 __all__ = [
@@ -141,8 +141,7 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
     size = math.prod(shape.shape)
     is_random = any(how is not None and how.rounding != "nearest" for s in program.states for how in (s.storage, s.floats))
     scalars = sum(state.scalar and exists_by_default(program, state) for state in program.states)
-    whole = sum(state.whole and exists_by_default(program, state) for state in program.states)
-    parts["counters"] = 4 + 8 * is_random + 8 * scalars + 4 * whole
+    parts["counters"] = 4 + 8 * is_random + 8 * scalars + 4 * len(kept_numbers(program))
     for state in kept_states(program):
         codes = state_codes(state)
         if codes is None:
@@ -162,7 +161,12 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
 
 def kept_states(program: Program) -> list[State]:
     """The states that a parameter has when every hyperparameter has its default, without single numbers."""
-    return [s for s in program.states if not s.scalar and not s.whole and exists_by_default(program, s)]
+    return [state for state in program.states if state.domain == Domain.ELEMENT and exists_by_default(program, state)]
+
+
+def kept_numbers(program: Program) -> list[State]:
+    """The states of one number of all elements that a parameter has when every hyperparameter has its default."""
+    return [state for state in program.states if state.whole and exists_by_default(program, state)]
 
 
 def binary_unit(nbytes: int) -> tuple[int, str]:

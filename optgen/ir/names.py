@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Collection
 
 from optgen.ir.nodes import Const, Expr, Op, Ref
 from optgen.ir.ops import WORDS
 
-__all__ = ["INPUTS", "is_class_name", "is_reserved", "is_reserved_class", "is_symbol_name", "name_for"]
+__all__ = ["INPUTS", "free_name", "is_class_name", "is_reserved", "is_reserved_class", "is_symbol_name", "name_for"]
 
 INPUTS = ("p", "g", "t")
 CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,59}")
@@ -174,6 +175,11 @@ def name_for(value: Expr, taken: set[str]) -> str:
     """A readable name for an expression, unlike any in `taken`: `1 - beta1**t` becomes `bias_correction_beta1`."""
     words = _words(value)[:MAX_LENGTH].strip("_")
     name = words if is_symbol_name(words) and not is_reserved(words) else f"x_{words}"[:MAX_LENGTH].strip("_")
+    return free_name(name, taken)
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """This name, or with a number behind it where something has it already."""
     candidate, count = name, 2
     while candidate in taken:
         candidate, count = f"{name}_{count}", count + 1

@@ -234,6 +234,11 @@ class State:
     doc: str = ""
 
     @property
+    def shape(self) -> str:
+        """What a spec says of its shape: "scalar", "tensor" or "p"."""
+        return {Domain.HOST: "scalar", Domain.TENSOR: "tensor"}.get(self.domain, "p")
+
+    @property
     def scalar(self) -> bool:
         """Whether it is a number that the host computes."""
         return self.domain == Domain.HOST

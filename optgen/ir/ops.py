@@ -158,8 +158,12 @@ WORDS: dict[str, Word] = {
     "sign": Word("sign", "sign(x)", "-1, 0 or 1; NaN stays NaN"),
     "exp": Word("exp", "exp(x)", "e**x"),
     "log": Word("log", "log(x)", "natural logarithm"),
-    "min": Word("min", "min(x, y, ...)", "the smallest; NaN if one is NaN; min(x): of all elements", True, "all_min"),
-    "max": Word("max", "max(x, y, ...)", "the largest; NaN if one is NaN; max(x): of all elements", True, "all_max"),
+    "min": Word(
+        "min", "min(x, y, ...)", "the smallest; NaN if one is NaN; min(x): of all elements", variadic=True, whole="all_min"
+    ),
+    "max": Word(
+        "max", "max(x, y, ...)", "the largest; NaN if one is NaN; max(x): of all elements", variadic=True, whole="all_max"
+    ),
     "sum": Word("all_sum", "sum(x)", "the sum of all elements of a parameter"),
     "mean": Word("all_mean", "mean(x)", "the mean of all elements of a parameter"),
     "l1": Word("all_l1", "l1(x)", "the sum of the absolute values of all elements"),

@@ -83,7 +83,7 @@ def program_text(program: Program) -> str:
     lines += [f"  hyper {hyper.name} = {hyper.text}{parts[hyper.name]}" for hyper in program.hypers]
     lines += [f"  flag {name} = {expression(condition)}" for name, condition in program.flags.items()]
     for state in program.states:
-        shape = {Domain.HOST: "scalar", Domain.TENSOR: "tensor"}.get(state.domain, "like p")
+        shape = "like p" if state.domain == Domain.ELEMENT else state.shape
         sign = "unsigned" if state.unsigned else "signed"
         when = "" if state.when is None else f" when {state.when.flag if state.when.holds else 'not ' + state.when.flag}"
         how = "" if state.storage is None else f" stored {state.storage.codebook} {state.storage.bits} bits"

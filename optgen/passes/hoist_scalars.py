@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optgen.ir.infer import infer, refs, substitute
-from optgen.ir.names import name_for
+from optgen.ir.names import free_name, name_for
 from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, Statement, Symbol
 
 __all__ = ["hoist_scalars"]
@@ -46,10 +46,11 @@ class _Hoister:
             self.assign_host(replace(statement, value=value))
         else:
             value = self.split(value, statement.guards)
-            if infer(value, self.symbols) in ((Kind.REAL, Domain.HOST), (Kind.INT, Domain.HOST)):
-                value = Op("number" if self.symbols[statement.target].domain == Domain.TENSOR else "spread", (value,))
-            elif infer(value, self.symbols)[1] == Domain.TENSOR < self.symbols[statement.target].domain:
-                value = _spread(value, infer(value, self.symbols)[0])
+            (kind, domain), target = infer(value, self.symbols), self.symbols[statement.target].domain
+            if domain == Domain.HOST and kind in (Kind.REAL, Kind.INT):
+                value = Op("number" if target == Domain.TENSOR else "spread", (value,))
+            elif domain == Domain.TENSOR < target:
+                value = _spread(value, kind)
             self.body.append(replace(statement, value=value))
 
     def assign_host(self, statement: Assign) -> None:
@@ -83,9 +84,7 @@ class _Hoister:
         return shared
 
     def fresh(self, name: str) -> str:
-        candidate, count = name, 2
-        while candidate in self.taken:
-            candidate, count = f"{name}_{count}", count + 1
+        candidate = free_name(name, self.taken)
         self.taken.add(candidate)
         return candidate
 

@@ -50,6 +50,11 @@ class Buffer:
         return self.when if self.state is None else self.state.when
 
     @property
+    def is_number(self) -> bool:
+        """Whether it holds one number of the rule for the whole parameter."""
+        return self.layout == Layout.TENSOR and self.dtype == "real"
+
+    @property
     def storage(self) -> Storage:
         """The storage of the state that it holds codes or scalars of."""
         assert self.state is not None
@@ -87,6 +92,10 @@ class Variant:
     stored: tuple[str, ...]
     facts: dict[str, float]
 
+    def wide(self, program: Program) -> int:
+        """The largest block of its states; 0 if it has none."""
+        return max((s.storage.block for s in program.states if s.storage and s.name in self.stored), default=0)
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -118,8 +127,7 @@ class Kernel:
     @property
     def wide(self) -> int:
         """The largest block of its stored states; 0 if there are none."""
-        stored = [state.storage.block for state in self.program.states if state.storage and state.name in self.variant.stored]
-        return max(stored, default=0)
+        return self.variant.wide(self.program)
 
     @property
     def chunk(self) -> int:
@@ -158,8 +166,10 @@ class Plan:
 
     @property
     def whole(self) -> bool:
-        """Whether the rule itself reduces over all elements of a parameter."""
-        return any(isinstance(s.value, Op) and s.value.op in REDUCTIONS for s in self.program.body)
+        """Whether the rule itself reduces over all elements of a parameter, or keeps such a number."""
+        return any(state.whole for state in self.program.states) or any(
+            isinstance(s.value, Op) and s.value.op in REDUCTIONS for s in self.program.body
+        )
 
     @property
     def random(self) -> bool:

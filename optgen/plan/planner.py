@@ -93,8 +93,7 @@ def _kernel(program: Program, variant: Variant) -> Kernel:
     name = "update" if not variant.stored else _kernel_name(program, variant)
     columns = tuple(name for name in program.symbols if name in read & host)
     known = replace(program, symbols={**program.symbols, **lowered.symbols})
-    chunk = max((s.storage.block for s in program.states if s.storage and s.name in variant.stored), default=CHUNK)
-    split = split_sweeps(name, lowered.buffers, columns, lowered.body, known, chunk)
+    split = split_sweeps(name, lowered.buffers, columns, lowered.body, known, variant.wide(program) or CHUNK)
     symbols = {**lowered.symbols, **{b.name: _buffer_symbol(b.name) for b in (*lowered.buffers, *split.scratch)}}
     return Kernel(
         name=name,

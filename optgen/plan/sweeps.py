@@ -53,7 +53,8 @@ def split_sweeps(
     """Split `body` at its wide reductions; without any it is one sweep.
 
     Of all choices of the sweeps that write states, the one with the fewest bytes is taken, of equal ones that which writes
-    last; of very many, a good one. `program` has the symbols of the body, `chunk` is how many elements are a part of a reduction of the rule.
+    last; of very many, a good one. `program` has the symbols of the body, `chunk` is how many elements are a part of a
+    reduction of the rule.
     """
     taken = {*program.symbols, *program.flags, *(buffer.name for buffer in buffers)}
     wide = {buffer.name for buffer in buffers if buffer.layout in WIDE}
@@ -124,15 +125,13 @@ class _Splitter:
         body, name = self.body, self.name
         results: dict[int, Buffer] = {}  # of the reduction at each place
         for number in range(last + 1):
-            before = {i: s for i, s in enumerate(body) if isinstance(s, Store) and sweep_of.get(i, last) < number}
-            seen = [_resolved(i, s, results) for i, s in enumerate(body)]
-            for store in before.values():
-                seen[_last_assignment(store, body)] = Assign(_name(store), Op("load", (Ref(store.buffer),)))
+            before = [s for i, s in enumerate(body) if isinstance(s, Store) and sweep_of.get(i, last) < number]
+            loads = {_last_assignment(store, body): _load(store) for store in before}
+            seen = [loads.get(i) or _resolved(i, s, results) for i, s in enumerate(body)]
             ends = [i for i, s in enumerate(body) if _reduction(s) and levels[i] == number]
             now = [i for i, s in enumerate(body) if isinstance(s, Store) and sweep_of.get(i, last) == number]
             places = _slice(seen, [*ends, *now])
-            old = {body.index(Assign(_name(s), Op("load", (Ref(s.buffer),)))) for s in before.values() if self.reads(s)}
-            if old & set(places):
+            if any(body[i] == load for i in places for load in loads.values()):
                 return None  # an old value, when the new one has taken its place
             parts, reductions = dict[int, Statement](), []
             for place in ends:
@@ -143,10 +142,6 @@ class _Splitter:
             label = name if number == last else f"{name}_{number + 1}"
             out.sweeps.append(_sweep(label, [*self.buffers, *out.scratch], self.columns, statements, reductions))
         return out
-
-    def reads(self, store: Store) -> bool:
-        """Whether the body reads the old value of a state."""
-        return Assign(_name(store), Op("load", (Ref(store.buffer),))) in self.body
 
 
 def _with_parts(statements: Sequence[tuple[int, Statement]], parts: Mapping[int, Statement]) -> list[Statement]:
@@ -166,9 +161,10 @@ def _with_parts(statements: Sequence[tuple[int, Statement]], parts: Mapping[int,
     return [*kept, *last]
 
 
-def _name(store: Store) -> str:
+def _load(store: Store) -> Assign:
+    """The statement that reads the value of a state."""
     assert isinstance(store.value, Ref)
-    return store.value.name
+    return Assign(store.value.name, Op("load", (Ref(store.buffer),)))
 
 
 def _reduction(statement: Statement) -> bool:
@@ -230,11 +226,10 @@ def _resolved(place: int, statement: Statement, results: dict[int, Buffer]) -> S
 def _partial(statement: Statement, block: int, out: Sweeps, results: dict[int, Buffer], place: int) -> tuple[Store, Reduction]:
     """What each tile writes of a reduction over blocks of this size, and how the parts become one."""
     assert isinstance(statement, Assign) and isinstance(statement.value, Op)
-    dtype, scope = "real", "tensor"
     if statement.value.op in REDUCTIONS:
-        op, part = REDUCTIONS[statement.value.op]
+        (op, part), dtype, scope = REDUCTIONS[statement.value.op], "real", "tensor"
     else:
-        dtype, (scope, op) = "float32", WIDE_REDUCTIONS[statement.value.op]
+        (scope, op), dtype = WIDE_REDUCTIONS[statement.value.op], "float32"
         part = f"block_{op}"
     when = statement.guards[0] if statement.guards else None
     word = {"row": "rows", "tensor": "whole"}[scope]

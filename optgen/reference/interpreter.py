@@ -106,8 +106,10 @@ class Reference:
         codes = state_codes(s)
         if s.floats is not None:
             return {s.save_as: rounded(np.broadcast_to(value, shape), s.floats.dtype, s.floats.rounding, index, state, t)}
-        if s.scalar or s.whole or codes is None or not codes.applies_to(shape):
-            return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), () if s.scalar or s.whole else shape)}
+        if s.domain != Domain.ELEMENT:
+            return {s.save_as: np.asarray(value, dtype=np.float64)}
+        if codes is None or not codes.applies_to(shape):
+            return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), shape)}
         assert s.storage is not None
         functions, formulas = self.functions(s)
         x = packing.to_blocks(np.broadcast_to(value, shape), codes)

@@ -205,6 +205,8 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def make_scratch(scratch: Sequence[Scratch], bucket: Bucket, least: int) -> list[list[Tensor]]:
     """What lies between the sweeps, a list for each, of each parameter one; their rows have at least so many elements."""
+    if not scratch:
+        return []
     extents = [rows_of(shape, least) for shape in bucket.shapes]
     dtypes = [bucket.dtypes[3] if kept.real else torch.float32 for kept in scratch]
     return [

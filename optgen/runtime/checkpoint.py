@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from copy import deepcopy
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -76,7 +75,7 @@ def _merge_groups(optimizer: Optimizer, description: Description, saved: list[di
     owner, groups = description.name, optimizer.param_groups
     if len(saved) != len(groups):
         raise ValueError(f"{owner}: the state dict has {len(saved)} parameter groups, the optimizer {len(groups)}")
-    merged = []
+    merged, named = [], f"{owner}: a parameter of the state dict"
     for index, (group, loaded) in enumerate(zip(groups, saved, strict=True)):
         if len(loaded["params"]) != len(group["params"]):
             counts = f"{len(loaded['params'])} parameters, the optimizer's {len(group['params'])}"
@@ -92,8 +91,7 @@ def _merge_groups(optimizer: Optimizer, description: Description, saved: list[di
         complete["storage"] = description.storage(complete["storage"])
         for p in group["params"]:
             stored = description.stored_codes(p.shape, complete["storage"])
-            name = partial(str, f"{owner}: a parameter of the state dict")
-            sharding.check_parameter(name, p, stored, whole=description.whole)
+            sharding.check_parameter(lambda: named, p, stored, whole=description.whole)
         _check_levels(description, loaded.get("codes"), complete)
         merged.append(complete)
     return merged

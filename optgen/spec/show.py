@@ -37,8 +37,8 @@ def _doc(doc: str) -> list[str]:
 
 def state_text(spec: Spec, state: State) -> str:
     """A state in the notation of a spec."""
-    shape = {Domain.HOST: "shape: scalar", Domain.TENSOR: "shape: tensor"}.get(state.domain, "like: p")
-    parts = [shape, f"save_as: {state.save_as}"]
+    shape = "like" if state.domain == Domain.ELEMENT else "shape"
+    parts = [f"{shape}: {state.shape}", f"save_as: {state.save_as}"]
     parts += ["sign: unsigned"] if state.unsigned else []
     parts += [f"when: {spec.conditions[state.name].text.strip()}"] if state.name in spec.conditions else []
     parts += [f"init: {spec.inits[state.name].text.strip()}"] if state.name in spec.inits else []

@@ -116,8 +116,9 @@ def _nearest(shape: _Shape) -> str:
     counted from a number that is not 0, as the guess comes; tables are turned by as much.
     """
     decades = range(shape.first - 1, shape.top + 2)  # from that of zero to that of one
-    factor, first = _guess(shape.least, [shape.border(2**h) for h in decades[1:]])
-    borders = _turned([shape.border(2**h) for h in decades[1:]], first)
+    lowest = [shape.border(2**h) for h in decades[1:]]
+    factor, first = _guess(shape.least, lowest)
+    borders = _turned(lowest, first)
     inner = [float(Fraction(10) ** (shape.top - h) / Fraction(9, 10)) for h in decades[1:-1]]
     slopes = _turned([0.2 / shape.least, *inner], first)
     return f"""

@@ -8,7 +8,6 @@ from optgen.backends.cpp.config import TILE
 from optgen.backends.cpp.flatten import reduces
 from optgen.backends.cpp.loops import salts_of, tile_lines
 from optgen.backends.cpp.printer import CppPrinter, condition, cpp_name
-from optgen.backends.cpp.schedule import is_number
 from optgen.backends.paragraphs import buffer_comment, scratch_table, sweep_doc
 from optgen.backends.render import render
 from optgen.backends.view import PackageView
@@ -102,7 +101,7 @@ def _kernel(kernel: Kernel, plan: Plan) -> CppKernelView:
     return CppKernelView(
         name=kernel.name,
         sweeps=tuple(_sweep(sweep, kernel, plan, slots) for sweep in kernel.sweeps),
-        wide=kernel.wide or kernel.chunk,
+        wide=_wide(kernel),
         row=kernel.row,
         tile=TILE,
         columns=len(plan.columns),
@@ -126,9 +125,14 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str]) -> CppSwe
     )
 
 
+def _wide(kernel: Kernel) -> int:
+    """The elements that tiles are counted in: of the largest block, or of a part of a reduction; 0 without either."""
+    return kernel.wide or kernel.chunk
+
+
 def _column(buffer: Buffer, used: Buffer | None, kernel: Kernel) -> str:
     """How a buffer lies, and whether this sweep reads and writes it."""
-    size, block = f"sizeof({_type(buffer)})", buffer.block if not is_number(buffer) else kernel.wide or kernel.chunk or "LANES"
+    size, block = f"sizeof({_type(buffer)})", _wide(kernel) or "LANES" if buffer.is_number else buffer.block
     if buffer.layout == Layout.CODE:
         size, block = str(buffer.storage.bits), buffer.storage.block
     exists = "true" if buffer.guard is None else condition(buffer.guard)

@@ -33,7 +33,7 @@ FORMS = {
     "block_max": Form("spread(-infinity)", "at_least({0}, {1})", "at_least(x, y)", "largest_lane({0})"),
     "block_min": Form("spread(infinity)", "at_most({0}, {1})", "at_most(x, y)", "smallest_lane({0})"),
     "block_count": Form("ints{}", "{0} - ({1})", "x + y", "sum_of_lanes({0})"),  # of a mask, -1
-    "part_sum": Form("reals{}", "{0} + existing(tile, i, {1}, 0)", "x + y", "joined_lanes({0}, SUM)"),
+    "part_sum": Form("reals{}", "{0} + existing(tile, i, {1})", "x + y", "joined_lanes({0}, SUM)"),
     "part_max": Form(
         "spread<real>(-infinity)", "maximum({0}, existing(tile, i, {1}, -infinity))", "maximum(x, y)", "joined_lanes({0}, MAX)"
     ),

@@ -16,7 +16,7 @@ from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Guard, Op, Ref, S
 from optgen.ir.ops import PARTS
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
-__all__ = ["Level", "Schedule", "Step", "Value", "is_number", "precision_of", "schedule"]
+__all__ = ["Level", "Schedule", "Step", "Value", "precision_of", "schedule"]
 
 
 @dataclass(eq=False)
@@ -68,11 +68,6 @@ class Schedule:
     levels: list[Level]
     scalars: list[Step]
     known: list[Step]
-
-
-def is_number(buffer: Buffer) -> bool:
-    """Whether a buffer holds one number of the rule for a whole parameter."""
-    return buffer.layout == Layout.TENSOR and buffer.dtype == "real"
 
 
 def _reduction(statement: Statement) -> str | None:
@@ -156,7 +151,7 @@ class _Linker:
             case Ref(name=name):
                 return self.current[name].domain if name in self.current else Domain.HOST
             case Op(op="load", args=(Ref(name=name),)):
-                if is_number(self.buffers[name]):
+                if self.buffers[name].is_number:
                     return Domain.TENSOR
                 return Domain.ELEMENT if self.buffers[name].layout == Layout.ELEMENT else Domain.BLOCK
             case Op(op="load_codes" | "random_bits" | "random_elements" | "spread"):
@@ -176,7 +171,7 @@ class _Linker:
             case Ref(name=name):
                 return self.current[name].block if name in self.current else 0
             case Op(op="load", args=(Ref(name=name),)):
-                return 0 if is_number(self.buffers[name]) else self.buffers[name].block
+                return 0 if self.buffers[name].is_number else self.buffers[name].block
             case Op(op=op) if op in PARTS:
                 return self.kernel.chunk
             case Op(op="load_codes", args=(Ref(name=name),)):
@@ -197,7 +192,7 @@ def precision_of(value: Expr, names: Mapping[str, Value], buffers: Mapping[str, 
         case Ref(name=name):
             return names[name].precision if name in names else "real"
         case Op(op="load", args=(Ref(name=name),)):
-            return "real" if buffers[name].layout == Layout.ELEMENT or is_number(buffers[name]) else "float"
+            return "real" if buffers[name].layout == Layout.ELEMENT or buffers[name].is_number else "float"
         case Op(op="elements" | "spread" | "number"):
             return "real"
         case Op(op="blocks" | "real" | "from_bits" | "stochastic_bfloat16" | "stochastic_float16") | Call():

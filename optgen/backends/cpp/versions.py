@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optgen.ir.infer import substitute
+from optgen.ir.names import free_name
 from optgen.ir.nodes import Assign, Domain, Expr, Ref, Statement, Symbol
 
 __all__ = ["number_versions"]
@@ -30,7 +31,7 @@ def number_versions(body: Sequence[Statement], symbols: Mapping[str, Symbol]) ->
             continue
         target = statement.target
         if target in assigned:
-            target = _free(target, known)
+            target = free_name(target, known)
             known[target] = replace(known[statement.target], name=target)
             if statement.guards:  # else it keeps its value
                 out.append(Assign(target, current.get(statement.target, Ref(statement.target))))
@@ -38,10 +39,3 @@ def number_versions(body: Sequence[Statement], symbols: Mapping[str, Symbol]) ->
         assigned.add(statement.target)
         out.append(Assign(target, value, statement.guards))
     return out, known
-
-
-def _free(name: str, taken: Mapping[str, Symbol]) -> str:
-    count = 2
-    while f"{name}_{count}" in taken:
-        count += 1
-    return f"{name}_{count}"

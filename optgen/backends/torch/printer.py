@@ -79,7 +79,7 @@ class KernelPrinter(TorchPrinter):
                 return super().operation(value)
 
     def load(self, buffer: Buffer) -> str:
-        if buffer.layout == Layout.TENSOR and buffer.dtype == "real":
+        if buffer.is_number:
             return buffer.name
         if buffer.layout != Layout.ELEMENT:
             self.helpers.add("block_scalars")

@@ -117,7 +117,7 @@ class KernelPrinter(TritonPrinter):
 
     def load(self, buffer: Buffer) -> str:
         """A read of elements or of block scalars."""
-        if buffer.layout == Layout.TENSOR and buffer.dtype == "real":
+        if buffer.is_number:
             return f"tl.load({buffer.name})"
         if buffer.layout in SCALARS:
             return self.helper(f"load_{SCALARS[buffer.layout]}", buffer.name, *self.scalars(buffer, LOADED))
@@ -138,7 +138,7 @@ class KernelPrinter(TritonPrinter):
             return [self.helper("write_parameter", buffer, "correction", text, places)]
         if target.layout == Layout.ELEMENT:
             return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]
-        if target.layout == Layout.TENSOR and target.dtype == "real":
+        if target.is_number:
             return [self.helper("store_number", buffer, text, "_start")]
         if target.layout == Layout.BLOCK and not self.wide:
             return [self.helper("store_parts", buffer, text, "_start, _valid", self.kernel.chunk, "TILE, BULK")]

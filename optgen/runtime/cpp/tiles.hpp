@@ -45,22 +45,18 @@ struct Tile {
     }
 };
 
-// `x`, but zero where there is padding.
-INLINE floats existing(const Tile& tile, int i, floats x) {
-    return tile.exists ? load(tile.exists + i) != 0 ? x : 0.0f : x;
-}
-
+// `x`, but `other` where there is padding.
 template <class V>
-INLINE V existing(const Tile& tile, int i, V x, real other) {
+INLINE V existing(const Tile& tile, int i, V x, float other = 0.0f) {
     if (!tile.exists) return x;
     const ints exists = load(tile.exists + i);
     if constexpr (sizeof(V) == sizeof(floats))
         return exists != 0 ? x : V{} + other;
     else
-        return __builtin_convertvector(exists, Vector<int64_t>) != 0 ? x : V{} + other;
+        return __builtin_convertvector(exists, Vector<int64_t>) != 0 ? x : V{} + double(other);
 }
 
-// WIDE elements are the largest block of a kernel's states (a vector, or a part of a reduction, if it has none), TILE elements a tile.
+// WIDE elements are the largest block of a kernel's states (a vector, or a part of a reduction, if it has none), TILE a tile.
 template <int WIDE, int TILE, int COLUMNS>
 struct Walk {
     const Column (&columns)[COLUMNS];
@@ -80,7 +76,7 @@ struct Walk {
 
     // Bytes of one of a column's items in a block, and elements that it stands for.
     static int64_t item(const Column& column) {
-        return column.layout == Layout::element ? column.size : column.layout == Layout::code ? column.block * column.size / 8 : column.size;
+        return column.layout == Layout::code ? column.block * column.size / 8 : column.size;
     }
     static int64_t elements(const Column& column) { return column.layout == Layout::element ? 1 : column.block; }
 
