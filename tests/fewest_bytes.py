@@ -13,13 +13,16 @@ from itertools import product
 
 from optgen.ir.infer import infer, refs
 from optgen.ir.nodes import Assign, Domain, Op, Ref, Store
-from optgen.plan.nodes import CHUNK, Buffer, Kernel, Layout
+from optgen.plan.nodes import CHUNK, COLUMNS, STRIP, Buffer, Kernel, Layout
 from optgen.plan.traffic import buffer_bytes
 
 __all__ = ["fewest_bytes", "planned_bytes"]
 
 REAL = 4  # bytes of a value between sweeps
-REDUCTIONS = ("all_sum", "all_mean", "all_max", "all_min", "row_max", "row_min", "tensor_max", "tensor_min")
+OVER = ("all", "rows", "cols", "matrix")
+REDUCTIONS = (*(f"{over}_{how}" for over in OVER for how in ("sum", "mean", "max", "min")), "row_max", "row_min")
+REDUCTIONS += ("tensor_max", "tensor_min")
+VECTORS = (Domain.ROW, Domain.COL, Domain.MATRIX)  # one number for many elements: what they cost is nothing
 
 
 @dataclass
@@ -28,9 +31,17 @@ class Value:
 
     made_of: tuple[int, ...]
     buffer: Buffer | None
-    is_reduction: bool
-    per_element: bool
+    part: float | None  # bytes per element of a reduction's parts, if it is one
+    domain: Domain
     level: int
+
+    @property
+    def is_reduction(self) -> bool:
+        return self.part is not None
+
+    @property
+    def per_element(self) -> bool:
+        return self.domain == Domain.ELEMENT
 
 
 @dataclass
@@ -43,7 +54,8 @@ class Step:
 
 def planned_bytes(kernel: Kernel) -> float:
     """What the planner's sweeps move per element when all flags are off, parameters and gradients being float32."""
-    moved = [b for sweep in kernel.sweeps for b in sweep.buffers if b.guard is None or not b.guard.holds]
+    sweeps = [sweep for sweep in kernel.sweeps if sweep.over == Domain.ELEMENT]
+    moved = [b for sweep in sweeps for b in sweep.buffers if b.guard is None or not b.guard.holds]
     return sum(buffer_bytes(buffer, param=4, grad=4) for buffer in moved)
 
 
@@ -55,6 +67,7 @@ def fewest_bytes(kernel: Kernel) -> float:
     kept = [i for i, value in enumerate(step.values) if value.per_element and value.buffer is None]
     kept = [i for i in kept if i not in step.stores.values() and step.values[i].level < last]
     choices = [(None, *range(step.values[i].level, last)) for i in kept]
+    step.stores = {name: i for name, i in step.stores.items() if step.values[i].domain not in VECTORS}
     written = [tuple(range(step.values[i].level, last + 1)) for i in step.stores.values()]
     costs = (
         _cost(step, last, buffers, dict(zip(kept, between, strict=True)), dict(zip(step.stores, when, strict=True)))
@@ -80,10 +93,12 @@ def _step(kernel: Kernel) -> Step:
         if isinstance(value, Op) and value.op in ("load", "load_codes") and isinstance(value.args[0], Ref):
             loaded = buffers[value.args[0].name]
         level = max((step.values[i].level + step.values[i].is_reduction for i in names), default=0)
-        per_element = infer(value, kernel.program.symbols, functions)[1] == Domain.ELEMENT
-        is_reduction = isinstance(value, Op) and value.op in REDUCTIONS
+        domain = infer(value, kernel.program.symbols, functions)[1]
+        domain = Domain.ELEMENT if domain == Domain.BLOCK else domain
+        if loaded is not None:
+            domain = kernel.program.symbols[statement.target].domain
         current[statement.target] = len(step.values)
-        step.values.append(Value(names, loaded, is_reduction, per_element, level))
+        step.values.append(Value(names, loaded, _part(value, kernel), domain, level))
     return step
 
 
@@ -106,8 +121,20 @@ def _cost(
         total += sum(buffer_bytes(replace(buffers[name], read=True, written=False), param=4, grad=4) for name in names)
         total += sum(buffer_bytes(replace(buffers[name], read=False, written=True), param=4, grad=4) for name in stores)
         total += REAL * (sum(entry.startswith("kept ") for entry in read) + len(kept_now))
-        total += sum(2 * REAL / CHUNK for i in ends if step.values[i].is_reduction)
+        total += sum(step.values[i].part or 0 for i in ends)
     return total
+
+
+def _part(value: object, kernel: Kernel) -> float | None:
+    """Bytes per element of what tiles leave of a reduction, written and read once; of vectors it is nothing."""
+    if not isinstance(value, Op) or value.op not in REDUCTIONS:
+        return None
+    known = infer(value.args[0], kernel.program.symbols)[1] if kernel.program.symbols else Domain.ELEMENT
+    if known in VECTORS:
+        return 0
+    if value.op.startswith("rows_"):
+        return 2 * REAL / STRIP
+    return 2 * REAL / (COLUMNS if kernel.grid else CHUNK)
 
 
 def _leaves(
@@ -128,8 +155,8 @@ def _leaves(
         value = step.values[place]
         stored = [name for name, i in step.stores.items() if i == place and written[name] < sweep and _is_exact(buffers[name])]
         when = kept.get(place)
-        if value.is_reduction and value.level < sweep:
-            continue  # one number
+        if (value.is_reduction and value.level < sweep) or (value.domain in VECTORS and place not in ends):
+            continue  # one number, or one for many
         if stored and place not in ends:
             yield "buffer", stored[0]
         elif when is not None and when < sweep:

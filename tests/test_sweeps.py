@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from optgen.build import build
-from optgen.ir.nodes import Assign, Const, Op, Program, Ref, State, Storage, Store
+from optgen.ir.nodes import Assign, Const, Domain, Kind, Op, Program, Ref, Role, State, Storage, Store, Symbol
 from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import Buffer, Kernel, Layout
 from optgen.plan.sweeps import split_sweeps
@@ -77,7 +77,9 @@ def test_reductions_one_after_the_other() -> None:
         return Op(op, tuple(Ref(name) for name in names))
 
     state = State("m", "m", storage=Storage("linear", 8, 128, scope="tensor"))
-    program = Program("Two", {}, {}, (), (state,), ())
+    names = ("p", "g", "x", "top", "away", "far")
+    symbols = {name: Symbol(name, Role.LOCAL, Kind.REAL, Domain.ELEMENT) for name in names}
+    program = Program("Two", symbols, {}, (), (state,), ())
     buffers = [Buffer(name, Layout.ELEMENT, "param", None, None, True, name == "param", "") for name in ("param", "grad")]
     body = [
         Assign("p", ref("load", "param")),
@@ -137,13 +139,32 @@ RULES = {  # what makes a choice: reductions that wait for each other, old value
         p = p - lr*m/(l1(m) + 1e-8)
         """,
     "parameter alone": "p = p*(1 - lr/max(1, l2(p)))",
+    "rows and columns": """
+        r = ema(r, mean(g**2 + 1e-30, over=cols), 0.9)
+        c = ema(c, mean(g**2 + 1e-30, over=rows), 0.9)
+        u = g*rsqrt(r/mean(r, over=rows))*rsqrt(c)
+        u = u/max(1, rms(u))
+        p = p - lr*max(1e-3, rms(p))*u
+        """,
+    "columns of a state": """
+        m = ema(m, g, 0.9)
+        c = max(c, max(abs(m), over=rows))
+        w = m/(c + 1e-8)
+        p = p - lr*(w - mean(w, over=(rows, cols)))/(l2(w, over=cols) + 1e-8)
+        """,
+    "old rows": """
+        old = r
+        r = ema(r, max(g, over=cols), 0.9)
+        p = p - lr*(g - old)*mean(g*r)
+        """,
 }
+STATES = {"m": "like: p", "v": "like: p", "r": "shape: [..., rows, 1]", "c": "shape: [..., 1, cols]"}
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_no_choice_of_sweeps_moves_fewer_bytes(name: str, tmp_path: Path) -> None:
     update = textwrap.indent(textwrap.dedent(RULES[name]).strip(), "  ")
-    states = ", ".join(f"{state}: {{like: p}}" for state in ("m", "v") if f"{state} = " in update)
+    states = ", ".join(f"{state}: {{{shape}}}" for state, shape in STATES.items() if f"{state} = " in update)
     head = f"name: Rule\nsummary: x\nhyper: {{lr: {{default: 0.1}}}}\nstate: {{{states}}}\n"
     (tmp_path / "rule.yaml").write_text(f"{head}update: |\n{update}\n", encoding="utf-8")
     (kernel,) = build(str(tmp_path / "rule.yaml")).plan.kernels

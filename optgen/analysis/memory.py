@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optgen.ir.nodes import Domain, Program, State
+from optgen.ir.nodes import VECTORS, Domain, Program, State
+from optgen.runtime.layout import vector_shape
 from optgen.storage.codebooks import state_codes
 
 __all__ = [
@@ -142,6 +143,11 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
     is_random = any(how is not None and how.rounding != "nearest" for s in program.states for how in (s.storage, s.floats))
     scalars = sum(state.scalar and exists_by_default(program, state) for state in program.states)
     parts["counters"] = 4 + 8 * is_random + 8 * scalars + 4 * len(kept_numbers(program))
+    for state in program.states:
+        if state.domain in VECTORS and exists_by_default(program, state):
+            if len(shape.shape) < 2:
+                raise ModelError(f"'{shape.name}' has shape {list(shape.shape)}: {program.name} needs rows and columns")
+            parts["floats"] += 4 * math.prod(vector_shape(state.shape, shape.shape))
     for state in kept_states(program):
         codes = state_codes(state)
         if codes is None:

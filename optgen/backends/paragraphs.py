@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optgen.ir.nodes import Assign, Call, Op, Statement
+from optgen.ir.nodes import Assign, Call, Domain, Op, Statement
 from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
 
 __all__ = ["buffer_comment", "paragraphs", "scratch_table", "sweep_doc"]
@@ -15,6 +15,10 @@ SHAPES = {
     Layout.BLOCK: "blocks",
     Layout.ROW: "rows",
     Layout.TENSOR: "1",
+    Layout.ROWS: "rows",
+    Layout.COLS: "columns",
+    Layout.MATRICES: "matrices",
+    Layout.STRIPS: "strips, columns",
     Layout.CODE: "bytes",
 }
 
@@ -64,5 +68,6 @@ def scratch_table(kernel: Kernel) -> str:
     for buffer in kernel.scratch:
         more = "" if buffer.guard is None else f", flag={buffer.guard.flag!r}, holds={buffer.guard.holds}"
         more += ", real=True" * (buffer.dtype == "real")
+        more += f", over={buffer.over.name.lower()!r}" * (buffer.over != Domain.ELEMENT)
         rows.append(f"Scratch({buffer.layout.value!r}, {buffer.block}, copy_to={copied.get(buffer.name)}{more})")
     return f"scratch=({', '.join(rows)},)" if rows else ""

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from optgen import __version__
-from optgen.ir.nodes import Hyper, State
+from optgen.ir.nodes import VECTORS, Hyper, State
 from optgen.plan.nodes import Plan
 from optgen.spec.model import Spec
 
@@ -100,6 +100,8 @@ def _state_line(state: State) -> str:
     when = "" if state.when is None else f", only if {'' if state.when.holds else 'not '}{state.when.flag}"
     if state.whole:
         return f"{state.name}: one number of all elements{when}{saved}. {state.doc}".strip()
+    if state.domain in VECTORS:
+        return f"{state.name}: float32, shaped {state.shape}{when}{saved}. {state.doc}".strip()
     how = f"{state_place(state)} ({state_bytes(state):g} B per element)"
     return f"{state.name}: {how}{when}{saved}. {state.doc}".strip()
 

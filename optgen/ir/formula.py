@@ -18,7 +18,7 @@ from typing import NoReturn
 from optgen.diagnostics import Diagnostics, Source, Span
 from optgen.ir.formula_faults import OTHER_NAMES, PRODUCT, SIGNS, forbidden, function_help, syntax_fault
 from optgen.ir.nodes import Const, Expr, Op, Ref
-from optgen.ir.ops import BINARY, COMPARE, WORDS, Word
+from optgen.ir.ops import BINARY, COMPARE, REDUCED, WORDS, Word
 
 __all__ = ["Assignment", "Branch", "FormulaText", "parse_block", "parse_expression"]
 
@@ -306,17 +306,32 @@ class _Walk:
             for arg in node.args:
                 self.guarded(arg)
             return self.report(node.func, f"unknown function '{name}'", function_help(name, self.words), "unknown-function")
-        if node.keywords or any(isinstance(arg, ast.Starred) for arg in node.args):
+        whole = word.whole or (word.op if word.op in REDUCED else None)
+        over = self.over(node) if whole is not None and [keyword.arg for keyword in node.keywords] == ["over"] else "all"
+        if (node.keywords and over == "all") or any(isinstance(arg, ast.Starred) for arg in node.args):
             self.report(node, f"'{name}' takes plain arguments only", f"write {word.signature}", "wrong-arguments")
         count = len(node.args)
-        if count == 1 and word.whole is not None:
-            return Op(word.whole, (self.expression(node.args[0]),), span)
+        if count == 1 and whole is not None:
+            return Op(f"{over}_{REDUCED[whole][1]}", (self.expression(node.args[0]),), span)
+        if over != "all":
+            self.report(node, f"with 'over', '{name}' takes one argument", f"write {name}(x, over={over})", "wrong-arguments")
         if count != word.arity and not (word.is_open and count > word.arity):
             expected = f"{word.arity} or more" if word.is_open else str(word.arity)
             message = f"'{name}' takes {expected} argument{'s' if word.arity > 1 else ''}, got {count}"
             self.report(node, message, f"write {word.signature}", "wrong-arguments")
         args = self.expressions(node.args)
         return self.fold(word.op, args, span) if word.variadic else Op(word.op, tuple(args), span)
+
+    def over(self, node: ast.Call) -> str:
+        """The dimensions that a reduction removes."""
+        given = node.keywords[0].value
+        parts = given.elts if isinstance(given, ast.Tuple | ast.List) else [given]
+        names = [part.id for part in parts if isinstance(part, ast.Name)]
+        found = {("rows",): "rows", ("cols",): "cols", ("cols", "rows"): "matrix"}.get(tuple(sorted(names)))
+        if found is None or len(names) != len(parts):
+            help_text = "write over=rows, over=cols or over=(rows, cols)"
+            self.report(given, "a reduction is over rows, columns or both", help_text, "wrong-arguments")
+        return found
 
     def fold(self, op: str, values: list[Expr], span: Span) -> Expr:
         result = values[0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from optgen.ir.nodes import Call, Const, Domain, Expr, Function, Kind, Op, Ref, Symbol
-from optgen.ir.ops import OPS
+from optgen.ir.ops import OPS, OVER, REDUCED
 
-__all__ = ["KindError", "infer", "infer_op", "refs", "substitute", "walk"]
+__all__ = ["KindError", "holds", "infer", "infer_op", "joined", "refs", "substitute", "walk"]
 
 
 class KindError(Exception):
@@ -52,8 +52,22 @@ def infer_op(value: Op, args: list[tuple[Kind, Domain]]) -> tuple[Kind, Domain]:
         wanted = shared if expected is None else expected
         if kind != wanted and not (kind == Kind.INT and wanted == Kind.REAL and _is_literal(arg)):
             raise KindError(arg, wanted, kind)
-    domain = info.domain if info.domain is not None else max((d for _, d in args), default=Domain.HOST)
-    return info.result or shared, domain
+    if value.op in REDUCED:
+        (_, domain), (over, _) = args[0], REDUCED[value.op]
+        return info.result or shared, OVER[over][1].get(domain, domain)
+    return info.result or shared, info.domain if info.domain is not None else joined(domain for _, domain in args)
+
+
+def joined(domains: Iterable[Domain]) -> Domain:
+    """The smallest domain that has a value for each combination of these; that of rows and columns is elements."""
+    found = {Domain.HOST, *domains}
+    largest = max(found)
+    return Domain.ELEMENT if Domain.COL in found and largest > Domain.COL else largest
+
+
+def holds(target: Domain, value: Domain) -> bool:
+    """Whether a name of domain `target` can have values of domain `value`."""
+    return joined((target, value)) == target
 
 
 def _is_literal(value: Expr) -> bool:

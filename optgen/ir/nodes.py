@@ -12,6 +12,8 @@ from enum import Enum, IntEnum
 from optgen.diagnostics import Span
 
 __all__ = [
+    "SHAPES",
+    "VECTORS",
     "Assign",
     "Call",
     "Const",
@@ -46,12 +48,28 @@ class Kind(Enum):
 
 
 class Domain(IntEnum):
-    """How many values a value has; a sum of two has the larger domain."""
+    """How many values a value has; a sum of two has the larger domain, one of rows and columns that of elements.
+
+    A parameter is a stack of matrices: its last two dimensions are rows and columns, all others are leading.
+    """
 
     HOST = 0  # one per parameter and step, from t and hyperparameters alone
     TENSOR = 1  # one per parameter and step, known when all its elements have been seen
-    BLOCK = 2  # one per quantization block
-    ELEMENT = 3  # one per element of the parameter
+    MATRIX = 2  # one per matrix, shaped (leading dimensions..., 1, 1), known when all its elements have been seen
+    COL = 3  # one per column of each matrix, shaped (leading dimensions..., 1, columns)
+    ROW = 4  # one per row of each matrix, shaped (leading dimensions..., rows, 1)
+    BLOCK = 5  # one per quantization block
+    ELEMENT = 6  # one per element of the parameter
+
+
+VECTORS = (Domain.MATRIX, Domain.COL, Domain.ROW)
+SHAPES = {
+    Domain.HOST: "scalar",
+    Domain.TENSOR: "tensor",
+    Domain.MATRIX: "[..., 1, 1]",
+    Domain.COL: "[..., 1, cols]",
+    Domain.ROW: "[..., rows, 1]",
+}
 
 
 class Role(Enum):
@@ -221,7 +239,7 @@ class Floats:
 
 @dataclass(frozen=True)
 class State:
-    """What an optimizer remembers of a parameter: one value per element, one of all elements, or one host number."""
+    """What an optimizer remembers of a parameter: one value per element, row or column, one of all, or one host number."""
 
     name: str
     save_as: str
@@ -235,8 +253,8 @@ class State:
 
     @property
     def shape(self) -> str:
-        """What a spec says of its shape: "scalar", "tensor" or "p"."""
-        return {Domain.HOST: "scalar", Domain.TENSOR: "tensor"}.get(self.domain, "p")
+        """What a spec says of its shape: "scalar", "tensor", "[..., rows, 1]" and its kind, or "p"."""
+        return SHAPES.get(self.domain, "p")
 
     @property
     def scalar(self) -> bool:

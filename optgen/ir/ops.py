@@ -2,9 +2,24 @@
 
 from dataclasses import dataclass
 
-from optgen.ir.nodes import Domain, Kind
+from optgen.ir.nodes import VECTORS, Domain, Kind
 
-__all__ = ["BINARY", "COMPARE", "OPS", "PARTS", "REDUCTIONS", "WIDE_REDUCTIONS", "WORDS", "OpInfo", "Word"]
+__all__ = [
+    "BINARY",
+    "COMPARE",
+    "NORMS",
+    "OPS",
+    "OVER",
+    "PARTS",
+    "REDUCED",
+    "REDUCTIONS",
+    "SPREAD",
+    "STRIPS",
+    "WIDE_REDUCTIONS",
+    "WORDS",
+    "OpInfo",
+    "Word",
+]
 
 R, I, B = Kind.REAL, Kind.INT, Kind.BOOL  # noqa: E741 -- one letter each, as in a table
 N = None  # a number: the arguments agree on REAL or INT
@@ -54,18 +69,13 @@ OPS: dict[str, OpInfo] = {
     "or": OpInfo((B, B), B, "either"),
     "not": OpInfo((B,), B, "the opposite"),
     "spread": OpInfo((R,), R, "one number for every element", Domain.ELEMENT),
+    "spread_rows": OpInfo((R,), R, "one number for every row", Domain.ROW),
+    "spread_cols": OpInfo((R,), R, "one number for every column", Domain.COL),
+    "spread_matrices": OpInfo((R,), R, "one number for every matrix", Domain.MATRIX),
     "number": OpInfo((R,), R, "a host scalar as one number of all elements", Domain.TENSOR),
-    # over all elements of a parameter
-    "all_sum": OpInfo((R,), R, "the sum of all elements", Domain.TENSOR),
-    "all_mean": OpInfo((R,), R, "the mean of all elements", Domain.TENSOR),
-    "all_max": OpInfo((R,), R, "the largest of all elements", Domain.TENSOR),
-    "all_min": OpInfo((R,), R, "the smallest of all elements", Domain.TENSOR),
     # words that `expand_words` replaces
     "ema": OpInfo((R, R, R), R, "ema(x, y, beta) = beta*x + (1 - beta)*y"),
     "clamp": OpInfo((R, R, R), R, "clamp(x, lo, hi) = min(max(x, lo), hi)"),
-    "all_l1": OpInfo((R,), R, "the sum of |x|", Domain.TENSOR),
-    "all_l2": OpInfo((R,), R, "the root of the sum of x*x", Domain.TENSOR),
-    "all_rms": OpInfo((R,), R, "the root of the mean of x*x", Domain.TENSOR),
     # numbers that depend on how a parameter's state is stored
     "bits_of": OpInfo((R,), R, "bits of the stored state; 32 where it is stored as float32", Domain.HOST),
     "half_gap_of": OpInfo((R,), R, "median half distance of neighbouring levels; 0 for float32", Domain.HOST),
@@ -101,6 +111,9 @@ OPS: dict[str, OpInfo] = {
     "part_sum": OpInfo((R,), R, "the sum of each chunk", Domain.BLOCK),
     "part_max": OpInfo((R,), R, "the largest of each chunk", Domain.BLOCK),
     "part_min": OpInfo((R,), R, "the smallest of each chunk", Domain.BLOCK),
+    "strip_sum": OpInfo((R,), R, "the sum of each column of a strip of rows", Domain.COL),
+    "strip_max": OpInfo((R,), R, "the largest of each column of a strip of rows", Domain.COL),
+    "strip_min": OpInfo((R,), R, "the smallest of each column of a strip of rows", Domain.COL),
     # buffers
     "load": OpInfo((R,), R, "the elements, or the block scalars, of a buffer"),
     "load_codes": OpInfo((I,), I, "the unpacked codes of a buffer, in blocks"),
@@ -112,13 +125,26 @@ OPS: dict[str, OpInfo] = {
     "stochastic_float16": OpInfo((R, I), R, "a neighbouring float16, chosen by 16 random bits"),
 }
 
-REDUCTIONS = {  # of a rule, over all elements: how parts are joined, and what a part is
-    "all_sum": ("sum", "part_sum"),
-    "all_mean": ("mean", "part_sum"),
-    "all_max": ("max", "part_max"),
-    "all_min": ("min", "part_min"),
+OVER = {  # what a rule reduces over: how it is said, and what is left of values of a domain, if it can be reduced so
+    "all": ("of all elements", dict.fromkeys((*VECTORS, Domain.ELEMENT), Domain.TENSOR)),
+    "rows": ("over the rows of each column", {Domain.ELEMENT: Domain.COL, Domain.ROW: Domain.MATRIX}),
+    "cols": ("over the columns of each row", {Domain.ELEMENT: Domain.ROW, Domain.COL: Domain.MATRIX}),
+    "matrix": ("over rows and columns", {Domain.ELEMENT: Domain.MATRIX}),
+}
+TAKEN = {"sum": "the sum", "mean": "the mean", "max": "the largest", "min": "the smallest"}
+NORMS = {"l1": "the sum of |x|", "l2": "the root of the sum of x*x", "rms": "the root of the mean of x*x"}
+REDUCED = {f"{over}_{how}": (over, how) for over in OVER for how in (*TAKEN, *NORMS)}
+OPS |= {op: OpInfo((R,), R, f"{(TAKEN | NORMS)[how]} {OVER[over][0]}") for op, (over, how) in REDUCED.items()}
+
+REDUCTIONS = {op: how for op, (_, how) in REDUCED.items() if how in TAKEN}  # of a rule: how parts are joined
+SPREAD = {
+    Domain.ELEMENT: "spread",
+    Domain.ROW: "spread_rows",
+    Domain.COL: "spread_cols",
+    Domain.MATRIX: "spread_matrices",
 }
 PARTS = ("part_sum", "part_max", "part_min")
+STRIPS = ("strip_sum", "strip_max", "strip_min")
 WIDE_REDUCTIONS = {  # of what no tile of a kernel holds: over what, and what is taken
     "row_max": ("row", "max"),
     "row_min": ("row", "min"),
@@ -164,8 +190,8 @@ WORDS: dict[str, Word] = {
     "max": Word(
         "max", "max(x, y, ...)", "the largest; NaN if one is NaN; max(x): of all elements", variadic=True, whole="all_max"
     ),
-    "sum": Word("all_sum", "sum(x)", "the sum of all elements of a parameter"),
-    "mean": Word("all_mean", "mean(x)", "the mean of all elements of a parameter"),
+    "sum": Word("all_sum", "sum(x)", "the sum of all elements of a parameter; sum(x, over=cols): of each row"),
+    "mean": Word("all_mean", "mean(x)", "the mean of all elements of a parameter; mean(x, over=rows): of each column"),
     "l1": Word("all_l1", "l1(x)", "the sum of the absolute values of all elements"),
     "l2": Word("all_l2", "l2(x)", "the Euclidean norm of all elements: sqrt(sum(x**2))"),
     "rms": Word("all_rms", "rms(x)", "the root mean square of all elements: sqrt(mean(x**2))"),

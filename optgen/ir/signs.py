@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from optgen.ir.nodes import Assign, Const, Expr, Hyper, Op, Program, Ref
-from optgen.ir.ops import REDUCTIONS
+from optgen.ir.ops import REDUCTIONS, SPREAD
 
 __all__ = ["Signs"]
 
 ALWAYS = frozenset({"abs", "square", "sqrt", "rsqrt", "exp"})  # if they are numbers at all
-IF_ALL = frozenset({"add", "mul", "div", "min", "spread", "number", "real", *REDUCTIONS})
+IF_ALL = frozenset({"add", "mul", "div", "min", *SPREAD.values(), "number", "real", *REDUCTIONS})
 
 
 class Signs:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from optgen.ir.infer import KindError, infer, walk
+from optgen.ir.infer import KindError, holds, infer, walk
 from optgen.ir.nodes import Assign, Domain, Kind, Op, Program, Ref, Role
-from optgen.ir.ops import OPS, REDUCTIONS
+from optgen.ir.ops import NORMS, OPS, REDUCED, REDUCTIONS
 
 __all__ = ["IRError", "verify"]
 
-WORDS_OF_SPECS = frozenset({"ema", "clamp", "pow", "all_l1", "all_l2", "all_rms"})
+WORDS_OF_SPECS = frozenset({"ema", "clamp", "pow", *(op for op, (_, how) in REDUCED.items() if how in NORMS)})
 
 
 class IRError(AssertionError):
@@ -41,7 +41,7 @@ def _check_statement(program: Program, statement: Assign) -> None:
             raise IRError(f"unknown operation '{node.op}'")
     kind, domain = infer(statement.value, program.symbols)
     target = program.symbols[statement.target]
-    if domain > target.domain:
+    if not holds(target.domain, domain):
         raise IRError(f"'{target.name}' is too small for its value")
     if kind != target.kind and not (kind == Kind.INT and target.kind == Kind.REAL):
         raise IRError(f"'{target.name}' is {target.kind.value}, its value {kind.value}")
@@ -59,7 +59,7 @@ def _is_host_power(node: Op, program: Program) -> bool:
 
 
 def _reductions_apart(_: Program, statement: Assign) -> None:
-    """A reduction over all elements is a statement of its own, and none stands in another."""
+    """A reduction of the rule is a statement of its own, and none stands in another."""
     for node in walk(statement.value):
         if isinstance(node, Op) and node.op in REDUCTIONS and node is not statement.value:
             raise IRError(f"'{node.op}' has no name")

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from optgen.ir.infer import walk
 from optgen.ir.nodes import Assign, Const, Expr, Guard, Op, Program
+from optgen.ir.ops import NORMS, REDUCED
 from optgen.passes.rewrite import Splitter, bottom_up
 
 __all__ = ["expand_words"]
@@ -41,9 +42,11 @@ def _expand(value: Expr) -> Expr:
             return Op("add", (Op("mul", (beta, average)), Op("mul", (rest, new))), value.span)
         case Op(op="clamp", args=(x, low, high)):
             return Op("min", (Op("max", (x, low)), high), value.span)
-        case Op(op="all_l1", args=(x,)):
-            return Op("all_sum", (Op("abs", (x,)),), value.span)
-        case Op(op="all_l2" | "all_rms" as op, args=(x,)):
-            return Op("sqrt", (Op("all_sum" if op == "all_l2" else "all_mean", (Op("pow", (x, Const(2))),)),), value.span)
+        case Op(op=op, args=(x,)) if REDUCED.get(op, ("", ""))[1] in NORMS:
+            over, norm = REDUCED[op]
+            if norm == "l1":
+                return Op(f"{over}_sum", (Op("abs", (x,)),), value.span)
+            squares = Op(f"{over}_sum" if norm == "l2" else f"{over}_mean", (Op("pow", (x, Const(2))),))
+            return Op("sqrt", (squares,), value.span)
         case _:
             return value

@@ -14,6 +14,7 @@ from dataclasses import replace
 from optgen.ir.infer import infer, refs, substitute
 from optgen.ir.names import free_name, name_for
 from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, Statement, Symbol
+from optgen.ir.ops import SPREAD
 
 __all__ = ["hoist_scalars"]
 
@@ -48,9 +49,9 @@ class _Hoister:
             value = self.split(value, statement.guards)
             (kind, domain), target = infer(value, self.symbols), self.symbols[statement.target].domain
             if domain == Domain.HOST and kind in (Kind.REAL, Kind.INT):
-                value = Op("number" if target == Domain.TENSOR else "spread", (value,))
-            elif domain == Domain.TENSOR < target:
-                value = _spread(value, kind)
+                value = Op("number" if target == Domain.TENSOR else SPREAD[target], (value,))
+            elif domain != target:
+                value = _spread(value, kind, SPREAD[target])
             self.body.append(replace(statement, value=value))
 
     def assign_host(self, statement: Assign) -> None:
@@ -124,11 +125,11 @@ class _Hoister:
         return Ref(self.hoisted[value])
 
 
-def _spread(value: Expr, kind: Kind) -> Expr:
-    """One number of all elements, or a condition on some, for every element."""
+def _spread(value: Expr, kind: Kind, spread: str) -> Expr:
+    """A number, or a condition, of a smaller domain for every element, or every row or column."""
     if kind != Kind.BOOL:
-        return Op("spread", (value,))
-    return Op("ne", (Op("spread", (Op("where", (value, Const(1.0), Const(0.0))),)), Const(0.0)))
+        return Op(spread, (value,))
+    return Op("ne", (Op(spread, (Op("where", (value, Const(1.0), Const(0.0))),)), Const(0.0)))
 
 
 def _plain_name(value: Expr) -> str:

@@ -1,4 +1,4 @@
-"""Pass `name-reductions`: every reduction over all elements gets a statement of its own, equal ones the same.
+"""Pass `name-reductions`: every reduction of the rule gets a statement of its own, equal ones the same.
 
 p = p - lr/sqrt(sum(u*u))*u   ->   sum_u_u = sum(u*u); p = p - lr/sqrt(sum_u_u)*u
 """

@@ -13,6 +13,7 @@ from optgen.passes.fold_constants import fold_constants
 from optgen.passes.fold_scalar_factors import fold_scalar_factors
 from optgen.passes.hoist_scalars import hoist_scalars
 from optgen.passes.name_reductions import name_reductions
+from optgen.passes.name_vectors import name_vectors
 from optgen.passes.remove_dead import remove_dead
 from optgen.passes.select_branches import select_branches
 from optgen.passes.share_subexpressions import share_subexpressions
@@ -40,6 +41,8 @@ PASSES: tuple[Pass, ...] = (
     # after branches have become choices, which would give a name to half of a value
     Pass("name-reductions", name_reductions, "plain"),
     Pass("hoist-scalars", hoist_scalars, "hoisted"),
+    # after hoisting, which leaves host scalars by name
+    Pass("name-vectors", name_vectors, "hoisted"),
     # after hoisting, when what two expressions share is per element and worth a register
     Pass("share-subexpressions", share_subexpressions, "hoisted"),
     Pass("remove-dead", remove_dead, "hoisted"),

@@ -42,7 +42,7 @@ def key_of(value: Expr, versions: Mapping[str, int]) -> Key:
 
 
 def _places(program: Program) -> dict[Key, list[tuple[Guard, ...]]]:
-    """The guards of every occurrence of every operation per element, or of all elements."""
+    """The guards of every occurrence of every operation per element, row or column, or of all elements."""
     places: dict[Key, list[tuple[Guard, ...]]] = defaultdict(list)
     versions: dict[str, int] = defaultdict(int)
     for statement in program.body:
@@ -52,7 +52,7 @@ def _places(program: Program) -> dict[Key, list[tuple[Guard, ...]]]:
             value = stack.pop()
             if isinstance(value, Op):
                 stack += value.args
-                if infer(value, program.symbols)[1] in (Domain.ELEMENT, Domain.TENSOR):
+                if infer(value, program.symbols)[1] not in (Domain.HOST, Domain.BLOCK):
                     places[key_of(value, versions)].append(statement.guards)
         versions[statement.target] += 1
     return places

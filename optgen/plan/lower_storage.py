@@ -36,7 +36,7 @@ from optgen.ir.nodes import (
     Symbol,
 )
 from optgen.ir.ops import WIDE_REDUCTIONS
-from optgen.plan.nodes import Buffer, Layout
+from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout
 from optgen.storage.codebooks import CODEBOOKS, saved_scalars
 from optgen.storage.codec import Codec, build_functions
 
@@ -98,10 +98,10 @@ class _Lowering:
         )
 
     def element(self, state: State, buffer: str, index: int) -> Store:
-        """A state with one value per element, or one of all; returns how it is written."""
+        """A state with one value per element, row or column, or one of all; returns how it is written."""
         dtype = "real" if state.floats is None else state.floats.dtype
         doc = state.doc or state.name
-        layout = Layout.TENSOR if state.whole else Layout.ELEMENT
+        layout = Layout.TENSOR if state.whole else VECTOR_LAYOUTS.get(state.domain, Layout.ELEMENT)
         self.load(Buffer(buffer, layout, dtype, state.save_as, state, self.reads(state.name), True, doc), state.name)
         value: Expr = Ref(state.name)
         if state.floats is not None and state.floats.rounding == "stochastic":

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from optgen.ir.nodes import Assign, Function, Guard, Hyper, Op, Program, State, Statement, Storage
+from optgen.ir.nodes import VECTORS, Assign, Domain, Function, Guard, Hyper, Op, Program, State, Statement, Storage
 from optgen.ir.ops import REDUCTIONS
 
-__all__ = ["CHUNK", "Buffer", "Kernel", "Layout", "Plan", "Reduction", "Sweep", "Variant"]
+__all__ = [
+    "CHUNK",
+    "COLUMNS",
+    "STRIP",
+    "VECTOR_LAYOUTS",
+    "Buffer",
+    "Kernel",
+    "Layout",
+    "Plan",
+    "Reduction",
+    "Sweep",
+    "Variant",
+]
 
 CHUNK = 256  # elements of a part of a reduction, where there are no codes whose blocks say it
+COLUMNS = 128  # of a tile of a kernel that knows rows and columns, where there are no codes; also of a part of a row
+STRIP = 32  # rows of a part of a column
 WHOLE = 2**62  # elements that a row has at least where all of a parameter is one row
 
 
@@ -21,7 +35,20 @@ class Layout(Enum):
     BLOCK = "block"  # one float32 per block, shaped (leading dimensions..., blocks per row)
     ROW = "row"  # one float32 per row, shaped (leading dimensions..., 1)
     TENSOR = "tensor"  # one float32
+    ROWS = "rows"  # one number of the rule per row of each matrix, shaped (leading dimensions..., rows, 1)
+    COLS = "cols"  # per column, shaped (leading dimensions..., 1, columns)
+    MATRICES = "matrices"  # per matrix, shaped (leading dimensions..., 1, 1)
+    STRIPS = "strips"  # per column of each strip of rows, shaped (matrices, strips, columns)
     CODE = "code"  # packed codes, bytes shaped (leading dimensions..., bytes per row)
+
+
+VECTOR_LAYOUTS = {Domain.ROW: Layout.ROWS, Domain.COL: Layout.COLS, Domain.MATRIX: Layout.MATRICES}
+SEEN = {  # how vectors lie to a pass over vectors: those that it is over are its elements, one a matrix is one a row of them
+    Domain.ELEMENT: {},
+    Domain.ROW: {Layout.ROWS: Layout.ELEMENT, Layout.MATRICES: Layout.ROWS},
+    Domain.COL: {Layout.COLS: Layout.ELEMENT, Layout.MATRICES: Layout.ROWS},
+    Domain.MATRIX: {Layout.MATRICES: Layout.ELEMENT},
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +69,8 @@ class Buffer:
     written: bool
     doc: str
     when: Guard | None = None
-    block: int = 0  # of scalars, the elements that a block of theirs has
+    block: int = 0  # of scalars, the elements that a block of theirs has; of strips, their rows
+    over: Domain = Domain.ELEMENT  # of parts, the pass that leaves them
 
     @property
     def guard(self) -> Guard | None:
@@ -64,7 +92,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a sweep leaves for the next: the `op` of a scratch buffer of blocks, in one of rows or the tensor.
+    """What a sweep leaves for the next: the `op` of a scratch buffer of parts, in one of rows, columns, matrices or the tensor.
 
     The op is "max", "min", "sum", or "mean": the sum over the number of a parameter's elements.
     """
@@ -76,13 +104,14 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One pass over the elements: `buffers` are those it uses, `columns` the host scalars that it reads."""
+    """One pass over the elements, or over vectors: `buffers` are those it uses, `columns` the host scalars that it reads."""
 
     name: str
     buffers: tuple[Buffer, ...]
     columns: tuple[str, ...]
     body: tuple[Statement, ...]
     reductions: tuple[Reduction, ...] = ()
+    over: Domain = Domain.ELEMENT
 
 
 @dataclass(frozen=True)
@@ -117,6 +146,25 @@ class Kernel:
     sweeps: tuple[Sweep, ...]
     scratch: tuple[Buffer, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
+    grid: bool = False  # whether it knows rows and columns
+
+    def seen_by(self, sweep: Sweep) -> Kernel:
+        """The same, with buffers and names as a sweep sees them: vectors are its elements, or are read for each of them."""
+
+        def seen(buffer: Buffer) -> Buffer:
+            return replace(buffer, layout=SEEN[sweep.over].get(buffer.layout, buffer.layout))
+
+        symbols = {
+            name: replace(symbol, domain=Domain.ELEMENT) if symbol.domain in VECTORS else symbol
+            for name, symbol in self.program.symbols.items()
+        }
+        return replace(
+            self,
+            variant=self.variant if sweep.over == Domain.ELEMENT else Variant((), {}),
+            buffers=tuple(map(seen, self.buffers)),
+            scratch=tuple(map(seen, self.scratch)),
+            program=replace(self.program, symbols=symbols),
+        )
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -131,7 +179,9 @@ class Kernel:
 
     @property
     def chunk(self) -> int:
-        """The elements of a part of a reduction, if a sweep ends with one; else 0."""
+        """The elements of a part of a reduction, if a sweep ends with one, or of a row of a tile; else 0."""
+        if self.grid:
+            return self.wide or COLUMNS
         return (self.wide or CHUNK) if any(sweep.reductions for sweep in self.sweeps) else 0
 
     @property
@@ -166,10 +216,15 @@ class Plan:
 
     @property
     def whole(self) -> bool:
-        """Whether the rule itself reduces over all elements of a parameter, or keeps such a number."""
-        return any(state.whole for state in self.program.states) or any(
+        """Whether the rule itself reduces over elements of a parameter, or keeps a number of many."""
+        return any(state.whole or state.domain in VECTORS for state in self.program.states) or any(
             isinstance(s.value, Op) and s.value.op in REDUCTIONS for s in self.program.body
         )
+
+    @property
+    def grid(self) -> bool:
+        """Whether the rule knows rows and columns."""
+        return any(kernel.grid for kernel in self.kernels)
 
     @property
     def random(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optgen.ir.infer import refs
-from optgen.ir.nodes import Domain, Kind, Program, Role, State, Storage, Symbol
+from optgen.ir.nodes import VECTORS, Assign, Domain, Kind, Program, Role, State, Statement, Storage, Symbol
 from optgen.plan.lower_storage import lower_storage
-from optgen.plan.nodes import CHUNK, Kernel, Plan, Variant
+from optgen.plan.nodes import CHUNK, COLUMNS, Kernel, Plan, Variant
 from optgen.plan.sweeps import split_sweeps
 from optgen.storage.codebooks import half_gap
 
@@ -93,7 +94,9 @@ def _kernel(program: Program, variant: Variant) -> Kernel:
     name = "update" if not variant.stored else _kernel_name(program, variant)
     columns = tuple(name for name in program.symbols if name in read & host)
     known = replace(program, symbols={**program.symbols, **lowered.symbols})
-    split = split_sweeps(name, lowered.buffers, columns, lowered.body, known, variant.wide(program) or CHUNK)
+    grid = _knows_rows(lowered.body, known)
+    chunk = variant.wide(program) or (COLUMNS if grid else CHUNK)
+    split = split_sweeps(name, lowered.buffers, columns, lowered.body, known, chunk)
     symbols = {**lowered.symbols, **{b.name: _buffer_symbol(b.name) for b in (*lowered.buffers, *split.scratch)}}
     return Kernel(
         name=name,
@@ -106,7 +109,14 @@ def _kernel(program: Program, variant: Variant) -> Kernel:
         sweeps=tuple(split.sweeps),
         scratch=tuple(split.scratch),
         copies=tuple(split.copies),
+        grid=grid,
     )
+
+
+def _knows_rows(body: Sequence[Statement], program: Program) -> bool:
+    """Whether a value is one of a row, a column or a matrix."""
+    targets = [statement.target for statement in body if isinstance(statement, Assign)]
+    return any(program.symbols[target].domain in VECTORS for target in targets)
 
 
 def _kernel_name(program: Program, variant: Variant) -> str:

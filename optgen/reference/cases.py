@@ -10,12 +10,13 @@ import torch
 
 from optgen.ir.constants import by_part, evaluate_condition
 from optgen.ir.infer import refs
-from optgen.ir.nodes import Assign, Const, Hyper, Op, Program, Ref
+from optgen.ir.nodes import VECTORS, Assign, Const, Hyper, Op, Program, Ref
 from optgen.reference.compare import Case
 
 __all__ = ["dtype_cases", "hyper_cases", "late_cases", "shape_cases"]
 
 SMALL = ((), (1,), (33,), (5, 7))
+SMALL_MATRICES = ((1, 1), (2, 3, 4, 5), (3, 33), (70, 5))
 MODES = ("nearest", "kahan", "correction8", "correction16")
 LATE = 1000
 OTHERS = (0.1, 0.5, 0.9, 0.0, 1.0, 2.0, 1e-3, -1.0, 10.0)  # what a number is set to when its default will not do
@@ -23,17 +24,22 @@ OTHERS = (0.1, 0.5, 0.9, 0.0, 1.0, 2.0, 1e-3, -1.0, 10.0)  # what a number is se
 
 def shape_cases(program: Program, steps: int) -> list[Case]:
     """Matrices that are stored as codes, with and without padding, and parameters that are too small for codes."""
-    return [Case("matrices", _matrices(program), steps=steps), Case("small", SMALL, steps=steps)]
+    return [Case("matrices", _matrices(program), steps=steps), Case("small", _small(program), steps=steps)]
+
+
+def _small(program: Program) -> tuple[tuple[int, ...], ...]:
+    """Small parameters; of a rule that knows rows and columns matrices."""
+    return SMALL_MATRICES if any(symbol.domain in VECTORS for symbol in program.symbols.values()) else SMALL
 
 
 def dtype_cases(program: Program, steps: int) -> list[Case]:
     """The other dtypes of parameters and gradients."""
-    shapes = (_matrices(program)[0], (33,))
+    shapes = (_matrices(program)[0], *_small(program)[2:3])
     return [
         Case("bfloat16", shapes, torch.bfloat16, steps),
-        Case("float16", SMALL[2:], torch.float16, steps),
+        Case("float16", _small(program)[2:], torch.float16, steps),
         *(Case(f"bfloat16, {mode}", shapes, torch.bfloat16, steps, {"low_precision": mode}) for mode in MODES),
-        *(Case(f"float16, {mode}", SMALL[2:], torch.float16, steps, {"low_precision": mode}) for mode in MODES[1:]),
+        *(Case(f"float16, {mode}", _small(program)[2:], torch.float16, steps, {"low_precision": mode}) for mode in MODES[1:]),
         Case("float64", shapes, torch.float64, steps),
     ]
 
@@ -43,7 +49,7 @@ def hyper_cases(program: Program, steps: int) -> list[Case]:
 
     Numbers whose default is zero are set to something else, so that no term and no nested branch is left out.
     """
-    shapes = (_matrices(program)[0], (33,))
+    shapes = (_matrices(program)[0], *_small(program)[2:3])
     full = _without_zeros(program)
     chosen: list[tuple[str, dict[str, Any]]] = [("no zeros", full)] if full else []
     for hyper in program.hypers:
@@ -59,7 +65,11 @@ def late_cases(program: Program, steps: int) -> list[Case]:
     timed = {guard.flag for statement in program.body for guard in statement.guards if guard.flag not in program.flags}
     values = [s.value for s in program.body if isinstance(s, Assign) and s.target in timed and s.value != first]
     full = _without_zeros(program)
-    return [Case("late steps", (_matrices(program)[0], (33,)), steps=steps, hypers=full, start=LATE)] if values else []
+    return (
+        [Case("late steps", (_matrices(program)[0], *_small(program)[2:3]), steps=steps, hypers=full, start=LATE)]
+        if values
+        else []
+    )
 
 
 def _matrices(program: Program) -> tuple[tuple[int, ...], ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from optgen.ir.nodes import Call, Const, Expr, Function, Op, Ref
+from optgen.ir.ops import REDUCED
 
 __all__ = ["call", "evaluate"]
 
@@ -72,13 +73,6 @@ OPS: dict[str, Callable[..., Array]] = {
     "or": np.logical_or,
     "not": np.logical_not,
     "spread": lambda x: x,
-    "all_sum": np.sum,
-    "all_mean": np.mean,
-    "all_max": np.max,
-    "all_min": np.min,
-    "all_l1": lambda x: np.sum(np.abs(x)),
-    "all_l2": lambda x: np.sqrt(np.sum(np.square(x))),
-    "all_rms": lambda x: np.sqrt(np.mean(np.square(x))),
     "ema": lambda x, y, beta: beta * x + (1 - beta) * y,
     "clamp": lambda x, low, high: np.minimum(np.maximum(x, low), high),
     "bit_and": np.bitwise_and,
@@ -106,6 +100,23 @@ OPS: dict[str, Callable[..., Array]] = {
     "block_low": _block_low,
     "block_select": _block_select,
 }
+
+
+def _reduction(over: str, how: str) -> Callable[[Array], Array]:
+    axes = {"all": None, "rows": -2, "cols": -1, "matrix": (-2, -1)}[over]
+    taken: dict[str, Callable[..., Array]] = {
+        "sum": np.sum,
+        "mean": np.mean,
+        "max": np.max,
+        "min": np.min,
+        "l1": lambda x, **where: np.sum(np.abs(x), **where),
+        "l2": lambda x, **where: np.sqrt(np.sum(np.square(x), **where)),
+        "rms": lambda x, **where: np.sqrt(np.mean(np.square(x), **where)),
+    }
+    return lambda x: taken[how](x, axis=axes, keepdims=over != "all")
+
+
+OPS |= {op: _reduction(over, how) for op, (over, how) in REDUCED.items()}
 
 
 def evaluate(value: Expr, env: Env, functions: Mapping[str, Function], real: type[np.floating[Any]]) -> Array:

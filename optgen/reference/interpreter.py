@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from optgen.ir.nodes import Assign, Domain, Function, Program, Role, State
+from optgen.ir.nodes import SHAPES, VECTORS, Assign, Domain, Function, Program, Role, State
 from optgen.reference import narrow, packing
 from optgen.reference.evaluate import call, evaluate
+from optgen.runtime.layout import vector_shape
 from optgen.storage.codebooks import CODEBOOKS, half_gap, state_codes
 from optgen.storage.codec import build_functions
 
@@ -50,8 +51,9 @@ class Reference:
             conditions = {**flags, **{g.flag: env.get(g.flag) for g in statement.guards if g.flag not in flags}}
             if all(bool(conditions[guard.flag]) == guard.holds for guard in statement.guards):
                 value = evaluate(statement.value, env, {}, np.float64)
-                per_element = self.program.symbols[statement.target].domain == Domain.ELEMENT
-                env[statement.target] = np.broadcast_to(value, p.shape) if per_element else value
+                domain = self.program.symbols[statement.target].domain
+                full = p.shape if domain == Domain.ELEMENT else vector_shape(SHAPES[domain], p.shape)
+                env[statement.target] = np.broadcast_to(value, full) if domain in (*VECTORS, Domain.ELEMENT) else value
         new: dict[str, Array] = {"step": np.asarray(float(t))}
         if "rounding_key" in state:
             new["rounding_key"] = state["rounding_key"]
@@ -87,8 +89,9 @@ class Reference:
         codes = state_codes(s)
         if s.scalar:
             return np.float64(state.get(s.save_as, 0.0))
-        if s.whole:
-            return np.asarray(state.get(s.save_as, np.zeros(()))).astype(np.float64)
+        if s.whole or s.domain in VECTORS:
+            zeros = np.zeros(() if s.whole else vector_shape(s.shape, shape))
+            return np.asarray(state.get(s.save_as, zeros)).astype(np.float64)
         if codes is None or not codes.applies_to(shape):
             return np.asarray(state.get(s.save_as, np.zeros(shape))).astype(np.float64)
         if f"{s.save_as}.codes" not in state:
@@ -106,6 +109,8 @@ class Reference:
         codes = state_codes(s)
         if s.floats is not None:
             return {s.save_as: rounded(np.broadcast_to(value, shape), s.floats.dtype, s.floats.rounding, index, state, t)}
+        if s.domain in VECTORS:
+            return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), vector_shape(s.shape, shape))}
         if s.domain != Domain.ELEMENT:
             return {s.save_as: np.asarray(value, dtype=np.float64)}
         if codes is None or not codes.applies_to(shape):

@@ -108,7 +108,8 @@ def launch(optimizer: type[Any], backend: str, batches: list[Batch], *, auto: bo
 
 def _run_torch(optimizer: type[Any], batch: Batch, *, compiled: bool) -> None:
     update = optimizer.torch_updates[batch.kernel]
-    flatten = compiled and not optimizer.description.kernels[batch.kernel].stored
+    kernel = optimizer.description.kernels[batch.kernel]
+    flatten = compiled and not kernel.stored and not kernel.grid
     if compiled:
         update = compiled_update(update)
     device = batch.columns[0][0].device

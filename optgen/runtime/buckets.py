@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optgen.runtime.layout import WHOLE, row_shape
+from optgen.runtime.layout import WHOLE, frame, row_shape
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["Bucket", "Scratch", "addresses_of", "copy_back", "make_scratch", "rows_of", "run_buckets"]
 
 
+STRIP = 32  # rows of a part of a column; as in plan/nodes.py
+
+
 class Scratch(NamedTuple):
     """A tensor between sweeps: a number for each block, row or the tensor; in the end it may be copied to a slot.
+
+    In kernels that know rows and columns it may be one for each column of a strip of rows, of the "rows", "cols" or
+    "matrices"; `over` says what the sweep is over that leaves parts.
 
     It is used only where `flag`, if there is one, is as `holds` says. Numbers are float32, or those of the arithmetic.
     """
@@ -33,6 +39,25 @@ class Scratch(NamedTuple):
     flag: str | None = None
     holds: bool = True
     real: bool = False  # whether numbers have the dtype of the arithmetic
+    over: str = "element"
+
+    def size_in(self, shape: Sequence[int]) -> int:
+        """Its elements, for a parameter of this shape whose rows and columns are known."""
+        if self.layout in ("block", "strips"):
+            matrices, rows, cols = frame(shape, self.over)
+            return matrices * (rows * -(-cols // self.block) if self.layout == "block" else -(-rows // STRIP) * cols)
+        count, rows, cols = frame(shape, "element")
+        return count * {"rows": rows, "cols": cols}.get(self.layout, 1) if self.layout != "tensor" else 1
+
+    def parts_of(self, result: Scratch, shape: Sequence[int]) -> tuple[int, int, int, int]:
+        """How these parts become `result`: a stack of so many, parts of each, how far apart parts lie, elements of each."""
+        matrices, rows, cols = frame(shape, self.over)
+        if self.layout == "strips":
+            stack, each, apart = matrices, -(-rows // STRIP), cols
+        else:
+            stack, apart = result.size_in(shape), 1
+            each = self.size_in(shape) // stack
+        return stack, each, apart, matrices * rows * cols // (stack * apart)
 
     def is_used(self, flags: Mapping[str, Any]) -> bool:
         """Whether the sweeps use it under these flags."""
@@ -203,14 +228,17 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def make_scratch(scratch: Sequence[Scratch], bucket: Bucket, least: int) -> list[list[Tensor]]:
+def make_scratch(scratch: Sequence[Scratch], bucket: Bucket, least: int, *, grid: bool = False) -> list[list[Tensor]]:
     """What lies between the sweeps, a list for each, of each parameter one; their rows have at least so many elements."""
     if not scratch:
         return []
-    extents = [rows_of(shape, least) for shape in bucket.shapes]
+
+    def size(kept: Scratch, shape: torch.Size) -> int:
+        return kept.size_in(shape) if grid else kept.size(*rows_of(shape, least))
+
     dtypes = [bucket.dtypes[3] if kept.real else torch.float32 for kept in scratch]
     return [
-        [torch.empty(kept.size(*extent), dtype=dtype, device=bucket.device) for extent in extents]
+        [torch.empty(size(kept, shape), dtype=dtype, device=bucket.device) for shape in bucket.shapes]
         for kept, dtype in zip(scratch, dtypes, strict=True)
     ]
 

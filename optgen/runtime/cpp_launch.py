@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from optgen.runtime.buckets import Bucket, Scratch, addresses_of, copy_back, make_scratch, rows_of, run_buckets
 from optgen.runtime.cpp_compile import library
+from optgen.runtime.layout import frame
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
@@ -37,6 +39,7 @@ class CppKernel(NamedTuple):
     row: int
     tile: int
     scratch: tuple[Scratch, ...] = ()
+    grid: bool = False  # whether it knows rows and columns
 
 
 class _Arguments(ctypes.Structure):
@@ -75,7 +78,7 @@ def _definitions(bucket: Bucket, flags: Sequence[str]) -> tuple[tuple[str, str],
 
 
 def _call(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> None:
-    scratch = make_scratch(kernel.scratch, bucket, kernel.row)
+    scratch = make_scratch(kernel.scratch, bucket, kernel.row, grid=kernel.grid)
     extents, tiles = _extents(kernel, bucket.shapes)
     between = [addresses_of(scratch)] if scratch else []
     tensors = torch.cat([bucket.addresses, *between, extents], dim=1)
@@ -89,7 +92,13 @@ def _call(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _extents(kernel: CppKernel, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, int]:
-    """Of each parameter rows, elements in a row and the number of its first tile, int64 (n, 3); and the number of tiles."""
+    """Of each parameter rows, elements in a row and the number of its first tile, int64 (n, 3); and the number of tiles.
+
+    For a kernel that knows rows and columns it is matrices, rows and columns.
+    """
+    if kernel.grid:
+        sizes = [frame(shape, "element") for shape in shapes]
+        return torch.tensor(sizes, dtype=torch.int64, device="cpu"), sum(map(math.prod, sizes)) // kernel.tile
     extents, tiles = [], 0
     for shape in shapes:
         rows, length = rows_of(shape, kernel.row) if kernel.wide else (1, shape.numel())

@@ -34,7 +34,7 @@ class State:
     """What is remembered of a parameter, under `key` in its state dict.
 
     A scalar is a float64 tensor of shape (), on the host, a whole state one in the dtype of the arithmetic beside the
-    parameter. Otherwise one value per element, in `dtype` or else that of the arithmetic,
+    parameter, one with a `shape`, "[..., rows, 1]" or its kind, such a tensor of numbers. Otherwise one value per element, in `dtype` or else that of the arithmetic,
     or, where `codes` applies to the parameter's shape, packed codes under `key.codes` and block scalars under `key.<name>`;
     `levels` names what the codes stand for.
     `flag` and `holds` say under which compile-time flag the state exists.
@@ -43,6 +43,7 @@ class State:
     name: str
     key: str
     scalar: bool = False
+    shape: str = ""
     flag: str | None = None
     holds: bool = True
     codes: Codes | None = None
@@ -64,6 +65,7 @@ class KernelInfo:
     keys: tuple[tuple[str, str], ...]  # (state, key in the state dict), in the order of the function's arguments
     flags: tuple[str, ...] = ()  # the compile-time flags it takes
     facts: tuple[float, ...] = ()
+    grid: bool = False  # whether it knows rows and columns
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class Description:
     outputs: tuple[str, ...] = ()  # scalar states that a step changes, in the order `scalars` returns them
     random: bool = False  # whether a state is rounded stochastically
     whole: bool = False  # whether the rule reduces over all elements of a parameter
+
+    @property
+    def grid(self) -> bool:
+        """Whether the rule knows rows and columns, so that a parameter must have both."""
+        return any(kernel.grid for kernel in self.kernels)
 
     @property
     def origin(self) -> dict[str, str]:

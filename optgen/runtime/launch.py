@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from optgen.runtime.backends import interpreting
 from optgen.runtime.buckets import Bucket, Scratch, addresses_of, copy_back, make_scratch, rows_of, run_buckets
+from optgen.runtime.layout import frame
 from optgen.runtime.low_precision import CORRECTED
 from optgen.runtime.tables import StepTable, ValueTable, tabulated
 
@@ -33,6 +34,8 @@ TRITON_DTYPES = {
 }
 
 
+VECTOR = 1024  # elements of a tile of a sweep over rows or columns
+JOINED = 128  # columns of a program that joins strips
 TAIL = 4  # a tile with masks is so much smaller
 MOST_REGISTERS = 248  # of a thread; at 255, all there are, ptxas spills a few
 ALL_REGISTERS = 65536  # of a processor
@@ -47,10 +50,18 @@ class Reduction(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """One pass over the elements."""
+    """One pass over the "element"s, or over each "row", "col" or "matrix"."""
 
     entry: Any
     reductions: tuple[Reduction, ...] = ()
+    over: str = "element"
+
+
+class Launch(NamedTuple):
+    """Tiles of one size that are launched together, int32 (tiles, 2), and what the compiler is told of them."""
+
+    tiles: Tensor
+    constants: dict[str, int]
 
 
 class TritonKernel(NamedTuple):
@@ -61,7 +72,7 @@ class TritonKernel(NamedTuple):
     correction give each element one more value.
 
     `registers` is the most that a thread may have on an NVIDIA GPU where arithmetic is float32; `scratch` follows the tensors in each
-    parameter's slots; `tables` are what its functions look up.
+    parameter's slots; `tables` are what its functions look up. `width` is that of a tile of a kernel that knows rows and columns.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -73,6 +84,7 @@ class TritonKernel(NamedTuple):
     scratch: tuple[Scratch, ...] = ()
     tables: tuple[ValueTable | StepTable, ...] = ()
     extras: tuple[str, ...] = ()
+    width: int = 0
 
     def tile_of(self, flags: Mapping[str, Any], *, bulk: bool = True) -> int:
         """Elements of a tile under these flags, `low_precision` one of them; fewer where it has masks."""
@@ -85,8 +97,9 @@ class TritonKernel(NamedTuple):
 
         A tile with masks that a large block makes larger than a quarter has more threads, which then need no more registers.
         """
-        threads = self.threads if bulk else self.threads * max(1, tile * TAIL // self.tile)
-        registers = min(MOST_REGISTERS, ALL_REGISTERS // threads) if double else self.registers
+        more = 2 if self.width else max(1, tile * TAIL // self.tile)
+        threads = self.threads if bulk else self.threads * more
+        registers = min(MOST_REGISTERS if double else self.registers, ALL_REGISTERS // threads)
         return {"num_warps": threads // warp_size, **({"maxnreg": registers} if platform == "cuda" else {})}
 
 
@@ -107,9 +120,8 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
 
 def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
     (param, grad, correction, real), device = bucket.dtypes, bucket.device
-    scratch = make_scratch(kernel.scratch, bucket, kernel.row)
-    tile_sizes = kernel.tile_of(bucket.flags), kernel.tile_of(bucket.flags, bulk=False)
-    extents, parts = _cut(kernel, tile_sizes, bucket.shapes, tuple(bucket.regular()), device)
+    scratch = make_scratch(kernel.scratch, bucket, kernel.row, grid=kernel.width > 0)
+    extents, launches = _launches(kernel, bucket)
     between = [addresses_of(scratch)] if scratch else []
     rows = torch.cat([bucket.addresses, *between, extents], dim=1)
     tables = _on_device([rows, bucket.scalar_table(), bucket.key_table()], device)
@@ -122,21 +134,39 @@ def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
         "ALIGNED": bucket.aligned,
     }
 
-    def options(size: int, *, bulk: bool) -> dict[str, int]:
-        if interpreting():
-            return {"num_warps": 1}
-        return kernel.options(*_platform(device), size, bulk=bulk, double=real == torch.float64)
-
-    launches = [(tiles, {"TILE": size, "BULK": bulk, **options(size, bulk=bulk)}) for tiles, size, bulk in parts]
     with _on(device):
         for sweep in kernel.sweeps:
             entry, taken = sweep.entry, {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names}
-            for tiles, chosen in launches:
+            for tiles, chosen in launches[sweep.over]:
                 entry[(len(tiles),)](*tables, tiles, *looked_up, **taken, **constants, **chosen)
             for reduction in sweep.reductions:
                 if kernel.scratch[reduction.parts - len(bucket.columns)].is_used(bucket.flags):
                     _join(kernel, reduction, bucket, rows)
     copy_back(kernel.scratch, bucket, scratch)
+
+
+def _launches(kernel: TritonKernel, bucket: Bucket) -> tuple[Tensor, dict[str, list[Launch]]]:
+    """The sizes of each parameter, as kernels read them, and what is launched for sweeps over the same."""
+    device, double = bucket.device, bucket.dtypes[3] == torch.float64
+
+    def options(size: int, *, bulk: bool) -> dict[str, int]:
+        if interpreting():
+            return {"num_warps": 1}
+        return kernel.options(*_platform(device), size, bulk=bulk, double=double)
+
+    if kernel.width:
+        overs = dict.fromkeys(sweep.over for sweep in kernel.sweeps)
+        cut = {over: _cut_grid(kernel, over, bucket.shapes, tuple(bucket.regular()), device) for over in overs}
+        sizes = [(*frame(shape, "element"), 1) for shape in bucket.shapes]
+        extents = torch.tensor(sizes, dtype=torch.int64, device="cpu")
+    else:
+        tile_sizes = kernel.tile_of(bucket.flags), kernel.tile_of(bucket.flags, bulk=False)
+        extents, parts = _cut(kernel, tile_sizes, bucket.shapes, tuple(bucket.regular()), device)
+        cut = {"element": [(tiles, {"TILE": size}, is_bulk) for tiles, size, is_bulk in parts]}
+    return extents, {
+        over: [Launch(tiles, {**sizes, "BULK": bulk, **options(sizes["TILE"], bulk=bulk)}) for tiles, sizes, bulk in parts]
+        for over, parts in cut.items()
+    }
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -146,19 +176,28 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 def _join(kernel: TritonKernel, reduction: Reduction, bucket: Bucket, slots: Tensor) -> None:
     """Reduce the parts of every parameter of a bucket in one launch."""
+    from optgen.runtime.triton_grid import join_strips
     from optgen.runtime.triton_reduce import join_parts
 
     first = len(bucket.columns)
     parts, result = kernel.scratch[reduction.parts - first], kernel.scratch[reduction.result - first]
-    rows = []
+    real = TRITON_DTYPES[bucket.dtypes[3]] if parts.real else tl.float32
+    rows, most = [], 0
     for shape, addresses in zip(bucket.shapes, slots.tolist(), strict=True):
+        if kernel.width:
+            stack, each, apart, elements = parts.parts_of(result, shape)
+            rows.append([addresses[reduction.parts], each, addresses[reduction.result], stack, elements, apart])
+            most = max(most, stack * -(-apart // JOINED))
+            continue
         extent = rows_of(shape, kernel.row)
         count = result.size(*extent)
         each = parts.size(*extent) // count
         rows.append([addresses[reduction.parts], each, addresses[reduction.result], count, math.prod(extent)])
     table = torch.tensor(rows, dtype=torch.int64, device=bucket.device)
-    real = TRITON_DTYPES[bucket.dtypes[3]] if parts.real else tl.float32
-    join_parts[(max(row[3] for row in rows), len(rows))](table, OP=reduction.op, REAL=real, CHUNK=1024)
+    if parts.layout == "strips":
+        join_strips[(most, len(rows))](table, OP=reduction.op, REAL=real, WIDTH=JOINED)
+        return
+    join_parts[(max(row[3] for row in rows), len(rows))](table, OP=reduction.op, REAL=real, SLOTS=len(rows[0]), CHUNK=1024)
 
 
 @functools.cache
@@ -205,6 +244,27 @@ def _cut(
     return torch.tensor(extents, dtype=torch.int64, device="cpu"), launched
 
 
+@functools.lru_cache(maxsize=256)
+def _cut_grid(
+    kernel: TritonKernel, over: str, shapes: tuple[torch.Size, ...], regular: tuple[bool, ...], device: torch.device
+) -> list[tuple[Tensor, dict[str, int], bool]]:
+    """Parameters as tiles of rows and columns, for sweeps over elements or over vectors; these are one row high.
+
+    A tile of the bulk is whole, and so are those in its row.
+    """
+    height, width = (kernel.tile // kernel.width, kernel.width) if over == "element" else (1, VECTOR)
+    bulk, rest = [], []
+    for shape, is_regular in zip(shapes, regular, strict=True):
+        count, rows, length = frame(shape, over)
+        across, strips = -(-length // width), -(-rows // height)
+        numbers = torch.arange(count * strips * across, device="cpu")
+        whole = (numbers // across % strips < rows // height) & (is_regular and over == "element" and length % width == 0)
+        bulk.append(numbers[whole])
+        rest.append(numbers[~whole])
+    sizes = {"TILE": height * width, "WIDTH": width}
+    return [(_tiles(each, device), sizes, each is bulk) for each in (bulk, rest) if any(map(len, each))]
+
+
 def _on_device(tables: list[Tensor], device: torch.device) -> list[Tensor]:
     """Tables of the host on the device, in one copy that the host does not wait for."""
     if device.type == "cpu":
@@ -228,10 +288,11 @@ def _unpacked(packed: Tensor, tables: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def _tiles(ranges: Sequence[range], device: torch.device) -> Tensor:
-    """The parameter of each tile, and which of its tiles it is: int32 (tiles, 2); the tiles of each parameter are a range."""
-    owner = torch.arange(len(ranges), device="cpu").repeat_interleave(
-        torch.tensor([len(each) for each in ranges], device="cpu")
+def _tiles(numbers: Sequence[range | Tensor], device: torch.device) -> Tensor:
+    """The parameter of each tile, and which of its tiles it is, int32 (tiles, 2), from the numbers of each parameter's tiles."""
+    owner = torch.arange(len(numbers), device="cpu").repeat_interleave(
+        torch.tensor([len(each) for each in numbers], device="cpu")
     )
-    number = torch.cat([torch.arange(each.start, each.stop, device="cpu") for each in ranges])
+    ranges = [torch.arange(each.start, each.stop, device="cpu") if isinstance(each, range) else each for each in numbers]
+    number = torch.cat(ranges)
     return torch.stack([owner, number], dim=1).to(torch.int32).to(device)

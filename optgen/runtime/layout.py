@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["WHOLE", "Codes", "Shard", "row_shape"]
+__all__ = ["WHOLE", "Codes", "Shard", "frame", "matrices", "row_shape", "vector_shape"]
 
 
 class Shard(NamedTuple):
@@ -37,6 +37,26 @@ def row_shape(shape: Sequence[int], least: int) -> tuple[tuple[int, ...], int]:
         split -= 1
         length *= shape[split]
     return tuple(shape[:split]), length
+
+
+def matrices(shape: Sequence[int]) -> tuple[int, int, int]:
+    """A parameter of two or more dimensions as a stack of matrices: how many, their rows and their columns."""
+    return math.prod(shape[:-2]), shape[-2], shape[-1]
+
+
+def frame(shape: Sequence[int], over: str) -> tuple[int, int, int]:
+    """The matrices, rows and columns that a pass sees of a parameter of this shape.
+
+    One over the "element"s sees them as they are. One over each "row", "col" or "matrix" sees a matrix of such, whose rows are
+    the matrices of the parameter.
+    """
+    count, rows, cols = matrices(shape)
+    return {"element": (count, rows, cols), "row": (1, count, rows), "col": (1, count, cols), "matrix": (1, 1, count)}[over]
+
+
+def vector_shape(shape: str, of: Sequence[int]) -> tuple[int, ...]:
+    """The shape "[..., rows, 1]", "[..., 1, cols]" or "[..., 1, 1]" for a parameter of this shape."""
+    return (*of[:-2], of[-2] if "rows" in shape else 1, of[-1] if "cols" in shape else 1)
 
 
 @dataclass(frozen=True)

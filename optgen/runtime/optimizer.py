@@ -16,6 +16,7 @@ from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, Part, di
 from optgen.runtime.description import Description, KernelInfo, State
 from optgen.runtime.host import Scalar
 from optgen.runtime.known import Known
+from optgen.runtime.layout import vector_shape
 from optgen.runtime.low_precision import (
     CORRECTION,
     correction_dtype,
@@ -26,6 +27,7 @@ from optgen.runtime.states import fit_states, float_dtype, state_tensors
 
 __all__ = ["GeneratedOptimizer"]
 
+MATRIX = 2  # dimensions
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -83,7 +85,7 @@ class GeneratedOptimizer(Optimizer):
         try:
             for p in self.param_groups[-1]["params"]:
                 self._check_param(p, self.param_groups[-1]["storage"])
-        except (TypeError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError):
             self.param_groups.pop()
             raise
         group = self.param_groups[-1]
@@ -117,6 +119,11 @@ class GeneratedOptimizer(Optimizer):
             raise RuntimeError(
                 f"{name} cannot update a parameter of shape {tuple(p.shape)} and strides {p.stride()}: "
                 "several of its elements share memory; pass a contiguous copy"
+            )
+        if self.description.grid and p.ndim < MATRIX:
+            raise ValueError(
+                f"{self._owner(p)} has shape {tuple(p.shape)}, and this rule needs rows and columns, the last two of two or more "
+                "dimensions: give it to another optimizer"
             )
         stored = self.description.stored_codes(p.shape, storage)
         sharding.check_parameter(lambda: self._owner(p), p, stored, whole=self.description.whole)
@@ -343,6 +350,8 @@ def _explain_state(state: State, p: Tensor, kernel: KernelInfo) -> str:
         return f"{state.name} one number"
     if state.whole:
         return f"{state.name} one number of all elements"
+    if state.shape:
+        return f"{state.name} {tuple(vector_shape(state.shape, p.shape))}"
     if state.name in kernel.stored and state.codes is not None:
         codes = state.codes
         where = f"in blocks of {codes.block}" if codes.scope == "block" else f"with one scale per {codes.scope}"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optgen.runtime import sharding
 from optgen.runtime.description import State
+from optgen.runtime.layout import vector_shape
 from optgen.runtime.low_precision import CORRECTION
 
 __all__ = ["Kept", "fit_states", "float_dtype", "real_dtype", "state_tensors"]
@@ -42,6 +43,8 @@ def state_tensors(state: State, coded: bool, shape: Sequence[int], param: torch.
         return {state.key: Kept((), torch.float64, "host")}
     if state.whole:
         return {state.key: Kept((), real_dtype(param), "beside")}
+    if state.shape:
+        return {state.key: Kept(vector_shape(state.shape, shape), real_dtype(param), "beside")}
     codes = state.codes
     if not coded or codes is None:
         return {state.key: Kept(tuple(shape), float_dtype(state, param), "like")}

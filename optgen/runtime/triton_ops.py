@@ -33,6 +33,7 @@ __all__ = [
     "block_low",
     "block_select",
     "divide",
+    "hashed",
     "integer_at",
     "load_codes",
     "load_elements",
@@ -330,13 +331,13 @@ def random_words(key, start, offsets, TILE: tl.constexpr, BULK: tl.constexpr):
     """
     if BULK:
         quad = ((tl.load(key + 1) + start) // 4).to(tl.uint32) + tl.arange(0, TILE // 4).to(tl.uint32)
-        words = (_hash(quad, key), quad)
+        words = (hashed(quad, key), quad)
     else:
         elements = start + offsets
         index = elements + tl.load(key + 1)
         if tl.load(key + 3) != 0:  # else nothing is divided
             index += elements // tl.load(key + 2) * tl.load(key + 3)
-        words = (_hash((index >> 2).to(tl.uint32), key), (index & 3).to(tl.uint32))
+        words = (hashed((index >> 2).to(tl.uint32), key), (index & 3).to(tl.uint32))
     return words
 
 
@@ -368,7 +369,7 @@ def _word(hashed, power):
 
 
 @triton.jit
-def _hash(counter, key):
+def hashed(counter, key):
     """32 random bits for each counter; the key goes in before and after the first round."""
     words = tl.load(key)
     x = counter ^ words.to(tl.uint32)

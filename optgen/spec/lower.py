@@ -7,9 +7,9 @@ from dataclasses import replace
 from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import Assignment, Branch, FormulaText, parse_expression
-from optgen.ir.infer import infer, refs, walk
+from optgen.ir.infer import holds, infer, joined, refs, walk
 from optgen.ir.names import is_reserved, is_symbol_name, name_for
-from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, State, Symbol
+from optgen.ir.nodes import SHAPES, VECTORS, Assign, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, State, Symbol
 from optgen.spec.check import check_program
 from optgen.spec.check_used import check_everything_used
 from optgen.spec.define import Definition
@@ -42,12 +42,12 @@ def _lowered(spec: Spec, found: Diagnostics) -> Program:
     A local has one domain, the largest of all values that it is assigned. It is known at the end, so the rule is walked
     again until no line widens a local that an earlier line has used.
     """
-    wide: dict[str, Span] = {}
+    wide: dict[str, tuple[Domain, Span]] = {}
     while True:
         faults = Diagnostics()
         lowering = _Lowering(spec, faults, wide)
         program = lowering.program()
-        if lowering.wide.keys() == wide.keys():
+        if lowering.wide == wide:
             break
         wide = lowering.wide
     check_program(spec, program, lowering.poisoned, faults)
@@ -60,7 +60,7 @@ def _lowered(spec: Spec, found: Diagnostics) -> Program:
 class _Lowering:
     """Walks the update rule once, in order, and knows the names seen so far."""
 
-    def __init__(self, spec: Spec, found: Diagnostics, wide: dict[str, Span]) -> None:
+    def __init__(self, spec: Spec, found: Diagnostics, wide: dict[str, tuple[Domain, Span]]) -> None:
         self.spec = spec
         self.found = found
         self.flags: dict[str, Expr] = {}
@@ -68,7 +68,7 @@ class _Lowering:
         self.names = Resolver(spec, found)
         self.symbols, self.poisoned = self.names.symbols, self.names.poisoned
         self.taken = {*self.symbols, *(hyper.name for hyper in spec.hypers), *_targets(spec.update)}
-        self.wide = dict(wide)  # locals with values per element whose first value is none, and where they get another
+        self.wide = dict(wide)  # locals with more values than their first one has: their domain, and where they get others
 
     def program(self) -> Program:
         states = tuple(self.with_formulas(state) for state in self.spec.states)
@@ -139,10 +139,11 @@ class _Lowering:
                 more = "; with 'shape: tensor' also sums and norms of p and g" if per_element and state.scalar else ""
                 self.found.add("bad-init", message, node.span, help=f"'init' may use {allowed}{more}")
                 return None
-        if infer(value, self.symbols)[1] > state.domain:
+        if not holds(state.domain, infer(value, self.symbols)[1]):
             span = Span(text.source, text.starts[0], text.starts[0] + len(text.text))
             help_text = "take sum(...), mean(...) or another reduction"
-            self.found.add("bad-init", f"state '{state.name}' is one number and cannot start per element", span, help=help_text)
+            shape = f"has the shape {state.shape}" if state.domain in VECTORS else "is one number"
+            self.found.add("bad-init", f"state '{state.name}' {shape} and cannot start per element", span, help=help_text)
             return None
         return value
 
@@ -173,10 +174,11 @@ class _Lowering:
         """Give a new local its symbol; note a value per element that comes after others."""
         name, known = statement.target, self.symbols.get(statement.target)
         if known is None:
-            domain = Domain.ELEMENT if name in self.wide else domain
+            domain = joined((domain, self.wide[name][0])) if name in self.wide else domain
             self.symbols[name] = Symbol(name, Role.LOCAL, kind, domain)
-        elif known.role == Role.LOCAL and known.domain not in (Domain.ELEMENT, domain):
-            self.wide.setdefault(name, statement.span)
+        elif known.role == Role.LOCAL and not holds(known.domain, domain):
+            _, place = self.wide.get(name, (domain, statement.span))
+            self.wide[name] = (joined((known.domain, domain)), place)
 
     def facts(self, value: Expr) -> Expr:
         """`half_gap(m)` -> `half_gap_m`: a host scalar whose value the storage of the parameter decides.
@@ -228,12 +230,18 @@ class _Lowering:
             message = f"'{statement.target}' is {KIND_WORDS[known.kind]} and cannot become {KIND_WORDS[kind]}"
             self.found.add("kind-mismatch", message, statement.target_span, help="take another name")
             return False
-        if known.role == Role.STATE and known.domain < domain:
+        if known.role == Role.STATE and not holds(known.domain, domain):
             declared = (Label(self.spec.spans[known.name], "declared as a scalar here"),)
             help_text = "declare 'like: p'"
             kind_of_value = "a value per element"
             if domain == Domain.TENSOR:
                 help_text, kind_of_value = "declare 'shape: tensor'", "what is computed from all elements"
+            if domain in VECTORS and known.domain < Domain.MATRIX:
+                help_text, kind_of_value = f"declare 'shape: {SHAPES[domain]}'", "what is computed of rows or columns"
+            if known.domain in VECTORS:
+                help_text = "reduce it over the other dimensions, or declare 'like: p'"
+                declared = (Label(self.spec.spans[known.name], f"declared with the shape {SHAPES[known.domain]} here"),)
+                kind_of_value = f"values of the shape {SHAPES[domain]}" if domain in VECTORS else kind_of_value
             if known.domain == Domain.TENSOR:
                 help_text = "take sum(...), mean(...) or another reduction, or declare 'like: p'"
                 declared = (Label(self.spec.spans[known.name], "declared as one number here"),)
@@ -260,11 +268,11 @@ class _Lowering:
 
     def per_element(self, condition: Expr, span: Span) -> None:
         """Report an `if` on values per element; a local that gets one elsewhere is pointed at."""
-        places = {name: self.wide[name] for name in refs(condition) if name in self.wide}
+        places = {name: self.wide[name][1] for name in refs(condition) if name in self.wide}
         secondary = tuple(Label(place, f"'{name}' has a value per element here") for name, place in places.items())
         help_text = "write where(condition, x, y), which chooses element by element"
         message = "'if' chooses for the whole parameter, and this condition differs from element to element"
-        if infer(condition, self.symbols)[1] == Domain.TENSOR:
+        if infer(condition, self.symbols)[1] in (Domain.TENSOR, *VECTORS):
             help_text = "write where(condition, x, y), which chooses a value"
             message = "'if' chooses before elements are read, and this condition is known when all have been seen"
         self.found.add("condition-per-element", message, span, secondary=secondary, help=help_text)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import collections.abc
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
-from optgen.ir.nodes import Domain, Floats, State, Storage
+from optgen.ir.nodes import SHAPES, VECTORS, Domain, Floats, State, Storage
 from optgen.spec.fields import Fields, is_number
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import check_name
-from optgen.spec.yaml_nodes import Mapping, Node, Scalar
+from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence
 from optgen.storage.codebooks import CODEBOOKS, OPTIONS, check_sizes, check_storage
 
 __all__ = ["StateReader"]
@@ -79,7 +79,8 @@ class StateReader:
         floats = self.floats(how) if how is not None else None
         storage = self.storage(key, how, unsigned) if how is not None and floats is None else None
         if (storage is not None or floats is not None) and domain != Domain.ELEMENT:
-            self.found.add("bad-value", f"{what} is one number and has no storage", table["storage"].span, help="remove it")
+            message = f"{what} {'is of rows or columns' if domain in VECTORS else 'is one number'} and has no storage"
+            self.found.add("bad-value", message, table["storage"].span, help="remove it")
         doc = (self.fields.text(table["doc"], f"the doc of {what}") or "") if "doc" in table else ""
         return State(key.text, self.save_as(key, table), domain, unsigned, storage=storage, floats=floats, doc=doc)
 
@@ -88,15 +89,27 @@ class StateReader:
         if "like" in table:
             self.fields.choice(table["like"], f"'like' of {what}", ("p",))
         if "shape" in table:
-            shape = self.fields.choice(table["shape"], f"'shape' of {what}", ("scalar", "tensor"))
+            shape = self.shape(table["shape"], what)
         if "like" in table and "shape" in table:
             self.found.add("bad-value", f"{what} has both 'like' and 'shape'", table["shape"].span, help="keep one of them")
         elif "like" not in table and "shape" not in table:
             help_text = "add 'like: p' for one value per element, 'shape: scalar' or 'shape: tensor' for one number"
             self.found.add("missing-key", f"{what} needs a shape", key.span, help=help_text)
-        if "shape" not in table:
-            return Domain.ELEMENT
-        return Domain.TENSOR if shape == "tensor" else Domain.HOST
+        return Domain.ELEMENT if "shape" not in table else next((d for d, text in SHAPES.items() if text == shape), Domain.HOST)
+
+    def shape(self, node: Node, what: str) -> str | None:
+        """The shape of a state: a word, or a list of dimensions."""
+        if isinstance(node, Scalar) and not node.text.startswith("["):
+            return self.fields.choice(node, f"'shape' of {what}", ("scalar", "tensor"))
+        shapes = [text for text in SHAPES.values() if text.startswith("[")]
+        items = node.items if isinstance(node, Sequence) else ()
+        text = node.text if isinstance(node, Scalar) else f"[{', '.join(x.text for x in items if isinstance(x, Scalar))}]"
+        if text in shapes:
+            return text
+        message = f"'shape' of {what} cannot be {quoted(text)}"
+        help_text = f"write {', '.join(shapes[:-1])} or {shapes[-1]}, 'scalar' or 'tensor'"
+        self.found.add("bad-value", message, node.span, help=help_text)
+        return None
 
     def save_as(self, key: Scalar, table: dict[str, Node]) -> str:
         """The key in a state dict; by default the state's own name. No two states share one."""
@@ -201,7 +214,7 @@ class StateReader:
         return known if numbers and len(known) == len(numbers) else None
 
 
-def _with_rows(states: Sequence[State]) -> tuple[State, ...]:
+def _with_rows(states: collections.abc.Sequence[State]) -> tuple[State, ...]:
     """States whose rows are alike: they have at least the elements of the largest block."""
     row = max((state.storage.block for state in states if state.storage is not None), default=0)
     return tuple(

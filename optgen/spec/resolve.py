@@ -6,7 +6,8 @@ from optgen.diagnostics import Diagnostics, Label
 from optgen.diagnostics.diagnostic import suggest
 from optgen.ir.infer import KindError, infer, refs, walk
 from optgen.ir.names import INPUTS
-from optgen.ir.nodes import Const, Domain, Expr, Hyper, Kind, Op, Ref, Role, Symbol
+from optgen.ir.nodes import SHAPES, VECTORS, Const, Domain, Expr, Hyper, Kind, Op, Ref, Role, Symbol
+from optgen.ir.ops import OVER, REDUCED
 from optgen.spec.model import Spec
 from optgen.storage.codebooks import half_gap
 
@@ -51,18 +52,24 @@ class Resolver:
         return value if self.elements_reduced(value) else None
 
     def elements_reduced(self, value: Expr) -> bool:
-        """Report a reduction of what is one number."""
+        """Report a reduction of what is one number, or over a dimension that it does not have."""
         good = True
         for node in walk(value):
-            if isinstance(node, Op) and node.op.startswith("all_") and infer(node.args[0], self.symbols)[1] != Domain.ELEMENT:
-                assert node.span is not None
-                help_text = (
-                    "give it p, g, a state or what is computed of them; the mean or maximum of one number is that number"
-                )
-                self.found.add(
-                    "reduced-number", "this is one number for the whole parameter already", node.span, help=help_text
-                )
-                good = False
+            if not isinstance(node, Op) or node.op not in REDUCED:
+                continue
+            domain, (over, _) = infer(node.args[0], self.symbols)[1], REDUCED[node.op]
+            if domain in OVER[over][1]:
+                continue
+            assert node.span is not None
+            message = "this is one number for the whole parameter already"
+            help_text = "give it p, g, a state or what is computed of them; the mean or maximum of one number is that number"
+            if domain in VECTORS:
+                missing = "rows and columns" if domain == Domain.MATRIX else "rows" if domain == Domain.COL else "columns"
+                message = f"this has no {missing} to reduce over: its shape is {SHAPES[domain]}"
+                possible = [word for word, (_, left) in OVER.items() if word != "all" and domain in left]
+                help_text = f"write over={possible[0]}" if possible else "leave the reduction out"
+            self.found.add("reduced-number", message, node.span, help=help_text)
+            good = False
         return good
 
     def mismatch(self, node: Expr, expected: Kind, got: Kind) -> None:

@@ -50,6 +50,8 @@ class CppSweepView:
     columns: tuple[str, ...]
     random: str
     reductions: tuple[str, ...]
+    over: str
+    chunk: int  # elements of a row that tiles are counted in, if it knows rows and columns
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class CppKernelView:
     tile: int
     columns: int
     scratch: str
+    grid: bool
 
 
 def emit_cpp(view: PackageView, plan: Plan) -> dict[str, str]:
@@ -106,11 +109,13 @@ def _kernel(kernel: Kernel, plan: Plan) -> CppKernelView:
         tile=TILE,
         columns=len(plan.columns),
         scratch=scratch_table(kernel),
+        grid=kernel.grid,
     )
 
 
 def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str]) -> CppSweepView:
     used = {buffer.name: buffer for buffer in sweep.buffers}
+    kernel = kernel.seen_by(sweep)
     every = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
     writes_param = any(isinstance(s, Store) and every[s.buffer].dtype == "param" for s in sweep.body)
     return CppSweepView(
@@ -120,8 +125,10 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str]) -> CppSwe
         scalars=tuple((cpp_name(name), plan.columns.index(name)) for name in sweep.columns),
         lines=tuple(tile_lines(kernel, sweep)),
         columns=tuple(_column(every[name], used.get(name), kernel) for name in slots),
+        over=sweep.over.name.lower(),
+        chunk=kernel.chunk,
         random="true" if salts_of(sweep) else "is_random" if writes_param else "false",
-        reductions=tuple(_join(reduction, every, sweep, slots) for reduction in sweep.reductions),
+        reductions=tuple(_join(reduction, every, sweep, slots, kernel.grid) for reduction in sweep.reductions),
     )
 
 
@@ -140,10 +147,12 @@ def _column(buffer: Buffer, used: Buffer | None, kernel: Kernel) -> str:
     return f"{{Layout::{buffer.layout.value}, {size}, {block}, {', '.join(ways)}}}"
 
 
-def _join(reduction: Reduction, every: dict[str, Buffer], sweep: Sweep, slots: list[str]) -> str:
+def _join(reduction: Reduction, every: dict[str, Buffer], sweep: Sweep, slots: list[str], grid: bool) -> str:
     places = f"{slots.index(reduction.parts)}, {slots.index(reduction.result)}"
     kind = f"Join::{reduction.op}, {_type(every[reduction.parts])}"
     line = f"join_parts<{kind}>(bucket, {sweep.name}_columns, {places});"
+    if grid:
+        line = f"join_grid<{kind}, Over::{sweep.over.name.lower()}>(bucket, {sweep.name}_columns, {places});"
     guard = every[reduction.parts].guard
     return line if guard is None else f"if constexpr ({condition(guard)}) {line}"
 

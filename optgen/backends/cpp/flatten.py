@@ -47,7 +47,12 @@ class _Flattener:
 
     def add(self, statement: Statement) -> None:
         guards = statement.guards
-        if isinstance(statement, Store):
+        if isinstance(statement, Store) and self.buffers[statement.buffer].layout == Layout.STRIPS:
+            value = self.lifted(statement.value, statement.buffer, guards)
+            assert isinstance(value, Op)
+            part = value.args[0] if isinstance(value.args[0], Ref) else self.assigned(statement.buffer, value.args[0], guards)
+            self.out.append(Store(statement.buffer, Op(value.op, (part,)), guards))
+        elif isinstance(statement, Store):
             value = self.lifted(statement.value, statement.buffer, guards)
             if self.buffers[statement.buffer].layout != Layout.ELEMENT and not isinstance(value, Ref):
                 value = self.assigned(statement.buffer, value, guards)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from optgen.backends.cpp.config import MOST_LANES, TILE
 from optgen.backends.cpp.flatten import flatten
 from optgen.backends.cpp.printer import LoopPrinter, condition, cpp_name, is_packed, unpacked
-from optgen.backends.cpp.schedule import Level, Step, Value, schedule
+from optgen.backends.cpp.schedule import Level, Step, Value, is_single, schedule
 from optgen.backends.cpp.versions import number_versions
 from optgen.ir.infer import walk
-from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Kind, Op, Ref, Store
+from optgen.ir.nodes import Assign, Const, Domain, Expr, Guard, Kind, Op, Ref, Statement, Store, Symbol
 from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
 
 __all__ = ["salts_of", "tile_lines"]
@@ -44,7 +44,7 @@ FORMS = {
 
 
 def tile_lines(kernel: Kernel, sweep: Sweep) -> list[str]:
-    """The body of a tile's function, behind the names of its buffers and scalars."""
+    """The body of a tile's function, behind the names of its buffers and scalars, of a kernel as the sweep sees it."""
     return _TileWriter(kernel, sweep).lines()
 
 
@@ -66,13 +66,13 @@ class _TileWriter:
         functions = {function.name: function for function in kernel.functions}
         self.kernel = kernel
         self.buffers: dict[str, Buffer] = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
-        body, known = number_versions(sweep.body, kernel.program.symbols)
+        body, known = number_versions(sweep.body, _known_in_front(sweep.body, kernel.program.symbols, self.buffers))
         statements, symbols = flatten(body, known, functions, self.buffers)
         self.schedule = schedule(statements, kernel)
         self.printer = LoopPrinter(kernel, symbols)
         self.symbols = symbols
         self.sweep = sweep
-        blocks = [buffer.block for buffer in sweep.buffers if buffer.block]
+        blocks = [b.block for b in sweep.buffers if b.block and (b.layout == Layout.BLOCK or not kernel.grid)]
         blocks += [buffer.storage.block for buffer in sweep.buffers if buffer.layout == Layout.CODE]
         self.narrow = min(blocks, default=0)  # elements of the smallest block; 0 without codes
         self.names: dict[Value, str] = {}  # of arrays
@@ -218,6 +218,8 @@ class _TileWriter:
             assert step.value is not None
             name = cpp_name(step.value.name)
             return [f"{name} = {FORMS[step.reduction].taken_in.format(name, of)};"]
+        if isinstance(step.statement, Store) and self.buffers[step.statement.buffer].layout == Layout.STRIPS:
+            return [self.strip(step, cpp_name(step.statement.buffer))]
         text = self.printer.value_of(step)
         if isinstance(step.statement, Assign):
             return [f"{declared}{cpp_name(step.statement.target)} = {text};"]
@@ -254,6 +256,16 @@ class _TileWriter:
             return self.vector_type(step.value)
         compared = "floats" if step.value.precision == "float" else "reals"
         return f"decltype({compared}{{}} < {compared}{{}})" if step.statement.guards else "auto"
+
+    def strip(self, step: Step, name: str) -> str:
+        """What a strip leaves of each column takes in one more row."""
+        value = step.statement.value
+        assert isinstance(value, Op)
+        self.printer.reads = step.reads
+        text, before = self.printer.expression(value.args[0]), f"load_reals({name} + i)"
+        taken = {"strip_sum": f"{before} + {text}", "strip_max": f"maximum({before}, {text})"}
+        both = taken.get(value.op, f"minimum({before}, {text})")
+        return f"store_reals({name} + i, tile.starts_strip ? {text} : {both});"
 
     # Loops over blocks, a block a lane
 
@@ -312,6 +324,18 @@ class _TileWriter:
             line = f"copy({array}, {cpp_name(step.statement.buffer)}, tile.count / {value.block});"
             lines += guarded([line], step.statement.guards)
         return joined(lines)
+
+
+def _known_in_front(
+    body: Sequence[Statement], symbols: Mapping[str, Symbol], buffers: Mapping[str, Buffer]
+) -> dict[str, Symbol]:
+    """The symbols of a sweep; what a tile reads one number of is known in front of its loops, as numbers of the tensor are."""
+    known = dict(symbols)
+    for statement in body:
+        match statement:
+            case Assign(target=target, value=Op(op="load", args=(Ref(name=name),))) if is_single(buffers[name]):
+                known[target] = replace(known[target], domain=Domain.TENSOR)
+    return known
 
 
 def indented(lines: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optgen.backends.cpp.config import FORMATS, is_taken
-from optgen.backends.cpp.schedule import Step, Value, precision_of
+from optgen.backends.cpp.schedule import Step, Value, is_single, precision_of
 from optgen.backends.printer import ATOM, COMPARE, INFIX, SUM, UNARY, Printer
 from optgen.ir.infer import infer
 from optgen.ir.nodes import Const, Expr, Function, Guard, Kind, Op, Ref, Role, Symbol
@@ -185,7 +185,7 @@ class LoopPrinter(CppPrinter):
         match value:
             case Op(op="load", args=(Ref(name="param"),)):
                 return ATOM, "read_parameter(param, correction, i)"
-            case Op(op="load", args=(Ref(name=name),)) if self.buffers[name].is_number:
+            case Op(op="load", args=(Ref(name=name),)) if is_single(self.buffers[name]):
                 return ATOM, f"spread(*{cpp_name(name)})"
             case Op(op="load", args=(Ref(name=name),)):
                 return ATOM, f"load_reals({cpp_name(name)} + i)"

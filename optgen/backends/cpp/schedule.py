@@ -16,7 +16,15 @@ from optgen.ir.nodes import Assign, Call, Const, Domain, Expr, Guard, Op, Ref, S
 from optgen.ir.ops import PARTS
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
-__all__ = ["Level", "Schedule", "Step", "Value", "precision_of", "schedule"]
+__all__ = ["Level", "Schedule", "Step", "Value", "is_single", "precision_of", "schedule"]
+
+
+LIKE_ELEMENTS = (Layout.ELEMENT, Layout.COLS)  # read a vector at a time
+
+
+def is_single(buffer: Buffer) -> bool:
+    """Whether a tile, a part of one row, reads one number of it."""
+    return buffer.is_number or buffer.layout in (Layout.ROWS, Layout.MATRICES)
 
 
 @dataclass(eq=False)
@@ -116,7 +124,8 @@ class _Linker:
         domain = self.domain(statement.value)
         if not isinstance(statement, Assign):
             layout = self.buffers[statement.buffer].layout
-            return Step(statement, None, reads, Domain.ELEMENT if layout in (Layout.ELEMENT, Layout.CODE) else Domain.BLOCK)
+            per_element = (Layout.ELEMENT, Layout.CODE, Layout.STRIPS)
+            return Step(statement, None, reads, Domain.ELEMENT if layout in per_element else Domain.BLOCK)
         value = self.assign(statement, domain)
         return Step(statement, value, reads, Domain.ELEMENT if _reduction(statement) else value.domain)
 
@@ -130,7 +139,7 @@ class _Linker:
         made = Value(name, domain if of_all else max(domain, Domain.BLOCK), precision, self.block(expr), guards=guards)
         if not of_all and isinstance(expr, Op) and expr.op == "load" and isinstance(expr.args[0], Ref):
             buffer = self.buffers[expr.args[0].name]
-            made.buffer = None if buffer.layout == Layout.ELEMENT else buffer.name
+            made.buffer = None if buffer.layout in LIKE_ELEMENTS else buffer.name
         if domain == Domain.HOST and not made.block:
             made.domain = Domain.ELEMENT
         if name in self.current and any(not set(guards) <= set(before) for before in earlier):
@@ -151,9 +160,9 @@ class _Linker:
             case Ref(name=name):
                 return self.current[name].domain if name in self.current else Domain.HOST
             case Op(op="load", args=(Ref(name=name),)):
-                if self.buffers[name].is_number:
+                if is_single(self.buffers[name]):
                     return Domain.TENSOR
-                return Domain.ELEMENT if self.buffers[name].layout == Layout.ELEMENT else Domain.BLOCK
+                return Domain.ELEMENT if self.buffers[name].layout in LIKE_ELEMENTS else Domain.BLOCK
             case Op(op="load_codes" | "random_bits" | "random_elements" | "spread"):
                 return Domain.ELEMENT
             case Op(op="number"):
@@ -171,7 +180,8 @@ class _Linker:
             case Ref(name=name):
                 return self.current[name].block if name in self.current else 0
             case Op(op="load", args=(Ref(name=name),)):
-                return 0 if self.buffers[name].is_number else self.buffers[name].block
+                buffer = self.buffers[name]
+                return 0 if is_single(buffer) or buffer.layout in LIKE_ELEMENTS else buffer.block
             case Op(op=op) if op in PARTS:
                 return self.kernel.chunk
             case Op(op="load_codes", args=(Ref(name=name),)):
@@ -192,7 +202,7 @@ def precision_of(value: Expr, names: Mapping[str, Value], buffers: Mapping[str, 
         case Ref(name=name):
             return names[name].precision if name in names else "real"
         case Op(op="load", args=(Ref(name=name),)):
-            return "real" if buffers[name].layout == Layout.ELEMENT or buffers[name].is_number else "float"
+            return "real" if buffers[name].layout in LIKE_ELEMENTS or is_single(buffers[name]) else "float"
         case Op(op="elements" | "spread" | "number"):
             return "real"
         case Op(op="blocks" | "real" | "from_bits" | "stochastic_bfloat16" | "stochastic_float16") | Call():

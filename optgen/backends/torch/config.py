@@ -1,6 +1,11 @@
 """How each operation is written in torch. `@` marks a function of the runtime."""
 
+from optgen.ir.ops import REDUCED, REDUCTIONS
+
 __all__ = ["FORMATS", "HOST_FORMATS"]
+
+TAKEN = {"sum": "sum", "mean": "mean", "max": "amax", "min": "amin"}
+DIMS = {"all": "", "rows": ", -2, keepdim=True", "cols": ", -1, keepdim=True", "matrix": ", (-2, -1), keepdim=True"}
 
 FORMATS = {
     "abs": "torch.abs({0})",
@@ -30,11 +35,11 @@ FORMATS = {
     "block_count": "torch.sum({0}, dim=-1, keepdim=True, dtype=torch.int32)",
     "block_low": "@block_low({0}, {1}, {2})",
     "block_select": "@block_select({0}, {1}, {2})",
-    "all_sum": "torch.sum({0})",
-    "all_mean": "torch.mean({0})",
-    "all_max": "torch.amax({0})",
-    "all_min": "torch.amin({0})",
+    **{op: f"torch.{TAKEN[how]}({{0}}{DIMS[REDUCED[op][0]]})" for op, how in REDUCTIONS.items()},
     "number": "{0}",
+    "spread_rows": "{0}",
+    "spread_cols": "{0}",
+    "spread_matrices": "{0}",
     "spread": "{0}.expand(param.shape)",
     "stochastic_bfloat16": "@stochastic_bfloat16({0}, {1})",
     "stochastic_float16": "@stochastic_float16({0}, {1})",

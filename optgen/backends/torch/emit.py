@@ -10,7 +10,7 @@ from optgen.backends.render import render
 from optgen.backends.torch.printer import HostPrinter, KernelPrinter, TorchPrinter
 from optgen.backends.view import PackageView
 from optgen.ir.infer import substitute
-from optgen.ir.nodes import Domain, Expr, Function, Hyper, Kind, Ref, Role, State
+from optgen.ir.nodes import VECTORS, Domain, Expr, Function, Hyper, Kind, Ref, Role, State
 from optgen.ir.text import expression
 from optgen.plan.nodes import Kernel, Plan
 from optgen.storage.codebooks import levels_in_words, saved_scalars
@@ -183,6 +183,8 @@ def _state_text(state: State) -> str:
         parts.append("scalar=True")
     if state.whole:
         parts.append("whole=True")
+    if state.domain in VECTORS:
+        parts.append(f"shape={state.shape!r}")
     if state.when is not None:
         parts.append(f"flag={state.when.flag!r}")
         if not state.when.holds:
@@ -201,5 +203,5 @@ def _state_text(state: State) -> str:
 def _kernel_text(kernel: Kernel) -> str:
     keys = tuple((b.state.name if b.state is not None else b.name, b.key) for b in kernel.buffers if b.key is not None)
     facts = tuple(kernel.variant.facts.values())
-    extra = f", facts={facts!r}" if facts else ""
+    extra = (f", facts={facts!r}" if facts else "") + (", grid=True" if kernel.grid else "")
     return f"KernelInfo({kernel.name!r}, stored={kernel.variant.stored!r}, keys={keys!r}, flags={kernel.flags!r}{extra})"

@@ -5,9 +5,13 @@ from __future__ import annotations
 from optgen.backends.printer import ATOM, Printer, plain_parentheses
 from optgen.backends.torch.config import FORMATS, HOST_FORMATS
 from optgen.ir.nodes import Const, Expr, Kind, Op, Ref, Storage
-from optgen.plan.nodes import Buffer, Kernel, Layout
+from optgen.ir.ops import SPREAD
+from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Kernel, Layout
 
 __all__ = ["HostPrinter", "TorchPrinter"]
+
+
+VECTORS = tuple(VECTOR_LAYOUTS.values())
 
 
 class TorchPrinter(Printer):
@@ -60,7 +64,7 @@ class KernelPrinter(TorchPrinter):
                 return f"unpack({name}, {storage.bits}, {storage.block})"
             case Op(op="where", args=(condition, Const(value=x), Const(value=y))) if self.kind(value) == Kind.REAL:
                 return f"torch.where({self.expression(condition)}, scalars.new_full((), {x!r}), {y!r})"
-            case Op(op="number", args=(Const(value=number),)):
+            case Op(op=op, args=(Const(value=number),)) if op in ("number", *SPREAD.values()) and op != "spread":
                 return f"scalars.new_full((), {number!r})"
             case Op(op="spread", args=(Const(value=number),)):
                 return f"scalars.new_full(param.shape, {number!r})"
@@ -79,7 +83,7 @@ class KernelPrinter(TorchPrinter):
                 return super().operation(value)
 
     def load(self, buffer: Buffer) -> str:
-        if buffer.is_number:
+        if buffer.is_number or buffer.layout in VECTORS:
             return buffer.name
         if buffer.layout != Layout.ELEMENT:
             self.helpers.add("block_scalars")
@@ -99,7 +103,7 @@ class KernelPrinter(TorchPrinter):
         if self.buffers[buffer].layout == Layout.CODE:
             self.helpers.add("pack")
             text = f"pack({text}, {self.buffers[buffer].storage.bits})"
-        if self.buffers[buffer].layout != Layout.ELEMENT:
+        if self.buffers[buffer].layout not in (Layout.ELEMENT, *VECTORS):
             text = f"{text}.view_as({buffer})"
         return [f"{buffer}.copy_({text})"]
 

@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from optgen.backends.paragraphs import buffer_comment, paragraphs, scratch_table, sweep_doc
 from optgen.backends.printer import NARROW_HELPERS
 from optgen.backends.render import COLUMNS, render
-from optgen.backends.triton.config import CODED_REGISTERS, CODED_SHARE, REGISTERS, SHARE, THREADS, WORD_BITS
+from optgen.backends.triton.config import CODED_REGISTERS, CODED_SHARE, GRID_THREADS, REGISTERS, SHARE, THREADS, WORD_BITS
 from optgen.backends.triton.printer import KernelPrinter, TritonPrinter
 from optgen.backends.triton.tables import Tables, tables_of
 from optgen.backends.view import PackageView
-from optgen.ir.nodes import Function
-from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Sweep
+from optgen.ir.nodes import Domain, Function
+from optgen.plan.nodes import STRIP, Buffer, Kernel, Layout, Plan, Sweep
 
 __all__ = ["emit_triton"]
 
+GRID_HELPERS = frozenset(
+    [
+        *("column_values", "grid_parts", "grid_tile", "grid_words", "matrix_value", "row_values", "store_strips"),
+        *("strip_max", "strip_min", "strip_sum"),
+    ]
+)
 WORDS = re.compile(r"\b_words\b")
 
 
@@ -40,6 +46,8 @@ class SweepView:
     pointers: tuple[str, ...]
     lines: tuple[str, ...]
     reductions: str
+    over: str  # "element", "row", "col" or "matrix"
+    sizes: tuple[int, int]  # where the sizes of what it is over stand: rows and columns
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class TritonKernelView:
     registers: int
     tables: bool  # whether its functions look values up
     extras: tuple[str, ...]  # flags with which an element has one more value
+    width: int  # of a tile, if it knows rows and columns
 
 
 def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
@@ -70,7 +79,8 @@ def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
     text = render(
         "triton/templates/backend.py.jinja",
         package=view,
-        helpers=sorted(helpers - NARROW_HELPERS),
+        helpers=sorted(helpers - NARROW_HELPERS - GRID_HELPERS),
+        grid_helpers=sorted(helpers & GRID_HELPERS),
         narrow_helpers=sorted(helpers & NARROW_HELPERS),
         functions=functions,
         tables=tables,
@@ -98,20 +108,23 @@ def _function(function: Function, tables: Tables, helpers: set[str]) -> TritonFu
 
 def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> TritonKernelView:
     wide, tile = kernel.wide, _tile(kernel)
-    if wide:
+    if kernel.grid:
+        helpers.add("grid_tile")
+    elif wide:
         helpers.add("tile_elements")
     slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
     return TritonKernelView(
         sweeps=tuple(_sweep(sweep, kernel, plan, slots, tables, helpers) for sweep in kernel.sweeps),
         slots=len(slots),
-        sizes=2 if wide else 1,
+        sizes=4 if kernel.grid else 2 if wide else 1,
         scratch=scratch_table(kernel),
         flags=kernel.flags,
         columns=len(plan.columns),
         wide=wide,
         row=kernel.row,
         tile=max(tile, wide),
-        threads=THREADS,
+        threads=GRID_THREADS if kernel.grid else THREADS,
+        width=kernel.chunk if kernel.grid else 0,
         registers=CODED_REGISTERS if kernel.variant.stored else REGISTERS,
         extras=_extras(kernel) if kernel.variant.stored else (),
         tables=any(function.name in tables.users for function in kernel.functions),
@@ -119,7 +132,8 @@ def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> Tr
 
 
 def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: Tables, helpers: set[str]) -> SweepView:
-    printer = KernelPrinter(kernel, tables)
+    seen, first = kernel.seen_by(sweep), len(slots)
+    printer = KernelPrinter(seen, tables)
     lines = [f"{name} = tl.load(_scalars + {plan.columns.index(name)})" for name in sweep.columns]
     for chunk in paragraphs(sweep.body):
         lines += ["", *printer.block(chunk)]
@@ -130,6 +144,12 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: T
         name=sweep.name,
         doc=sweep_doc(kernel, sweep),
         pointers=tuple(line for buffer in sweep.buffers for line in _pointer(buffer, slots.index(buffer.name))),
+        over=sweep.over.name.lower(),
+        sizes={
+            Domain.ROW: (first, first + 1),
+            Domain.COL: (first, first + 2),
+            Domain.MATRIX: (first + 3, first),
+        }.get(sweep.over, (first + 1, first + 2)),
         lines=tuple(lines),
         reductions="".join(f"{reduction}, " for reduction in reductions),
     )
@@ -152,7 +172,11 @@ def _insert_words(lines: list[str], printer: KernelPrinter) -> None:
         return
     while lines[place].startswith((printer.indent, "else")):
         place -= 1
-    lines.insert(place, f"_words = {printer.helper('random_words', '_key, _start, _offsets, TILE, BULK')}")
+    if printer.kernel.grid:
+        words = printer.helper("grid_words", "_key, _start, _offsets, _length, WIDTH, TILE, BULK")
+    else:
+        words = printer.helper("random_words", "_key, _start, _offsets, TILE, BULK")
+    lines.insert(place, f"_words = {words}")
 
 
 def _extras(kernel: Kernel) -> tuple[str, ...]:
@@ -162,7 +186,9 @@ def _extras(kernel: Kernel) -> tuple[str, ...]:
 
 
 def _tile(kernel: Kernel) -> int:
-    """Elements of a tile: a power of two."""
+    """Elements of a tile: a power of two; a strip of rows where columns are known."""
+    if kernel.grid:
+        return STRIP * kernel.chunk
     coded = [buffer.storage.bits for buffer in kernel.buffers if buffer.layout == Layout.CODE]
     if not coded:
         return THREADS * SHARE

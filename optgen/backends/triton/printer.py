@@ -9,7 +9,7 @@ from optgen.backends.printer import ATOM, Printer, plain_parentheses
 from optgen.backends.triton.config import FORMATS
 from optgen.backends.triton.tables import Tables
 from optgen.ir.nodes import Call, Const, Domain, Expr, Function, Op, Ref, Storage, Symbol
-from optgen.ir.ops import PARTS
+from optgen.ir.ops import PARTS, STRIPS
 from optgen.ir.signs import Signs
 from optgen.plan.nodes import Buffer, Kernel, Layout
 
@@ -18,6 +18,11 @@ __all__ = ["KernelPrinter", "TritonPrinter"]
 
 FLOAT32_MAX = 3.4028234663852886e38
 SCALARS = {Layout.BLOCK: "scalars", Layout.ROW: "rows", Layout.TENSOR: "whole"}
+VECTORS = {
+    Layout.ROWS: ("row_values", "_at, _rows, WIDTH, TILE, BULK"),
+    Layout.COLS: ("column_values", "_at, _length, WIDTH, TILE, BULK"),
+    Layout.MATRICES: ("matrix_value", "_at, TILE"),
+}
 PLACES = ("_first, _blocks, _length", "{block}, {wide}, TILE")
 LOADED = {Layout.BLOCK: (*PLACES, "BULK"), Layout.ROW: (*PLACES, "BULK"), Layout.TENSOR: ()}
 STORED = {Layout.BLOCK: (*PLACES, "BULK"), Layout.ROW: PLACES, Layout.TENSOR: ("_first",)}
@@ -102,6 +107,8 @@ class KernelPrinter(TritonPrinter):
                 return f"tl.full((), {self.expression(x)}, REAL)"
             case Op(op=op, args=(x,)) if op in PARTS:
                 return self.helper(op, self.expression(x), "_valid", self.kernel.chunk, "TILE, BULK")
+            case Op(op=op, args=(x,)) if op in STRIPS:
+                return self.helper(op, self.expression(x), "_valid, WIDTH, TILE, BULK")
             case Op(op="random_bits", args=(Const(value=salt),)):
                 return self.helper("random_bits", "_words", salt, self.kernel.stored(salt).block, "TILE, BULK")
             case Op(op="random_elements", args=(Const(value=salt),)):
@@ -119,6 +126,9 @@ class KernelPrinter(TritonPrinter):
         """A read of elements or of block scalars."""
         if buffer.is_number:
             return f"tl.load({buffer.name})"
+        if buffer.layout in VECTORS:
+            name, places = VECTORS[buffer.layout]
+            return self.helper(name, buffer.name, places)
         if buffer.layout in SCALARS:
             return self.helper(f"load_{SCALARS[buffer.layout]}", buffer.name, *self.scalars(buffer, LOADED))
         if buffer.dtype == "param":
@@ -140,6 +150,10 @@ class KernelPrinter(TritonPrinter):
             return [self.helper("store_elements", f"{buffer} + _start", "_offsets", text, "_valid, BULK")]
         if target.is_number:
             return [self.helper("store_number", buffer, text, "_start")]
+        if target.layout == Layout.STRIPS:
+            return [self.helper("store_strips", buffer, text, "_at, _rows, _length, WIDTH, TILE, BULK")]
+        if target.layout == Layout.BLOCK and self.kernel.grid and target.key is None:
+            return [self.helper("grid_parts", buffer, text, f"_at, _rows, _length, {self.kernel.chunk}, WIDTH, TILE, BULK")]
         if target.layout == Layout.BLOCK and not self.wide:
             return [self.helper("store_parts", buffer, text, "_start, _valid", self.kernel.chunk, "TILE, BULK")]
         if target.layout in SCALARS:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "codes.hpp"
+#include "grid.hpp"
 #include "narrow.hpp"
 #include "random.hpp"
 #include "select.hpp"

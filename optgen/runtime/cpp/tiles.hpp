@@ -10,7 +10,7 @@
 extern "C" int omp_get_thread_num();
 extern "C" int omp_get_num_threads();
 
-enum class Layout { element, code, block, row, tensor };  // as in plan/nodes.py
+enum class Layout { element, code, block, row, tensor, rows, cols, matrices, strips };  // as in plan/nodes.py
 
 // How one buffer lies: bytes of an element or bits of a code, and elements of a block.
 struct Column {
@@ -38,6 +38,7 @@ struct Tile {
     Places places;
     const int32_t* exists;  // null if all elements do; else 0 for padding
     int count;              // elements, padding included
+    bool starts_strip;      // whether it is in the first row of a strip
 
     template <class T>
     T* buffer(int column) const {

@@ -1,0 +1,361 @@
+"""One choice of the passes that write states -> the passes, with what passes between them.
+
+A statement of values per element may stand in several passes, which compute it again. One of rows, columns or matrices
+stands in one pass over these, as early as it can; where other passes need its value, that is written for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from optgen.ir.infer import infer, refs
+from optgen.ir.nodes import VECTORS, Assign, Const, Domain, Expr, Op, Program, Ref, Statement, Store
+from optgen.ir.ops import REDUCED, REDUCTIONS, SPREAD, WIDE_REDUCTIONS
+from optgen.plan.nodes import COLUMNS, STRIP, VECTOR_LAYOUTS, Buffer, Layout, Reduction, Sweep
+
+__all__ = ["Splitter", "Sweeps", "is_reduction", "levels_of"]
+
+WIDE = (Layout.ROW, Layout.TENSOR)
+SMALL = {layout: domain for domain, layout in VECTOR_LAYOUTS.items()}
+
+
+@dataclass
+class Sweeps:
+    """The sweeps of a kernel, and what they need beside its buffers. `taken` holds the names of all that is there."""
+
+    taken: set[str]
+    sweeps: list[Sweep] = field(default_factory=list)
+    scratch: list[Buffer] = field(default_factory=list)
+    copies: list[tuple[str, str]] = field(default_factory=list)
+
+    def free(self, name: str) -> str:
+        """This name, or a longer one where something has it already."""
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+
+class Place(NamedTuple):
+    """When a sweep runs: behind the reductions of lower levels; of one level those over fewer values are first."""
+
+    level: int
+    over: Domain
+
+
+@dataclass
+class Splitter:
+    """The parts of a kernel that become sweeps."""
+
+    name: str
+    buffers: Sequence[Buffer]
+    columns: Sequence[str]
+    body: Sequence[Statement]
+    program: Program
+    chunk: int
+
+    @cached_property
+    def levels(self) -> list[int]:
+        """For each statement how many reductions, one after the other, its value waits for."""
+        return levels_of(self.body, self.program)
+
+    @cached_property
+    def homes(self) -> list[Domain]:
+        """For each statement what the sweeps are over that it belongs to; a reduction belongs to its argument."""
+        return [self.home(statement) for statement in self.body]
+
+    def home(self, statement: Statement) -> Domain:
+        """What the sweeps of a statement are over: elements, or the rows, columns or matrices that it has values for."""
+        if isinstance(statement, Store):
+            layout = next(b.layout for b in self.buffers if b.name == statement.buffer)
+            return SMALL.get(layout, Domain.ELEMENT)
+        domain = self.program.symbols[statement.target].domain
+        if is_reduction(statement):
+            assert isinstance(statement.value, Op)
+            domain = infer(statement.value.args[0], self.program.symbols)[1]
+        return domain if domain in VECTORS else Domain.ELEMENT
+
+    def place(self, i: int) -> Place:
+        """The sweep that a statement belongs to, if it is one of vectors or ends a sweep."""
+        return Place(self.levels[i], self.homes[i])
+
+    def split(self, last: int, sweep_of: Mapping[int, int], out: Sweeps) -> Sweeps | None:
+        """The sweeps up to level `last` if each store at a place of `sweep_of` is done at that level; None if that cannot be."""
+        results, parts, reductions = self.reduced(out)
+        stores = {i: Place(self.level_of_store(i, sweep_of, last), self.homes[i]) for i in self.stores}
+        wanted: dict[int, Buffer] = {}  # what is written of the vectors at each place, because another sweep needs it
+        made: dict[Place, list[tuple[int, Statement]]] = {}
+        possible = {*stores.values(), *map(self.place, range(len(self.body)))}
+        for place in sorted(possible, reverse=True):
+            done = [i for i, at in stores.items() if at < place and i in sweep_of]
+            ends = [*results, *(i for i in wanted if self.homes[i] in VECTORS)]
+            ends = [i for i in ends if self.place(i) == place] + [i for i, at in stores.items() if at == place]
+            found = _View(self, place, results, done, wanted, out).slice(ends)
+            if found is None:
+                return None
+            if found:
+                made[place] = found
+        for place in sorted(made):
+            ended = {i for i in results if self.place(i) == place}
+            own = {i: buffer for i, buffer in wanted.items() if self.place(i) == place}
+            statements = [(i, _deferred(s, self.buffers, out)) for i, s in made[place]]
+            body = _with_parts(_with_wanted(statements, own), {i: part for i, part in parts.items() if i in ended})
+            joins = [reduction for i, reduction in reductions.items() if i in ended]
+            out.sweeps.append(self.sweep(self.label(place, made, out), place, body, joins, out))
+        return out
+
+    def sweep(self, label: str, place: Place, body: Sequence[Statement], joins: Sequence[Reduction], out: Sweeps) -> Sweep:
+        """One pass, with the buffers and host scalars that it uses."""
+        statements = [_seen(statement, place.over) for statement in body]
+        return replace(_sweep(label, [*self.buffers, *out.scratch], self.columns, statements, joins), over=place.over)
+
+    @cached_property
+    def stores(self) -> list[int]:
+        """The places of all stores."""
+        return [i for i, statement in enumerate(self.body) if isinstance(statement, Store)]
+
+    def label(self, place: Place, made: Iterable[Place], out: Sweeps) -> str:
+        """The name of a sweep's function: the last one over elements has the kernel's own."""
+        if place.over == Domain.ELEMENT:
+            final = max(other for other in made if other.over == Domain.ELEMENT)
+            return self.name if place == final else out.free(f"{self.name}_{place.level + 1}")
+        what = {Domain.ROW: "rows", Domain.COL: "columns", Domain.MATRIX: "matrices"}[place.over]
+        return out.free(f"{self.name}_{what}_{place.level}")
+
+    def level_of_store(self, place: int, sweep_of: Mapping[int, int], last: int) -> int:
+        """When a store is done; of what is not chosen, behind everything that may read the old value."""
+        return sweep_of.get(place, last + (self.homes[place] in VECTORS))
+
+    def reduced(self, out: Sweeps) -> tuple[dict[int, Buffer], dict[int, Statement], dict[int, Reduction]]:
+        """Of the reduction at each place its result, what a tile writes of it, and how the parts are joined."""
+        results: dict[int, Buffer] = {}
+        parts: dict[int, Statement] = {}
+        reductions: dict[int, Reduction] = {}
+        ends = [i for i, statement in enumerate(self.body) if is_reduction(statement)]
+        for i in sorted(ends, key=lambda i: self.levels[i]):
+            parts[i], reductions[i], results[i] = self.partial(i, out)
+        return results, parts, reductions
+
+    def partial(self, place: int, out: Sweeps) -> tuple[Store, Reduction, Buffer]:
+        """What each tile writes of a reduction, how the parts become one, and where that is."""
+        statement = self.body[place]
+        assert isinstance(statement, Assign) and isinstance(statement.value, Op)
+        op, block, home = statement.value.op, _block(place, self.body, self.program, self.chunk), self.homes[place]
+        if op in REDUCTIONS:
+            how, dtype, layout = REDUCTIONS[op], "real", _result(self.program.symbols[statement.target].domain)
+            is_strip = REDUCED[op][0] == "rows" and home == Domain.ELEMENT
+            part = f"{'strip' if is_strip else 'part'}_{'sum' if how == 'mean' else how}"
+            lie, block = (Layout.STRIPS, STRIP) if is_strip else (Layout.BLOCK, block if home == Domain.ELEMENT else COLUMNS)
+        else:
+            scope, how = WIDE_REDUCTIONS[op]
+            dtype, layout, lie, part = "float32", Layout(scope), Layout.BLOCK, f"block_{how}"
+        when = statement.guards[0] if statement.guards else None
+        word = {Layout.ROW: "rows", Layout.TENSOR: "whole"}.get(layout, layout.value)
+
+        def buffer(suffix: str, lies: Layout, what: str) -> Buffer:
+            name = out.free(f"{statement.target}_{suffix}")
+            return Buffer(name, lies, dtype, None, None, False, False, f"{how} of each {what}", when, block, home)
+
+        left = buffer("parts", lie, "block" if lie == Layout.BLOCK else "column of a strip")
+        result = buffer(
+            word, layout, {Layout.ROWS: "row", Layout.COLS: "column", Layout.MATRICES: "matrix"}.get(layout, layout.value)
+        )
+        out.scratch += [left, result]
+        partial: Expr = Op(part, statement.value.args)
+        return Store(left.name, partial, statement.guards), Reduction(how, left.name, result.name), result
+
+
+def _result(domain: Domain) -> Layout:
+    return VECTOR_LAYOUTS.get(domain, Layout.TENSOR)
+
+
+@dataclass
+class _View:
+    """The body as one sweep sees it: what earlier ones left is read."""
+
+    splitter: Splitter
+    place: Place
+    results: Mapping[int, Buffer]
+    stored: Sequence[int]  # the places of stores that earlier sweeps have done, of states that are not rounded
+    wanted: dict[int, Buffer]
+    out: Sweeps
+
+    def slice(self, ends: Sequence[int]) -> list[tuple[int, Statement]] | None:
+        """The statements that those at the places `ends` need, and these, by place; None if one needs an old value too late."""
+        body = self.splitter.body
+        loads = {_last_assignment(i, body): _load(body[i]) for i in self.stored}
+        seen = [loads.get(i) or self.seen(i, statement) for i, statement in enumerate(body)]
+        places = _slice(seen, ends)
+        if any(body[i] == load for i in places for load in loads.values()):
+            return None  # an old value, when the new one has taken its place
+        return [(i, self.passed(i) if i not in loads and self.is_passed(i) else seen[i]) for i in places]
+
+    def seen(self, i: int, statement: Statement) -> Statement:
+        """The reduction of an earlier sweep is read, and so is what a sweep over vectors made, whatever it was made of."""
+        if i in self.results and self.splitter.levels[i] < self.place.level:
+            return replace(statement, value=Op("load", (Ref(self.results[i].name),)))
+        return replace(statement, value=Const(0.0), guards=()) if self.is_passed(i) else statement
+
+    def is_passed(self, i: int) -> bool:
+        """Whether the value of a statement comes from another sweep, over vectors."""
+        statement, place = self.splitter.body[i], self.splitter.place(i)
+        is_made = isinstance(statement, Assign) and i not in self.results and not _is_load(statement)
+        return place.over in VECTORS and is_made and place != self.place
+
+    def passed(self, i: int) -> Assign:
+        """The read of a vector that another sweep writes."""
+        statement = self.splitter.body[i]
+        assert isinstance(statement, Assign)
+        if i not in self.wanted:
+            layout = VECTOR_LAYOUTS[self.splitter.homes[i]]
+            name = self.out.free(f"{statement.target}_{layout.value}")
+            self.wanted[i] = Buffer(name, layout, "real", None, None, False, False, f"{statement.target} for other sweeps")
+            self.out.scratch.append(self.wanted[i])
+        return Assign(statement.target, Op("load", (Ref(self.wanted[i].name),)))
+
+
+def _is_load(statement: Statement) -> bool:
+    return isinstance(statement.value, Op) and statement.value.op == "load"
+
+
+def _with_wanted(statements: Sequence[tuple[int, Statement]], wanted: Mapping[int, Buffer]) -> list[tuple[int, Statement]]:
+    """A sweep's statements, and behind those whose values others want their stores."""
+    kept: list[tuple[int, Statement]] = []
+    for place, statement in statements:
+        kept.append((place, statement))
+        if place in wanted and isinstance(statement, Assign):
+            kept.append((place, Store(wanted[place].name, Ref(statement.target))))
+    return kept
+
+
+def _seen(statement: Statement, over: Domain) -> Statement:
+    """A statement as a sweep over vectors has it: what is spread over these is spread over its elements."""
+
+    def seen(value: Expr) -> Expr:
+        if not isinstance(value, Op):
+            return value
+        return Op("spread" if value.op == SPREAD[over] else value.op, tuple(map(seen, value.args)), value.span)
+
+    return replace(statement, value=seen(statement.value))
+
+
+def _with_parts(statements: Sequence[tuple[int, Statement]], parts: Mapping[int, Statement]) -> list[Statement]:
+    """A sweep's statements, with the stores of parts in place of the reductions: behind all others where they can be.
+
+    A part of what is assigned again stands at its place.
+    """
+    kept: list[Statement] = []
+    last: list[Statement] = []
+    for number, (place, statement) in enumerate(statements):
+        if place not in parts:
+            kept.append(statement)
+            continue
+        names = set(refs(parts[place].value))
+        changed = {s.target for _, s in statements[number + 1 :] if isinstance(s, Assign)}
+        (kept if names & changed else last).append(parts[place])
+    return [*kept, *last]
+
+
+def _load(store: Statement) -> Assign:
+    """The statement that reads the value of a state."""
+    assert isinstance(store, Store) and isinstance(store.value, Ref)
+    return Assign(store.value.name, Op("load", (Ref(store.buffer),)))
+
+
+def _last_assignment(store: int, body: Sequence[Statement]) -> int:
+    """The place of the assignment that makes the value of the state that is stored at a place."""
+    value = body[store].value
+    assert isinstance(value, Ref)
+    return max(i for i, s in enumerate(body) if isinstance(s, Assign) and s.target == value.name)
+
+
+def is_reduction(statement: Statement) -> bool:
+    """Whether a statement is a reduction of more than a tile."""
+    return isinstance(statement.value, Op) and statement.value.op in (*WIDE_REDUCTIONS, *REDUCTIONS)
+
+
+def levels_of(body: Sequence[Statement], program: Program) -> list[int]:
+    """For each statement how many reductions, one after the other, its value waits for."""
+    known: dict[str, int] = {}
+    levels = []
+    for statement in body:
+        level = max((known.get(name, 0) for name in refs(statement.value)), default=0)
+        if isinstance(statement, Assign):
+            old = known.get(statement.target, 0)
+            if statement.guards and program.symbols[statement.target].domain in VECTORS and not is_reduction(statement):
+                level = max(level, old)  # one sweep has the value, old or new
+            after = level + 1 if is_reduction(statement) else level
+            known[statement.target] = max(after, old) if statement.guards else after
+        levels.append(level)
+    return levels
+
+
+def _slice(body: Sequence[Statement], ends: Iterable[int]) -> list[int]:
+    """The places of the statements that those at the places `ends` need, and these."""
+    needed: set[str] = set()
+    kept, wanted = [], set(ends)
+    for place in reversed(range(len(body))):
+        statement = body[place]
+        if place not in wanted and not (isinstance(statement, Assign) and statement.target in needed):
+            continue
+        if isinstance(statement, Assign) and not statement.guards:
+            needed.discard(statement.target)
+        needed |= set(refs(statement.value))
+        kept.append(place)
+    return kept[::-1]
+
+
+def _block(place: int, body: Sequence[Statement], program: Program, chunk: int) -> int:
+    """The size of the blocks that a reduction is over, from where its argument was arranged in blocks."""
+    value = body[place].value
+    if isinstance(value, Op) and value.op in REDUCTIONS:
+        return chunk
+    names = set(refs(value))
+    for statement in reversed(body[:place]):
+        if isinstance(statement, Assign) and statement.target in names:
+            match statement.value:
+                case Op(op="blocks", args=(_, Const(value=int(number)))):
+                    storage = program.states[number].storage
+                    assert storage is not None
+                    return storage.block
+            names |= set(refs(statement.value))
+    raise AssertionError("a reduction over a row or the tensor is one of blocks")
+
+
+def _deferred(statement: Statement, buffers: Sequence[Buffer], out: Sweeps) -> Statement:
+    """What one tile writes and others still read goes to a scratch buffer first, and is copied in the end."""
+    if not isinstance(statement, Store):
+        return statement
+    target = next(b for b in buffers if b.name == statement.buffer)
+    if target.layout not in WIDE or not target.read:
+        return statement
+    new = replace(
+        target,
+        name=out.free(f"{target.name}_new"),
+        key=None,
+        read=False,
+        doc=f"{target.doc}, its next value",
+        when=target.guard,
+    )
+    new = replace(new, state=None)
+    out.scratch.append(new)
+    out.copies.append((new.name, target.name))
+    return replace(statement, buffer=new.name)
+
+
+def _sweep(
+    name: str,
+    buffers: Sequence[Buffer],
+    columns: Sequence[str],
+    body: Sequence[Statement],
+    reductions: Sequence[Reduction],
+) -> Sweep:
+    read = {name for statement in body for name in refs(statement.value)}
+    written = {statement.buffer for statement in body if isinstance(statement, Store)}
+    read |= {"correction"} if "param" in read else set()  # goes with the parameter
+    written |= {"correction"} if "param" in written else set()
+    used = [replace(b, read=b.name in read, written=b.name in written) for b in buffers if b.name in read | written]
+    return Sweep(name, tuple(used), tuple(c for c in columns if c in read), tuple(body), tuple(reductions))

@@ -1,0 +1,210 @@
+// Kernels that know rows and columns: a parameter is a stack of matrices, and a tile is a part of one row.
+//
+// A pass over rows, columns or matrices sees these as the elements of one matrix, whose rows are the matrices of the parameter.
+// Strips of rows are what threads share: what a strip leaves of each column is taken in row by row, in one order.
+#pragma once
+
+#include "random.hpp"
+#include "tiles.hpp"
+#include "vectors.hpp"
+
+enum class Over { element, row, col, matrix };  // as in runtime/layout.py
+
+constexpr int64_t STRIP = 32;  // rows; as in plan/nodes.py
+
+struct Frame {
+    int64_t matrices, rows, length;
+
+    int64_t strips() const { return (rows + STRIP - 1) / STRIP; }
+};
+
+// What a pass sees, from the matrices, rows and columns of a parameter.
+INLINE Frame frame(const int64_t* sizes, Over over) {
+    if (over == Over::row) return {1, sizes[0], sizes[1]};
+    if (over == Over::col) return {1, sizes[0], sizes[2]};
+    if (over == Over::matrix) return {1, 1, sizes[0]};
+    return {sizes[0], sizes[1], sizes[2]};
+}
+
+template <int CHUNK, int TILE, int COLUMNS>
+struct GridWalk {
+    const Column (&columns)[COLUMNS];
+    const int64_t* tensor;
+    const int64_t* key;
+    const Frame frame;
+    char* memory;  // for copies of all columns
+    Tile& tile;
+
+    char* copy(int c) const { return memory + c * TILE * 8; }
+    int32_t* exists() const { return reinterpret_cast<int32_t*>(memory + COLUMNS * TILE * 8); }
+    int64_t* index() const { return reinterpret_cast<int64_t*>(memory + COLUMNS * TILE * 8 + TILE * 4); }
+
+    static int64_t bytes() { return COLUMNS * TILE * 8 + TILE * 12; }
+
+    // Bytes of one of a column's items, and elements of a row that it stands for; 0 where there is one number for the tile.
+    static int64_t item(const Column& column) {
+        return column.layout == Layout::code ? column.block * column.size / 8 : column.size;
+    }
+    static int64_t elements(const Column& column) {
+        switch (column.layout) {
+            case Layout::element: case Layout::cols: case Layout::strips: return 1;
+            case Layout::block: case Layout::code: return column.block;
+            default: return 0;
+        }
+    }
+
+    // Where a column's part of the tile begins that starts with element `begin` of a row.
+    char* place(int c, int64_t matrix, int64_t row, int64_t begin) const {
+        const Column& column = columns[c];
+        const int64_t line = matrix * frame.rows + row, size = elements(column);
+        const int64_t in_row = size ? (frame.length + size - 1) / size : 0;
+        int64_t number = 0;
+        switch (column.layout) {
+            case Layout::rows: number = line; break;
+            case Layout::matrices: number = matrix; break;
+            case Layout::cols: number = matrix * in_row + begin; break;
+            case Layout::strips: number = (matrix * frame.strips() + row / STRIP) * in_row + begin; break;
+            case Layout::element: case Layout::block: case Layout::code: number = line * in_row + begin / size; break;
+            default: break;
+        }
+        return reinterpret_cast<char*>(tensor[c]) + number * item(column);
+    }
+
+    // Run `body` on `count` elements of a row, of which `present` exist: all, or else the tile is copied and padded with zeros.
+    void run(int64_t matrix, int64_t row, int64_t begin, int count, int present, bool random, auto body) const {
+        const bool is_first = matrix == 0 && row == 0 && begin == 0, is_whole = present == count;
+        for (int c = 0; c < COLUMNS; ++c) {
+            const Column& column = columns[c];
+            char* theirs = place(c, matrix, row, begin);
+            const int64_t size = elements(column);
+            tile.at[c] = theirs;
+            if (!size && column.written && !is_first) tile.at[c] = copy(c);  // the first tile writes what is one for all
+            if (!size && column.written && !is_first && column.read) __builtin_memcpy(copy(c), theirs, column.size);
+            if (!size || is_whole) continue;
+            tile.at[c] = copy(c);
+            if (!column.read && column.layout != Layout::strips) continue;
+            const int64_t bytes = (present + size - 1) / size * item(column);
+            __builtin_memcpy(copy(c), theirs, bytes);
+            __builtin_memset(copy(c) + bytes, 0, count / size * item(column) - bytes);
+        }
+        const int64_t start = (matrix * frame.rows + row) * frame.length + begin;
+        tile.count = count;
+        tile.starts_strip = row % STRIP == 0;
+        tile.exists = nullptr;
+        if (!is_whole) {
+            for (int i = 0; i < count; ++i) exists()[i] = i < present;
+            tile.exists = exists();
+        }
+        tile.places = {{uint32_t(key[0]), uint32_t(uint64_t(key[0]) >> 32)}, key[1] + start, nullptr};
+        if (random && !(is_whole && key[1] % 4 == 0 && key[3] == 0 && start % 4 == 0)) {
+            for (int i = 0; i < count; ++i) index()[i] = key[1] + start + i + (start + i) / key[2] * key[3];
+            tile.places.index = index();
+        }
+        body(tile);
+        for (int c = 0; c < COLUMNS && !is_whole; ++c) {
+            const int64_t size = elements(columns[c]);
+            if (columns[c].written && size)
+                __builtin_memcpy(place(c, matrix, row, begin), copy(c), (present + size - 1) / size * item(columns[c]));
+        }
+    }
+
+    // One row: whole tiles, then the rest in whole chunks, then what is less than a chunk.
+    void run_row(int64_t matrix, int64_t row, bool random, auto body) const {
+        const int64_t whole = frame.length / CHUNK * CHUNK;
+        for (int64_t begin = 0; begin < whole; begin += TILE) {
+            const int count = whole - begin < TILE ? whole - begin : TILE;
+            run(matrix, row, begin, count, count, random, body);
+        }
+        if (whole < frame.length) run(matrix, row, whole, CHUNK, frame.length - whole, random, body);
+    }
+};
+
+// The parameter that a strip belongs to; `i` is one before it, or it.
+template <Over OVER, int COLUMNS>
+static Frame find(const Bucket& bucket, int64_t& i, int64_t& strip) {
+    for (;; ++i) {
+        const Frame f = frame(bucket.tensors + i * (COLUMNS + 3) + COLUMNS, OVER);
+        const int64_t strips = f.matrices * f.strips();
+        if (strip < strips) return f;
+        strip -= strips;
+    }
+}
+
+// Run `body` on every tile of a bucket. A row of `tensors` ends with the matrices, rows and columns of the parameter.
+template <int CHUNK, int TILE, Over OVER, int COLUMNS>
+static void for_each_strip(const Bucket& bucket, const Column (&columns)[COLUMNS], int scalars, bool random, auto body) {
+    constexpr int SLOTS = COLUMNS + 3;
+    using Walker = GridWalk<CHUNK, TILE, COLUMNS>;
+    int64_t all = 0;
+    for (int64_t i = 0; i < bucket.count; ++i) {
+        const Frame f = frame(bucket.tensors + i * SLOTS + COLUMNS, OVER);
+        all += f.matrices * f.strips();
+    }
+#pragma omp parallel num_threads(bucket.threads)
+    {
+#ifdef _OPENMP
+        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+#else
+        const int64_t thread = 0, threads = 1;
+#endif
+        const int64_t end = all * (thread + 1) / threads;
+        int64_t number = all * thread / threads, i = 0, strip = number;
+        char* memory = static_cast<char*>(__builtin_malloc(Walker::bytes()));
+        for (; number < end; ++number, ++strip) {
+            const Frame f = find<OVER, COLUMNS>(bucket, i, strip);
+            char* at[COLUMNS];
+            Tile tile{at, bucket.scalars + i * scalars, {}, nullptr, 0};
+            const Walker walk{columns, bucket.tensors + i * SLOTS, bucket.keys + i * 4, f, memory, tile};
+            const int64_t matrix = strip / f.strips(), first = strip % f.strips() * STRIP;
+            for (int64_t row = first; row < first + STRIP && row < f.rows; ++row) walk.run_row(matrix, row, random, body);
+        }
+        __builtin_free(memory);
+    }
+}
+
+// What a sweep left becomes one number for each row, column or matrix, or for the tensor; sums in float64.
+template <Join JOIN, class T, Over OVER, int COLUMNS>
+static void join_grid(const Bucket& bucket, const Column (&columns)[COLUMNS], int parts, int result) {
+    constexpr bool ADDS = JOIN == Join::sum || JOIN == Join::mean;
+    constexpr int64_t MOST = 512;  // results that are joined together
+    using Joined = decltype([] {
+        if constexpr (ADDS)
+            return double();
+        else
+            return T();
+    }());
+#pragma omp parallel num_threads(bucket.threads)
+    for (int64_t i = 0; i < bucket.count; ++i) {
+        const int64_t* tensor = bucket.tensors + i * (COLUMNS + 3);
+        const Frame f = frame(tensor + COLUMNS, OVER);
+        const Layout to_layout = columns[result].layout;
+        int64_t stack, each, apart = 1;
+        if (columns[parts].layout == Layout::strips) {
+            stack = f.matrices, each = f.strips(), apart = f.length;
+        } else {
+            const int64_t in_row = (f.length + columns[parts].block - 1) / columns[parts].block;
+            stack = to_layout == Layout::rows ? f.matrices * f.rows : to_layout == Layout::matrices ? f.matrices : 1;
+            each = f.matrices * f.rows * in_row / stack;
+        }
+        const double count = double(f.matrices * f.rows * f.length / (stack * apart));
+        const T* from = reinterpret_cast<const T*>(tensor[parts]);
+        T* to = reinterpret_cast<T*>(tensor[result]);
+        const int64_t across = (apart + MOST - 1) / MOST;
+#pragma omp for schedule(static) nowait
+        for (int64_t j = 0; j < stack * across; ++j) {
+            const int64_t first = j % across * MOST, width = apart - first < MOST ? apart - first : MOST;
+            const T* here = from + j / across * each * apart + first;
+            Joined joined[MOST];
+            for (int64_t c = 0; c < width; ++c) joined[c] = here[c];
+            for (int64_t k = 1; k < each; ++k)
+                for (int64_t c = 0; c < width; ++c) {
+                    const T x = here[k * apart + c];
+                    if constexpr (JOIN == Join::max) joined[c] = maximum(joined[c], x);
+                    if constexpr (JOIN == Join::min) joined[c] = minimum(joined[c], x);
+                    if constexpr (ADDS) joined[c] += x;
+                }
+            for (int64_t c = 0; c < width; ++c)
+                to[j / across * apart + first + c] = T(JOIN == Join::mean ? joined[c] / count : joined[c]);
+        }
+    }
+}
