@@ -348,7 +348,9 @@ def test_names_of_what_kernels_call_are_reserved(name: str, tmp_path: Path) -> N
 
 def test_names_of_the_runtime_are_reserved() -> None:
     """Generated modules import these; a local of the same name would hide them."""
-    source = "".join((ROOT / "optgen" / "runtime" / f"{name}.py").read_text() for name in ("triton_ops", "triton_select"))
+    source = "".join(
+        (ROOT / "optgen" / "runtime" / f"{name}.py").read_text() for name in ("triton_grid", "triton_ops", "triton_select")
+    )
     helpers = [line.split("(")[0].removeprefix("def ") for line in source.split("\n") if line.startswith("def ")]
     for name in [*torch_ops.__all__, *helpers]:
         assert name.startswith("_") or is_reserved(name), name

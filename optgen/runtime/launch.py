@@ -186,7 +186,8 @@ def _join(kernel: TritonKernel, reduction: Reduction, bucket: Bucket, slots: Ten
     for shape, addresses in zip(bucket.shapes, slots.tolist(), strict=True):
         if kernel.width:
             stack, each, apart, elements = parts.parts_of(result, shape)
-            rows.append([addresses[reduction.parts], each, addresses[reduction.result], stack, elements, apart])
+            row = [addresses[reduction.parts], each, addresses[reduction.result], stack, elements]
+            rows.append([*row, apart] if parts.layout == "strips" else row)
             most = max(most, stack * -(-apart // JOINED))
             continue
         extent = rows_of(shape, kernel.row)
@@ -197,7 +198,7 @@ def _join(kernel: TritonKernel, reduction: Reduction, bucket: Bucket, slots: Ten
     if parts.layout == "strips":
         join_strips[(most, len(rows))](table, OP=reduction.op, REAL=real, WIDTH=JOINED)
         return
-    join_parts[(max(row[3] for row in rows), len(rows))](table, OP=reduction.op, REAL=real, SLOTS=len(rows[0]), CHUNK=1024)
+    join_parts[(max(row[3] for row in rows), len(rows))](table, OP=reduction.op, REAL=real, CHUNK=1024)
 
 
 @functools.cache

@@ -58,14 +58,13 @@ def _unless_nan(number, values):
 
 @triton.jit
 def join_parts(
-    parameters,  # int64[n, SLOTS]  of each: address of its first part, parts of a result, address of its first result, results, elements
+    parameters,  # int64[n, 5]  of each: address of its first part, parts of a result, address of its first result, results, elements
     OP: tl.constexpr,  # "max", "min", "sum", or "mean": the sum over the number of elements
     REAL: tl.constexpr,
-    SLOTS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """One program for each result of each parameter. Sums are float64 until they are whole."""
-    place, slot = tl.program_id(0), parameters + tl.program_id(1) * SLOTS
+    place, slot = tl.program_id(0), parameters + tl.program_id(1) * 5
     count = tl.load(slot + 1)
     if place < tl.load(slot + 3):
         parts = tl.load(slot).to(tl.pointer_type(REAL)) + place * count
