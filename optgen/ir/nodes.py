@@ -211,7 +211,8 @@ class Storage:
     """How a state is kept between steps, if not as one float per element.
 
     `scope` says what shares a scale: each "block" of `block` elements, each "row" or the "tensor". Rows have at least `row`
-    elements, the largest block of the spec's states, and are padded to whole blocks in any case.
+    elements, the largest block of the spec's states, and are padded to whole blocks in any case. In a rule that knows rows and
+    columns (`grid`) they are the rows of the last dimension.
     """
 
     codebook: str
@@ -227,6 +228,7 @@ class Storage:
     levels: tuple[float, ...] = ()
     scope: str = "block"
     row: int = 0  # or the block, if that is larger
+    grid: bool = False
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Scratch(NamedTuple):
             matrices, rows, cols = frame(shape, self.over)
             return matrices * (rows * -(-cols // self.block) if self.layout == "block" else -(-rows // STRIP) * cols)
         count, rows, cols = frame(shape, "element")
-        return count * {"rows": rows, "cols": cols}.get(self.layout, 1) if self.layout != "tensor" else 1
+        return count * {"rows": rows, "row": rows, "cols": cols}.get(self.layout, 1) if self.layout != "tensor" else 1
 
     def parts_of(self, result: Scratch, shape: Sequence[int]) -> tuple[int, int, int, int]:
         """How these parts become `result`: a stack of so many, parts of each, how far apart parts lie, elements of each."""

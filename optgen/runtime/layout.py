@@ -65,7 +65,8 @@ class Codes:
 
     A scalar is one for each "block", "row" or the whole "tensor", as `scope` says. Rows have at least `row` elements, if
     there are as many: the largest block of an optimizer's states, so that all of them have the same rows. A parameter is
-    stored so if it has at least `min_ndim` dimensions, `min_size` elements and one whole block.
+    stored so if it has at least `min_ndim` dimensions, `min_size` elements and one whole block. For a rule that knows rows and
+    columns (`grid`) the last dimension must have so many elements as a row.
     """
 
     bits: int
@@ -75,10 +76,15 @@ class Codes:
     min_ndim: int = 2
     scope: str = "block"
     row: int = 0  # or the block, if that is larger
+    grid: bool = False
 
     def applies_to(self, shape: Sequence[int]) -> bool:
         """Whether a parameter of this global shape is stored as codes."""
-        return len(shape) >= self.min_ndim and math.prod(shape) >= max(self.min_size, self.block)
+        is_large = len(shape) >= self.min_ndim and math.prod(shape) >= max(self.min_size, self.block)
+        return is_large and not self._is_narrow(shape)
+
+    def _is_narrow(self, shape: Sequence[int]) -> bool:
+        return self.grid and shape[-1] < self.least_row
 
     def reason(self, shape: Sequence[int]) -> str:
         """Why a parameter of this shape is stored as codes or not."""
@@ -87,6 +93,8 @@ class Codes:
             return f"{len(shape)} dimensions < {self.min_ndim}"
         if size < max(self.min_size, self.block):
             return f"{size} elements < {max(self.min_size, self.block)}"
+        if self._is_narrow(shape):
+            return f"rows of {shape[-1]} elements < {self.least_row}"
         return f"{len(shape)} dimensions, {size} elements"
 
     @property

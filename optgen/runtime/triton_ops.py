@@ -146,9 +146,23 @@ def to_blocks(values, valid, BLOCK: tl.constexpr, TILE: tl.constexpr, BULK: tl.c
 
 
 @triton.jit
-def _scalar_places(first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
-    """Where a tile's block scalars begin (int64), their offsets from there (int32 (TILE // BLOCK,)), which exist."""
-    if BULK:
+def _scalar_places(
+    first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr, GRID: tl.constexpr
+):
+    """Where a tile's block scalars begin (int64), their offsets from there (int32 (TILE // BLOCK,)), which exist.
+
+    In a kernel that knows rows and columns (GRID), whose tiles are WIDE columns of some rows, `first` is where the tile is:
+    matrix, strip and column, and `blocks` the rows of a matrix.
+    """
+    if GRID:
+        per_row = (length + BLOCK - 1) // BLOCK
+        down = tl.arange(0, TILE // BLOCK) // (WIDE // BLOCK)
+        place = first[2] // BLOCK + tl.arange(0, TILE // BLOCK) % (WIDE // BLOCK)
+        row = first[1] * (TILE // WIDE)
+        start = (first[0] * blocks + row) * per_row
+        offsets = down * per_row.to(tl.int32) + place.to(tl.int32)
+        valid = (row + down < blocks) & (place < per_row)
+    elif BULK:
         start = first * (WIDE // BLOCK)
         offsets = tl.arange(0, TILE // BLOCK)
         valid = tl.full((TILE // BLOCK,), True, tl.int1)
@@ -164,9 +178,19 @@ def _scalar_places(first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexp
 
 
 @triton.jit
-def load_scalars(start, first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
+def load_scalars(
+    start,
+    first,
+    blocks,
+    length,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    GRID: tl.constexpr = False,
+):
     """Block scalars, float32 (TILE // BLOCK, 1)."""
-    begin, places, valid = _scalar_places(first, blocks, length, BLOCK, WIDE, TILE, BULK)
+    begin, places, valid = _scalar_places(first, blocks, length, BLOCK, WIDE, TILE, BULK, GRID)
     if BULK:
         values = tl.load(start + begin + places)
     else:
@@ -176,10 +200,19 @@ def load_scalars(start, first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.con
 
 @triton.jit
 def store_scalars(
-    start, values, first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr
+    start,
+    values,
+    first,
+    blocks,
+    length,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    GRID: tl.constexpr = False,
 ):
     """Write block scalars."""
-    begin, places, valid = _scalar_places(first, blocks, length, BLOCK, WIDE, TILE, BULK)
+    begin, places, valid = _scalar_places(first, blocks, length, BLOCK, WIDE, TILE, BULK, GRID)
     values = tl.reshape(values, (TILE // BLOCK,))
     if BULK:
         tl.store(start + begin + places, values)
@@ -188,9 +221,19 @@ def store_scalars(
 
 
 @triton.jit
-def load_rows(start, first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
+def load_rows(
+    start,
+    first,
+    blocks,
+    length,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    GRID: tl.constexpr = False,
+):
     """Of each block the scalar of its row, float32 (TILE // BLOCK, 1)."""
-    begin, places, valid, _ = _row_places(first, blocks, length, BLOCK, WIDE, TILE)
+    begin, places, valid, _ = _row_places(first, blocks, length, BLOCK, WIDE, TILE, GRID)
     if BULK:
         values = tl.load(start + begin + places)
     else:
@@ -199,18 +242,35 @@ def load_rows(start, first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.conste
 
 
 @triton.jit
-def store_rows(start, values, first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr):
+def store_rows(
+    start,
+    values,
+    first,
+    blocks,
+    length,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+    GRID: tl.constexpr = False,
+):
     """Write scalars of rows, each from the first block of its row."""
-    begin, places, valid, column = _row_places(first, blocks, length, BLOCK, WIDE, TILE)
+    begin, places, valid, column = _row_places(first, blocks, length, BLOCK, WIDE, TILE, GRID)
     tl.store(start + begin + places, tl.reshape(values, (TILE // BLOCK,)), mask=valid & (column == 0))
 
 
 @triton.jit
-def _row_places(first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr):
+def _row_places(first, blocks, length, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, GRID: tl.constexpr):
     """The row of a tile's first block (int64), that of each block from there (int32), which exist, and their places in it."""
-    row, place = _tile_rows(first, length, BLOCK, WIDE, TILE)
-    exists = first + tl.arange(0, TILE // BLOCK) // (WIDE // BLOCK) < blocks
-    return first // ((length + WIDE - 1) // WIDE), row, exists, place
+    if GRID:
+        row = tl.arange(0, TILE // BLOCK) // (WIDE // BLOCK)
+        place = first[2] // BLOCK + tl.arange(0, TILE // BLOCK) % (WIDE // BLOCK)
+        begin = first[0] * blocks + first[1] * (TILE // WIDE)
+        exists = (first[1] * (TILE // WIDE) + row < blocks) & (place * BLOCK < length)
+    else:
+        row, place = _tile_rows(first, length, BLOCK, WIDE, TILE)
+        begin = first // ((length + WIDE - 1) // WIDE)
+        exists = first + tl.arange(0, TILE // BLOCK) // (WIDE // BLOCK) < blocks
+    return begin, row, exists, place
 
 
 @triton.jit
@@ -220,19 +280,31 @@ def load_whole(start):
 
 
 @triton.jit
-def store_whole(start, values, first):
+def store_whole(start, values, first, GRID: tl.constexpr = False):
     """Write the one scalar of a parameter, (1, 1), from its first tile."""
-    tl.store(start + tl.zeros((1, 1), tl.int32), values, mask=tl.full((1, 1), 0, tl.int64) + first == 0)
+    if GRID:
+        number = first[0] + first[1] + first[2]
+    else:
+        number = first
+    tl.store(start + tl.zeros((1, 1), tl.int32), values, mask=tl.full((1, 1), 0, tl.int64) + number == 0)
 
 
 @triton.jit
 def _units(
-    first, blocks, length, UNITS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr
+    first,
+    blocks,
+    length,
+    UNITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    GRID: tl.constexpr = False,
 ):
     """Where a tile's storage units begin, UNITS to a block, their offsets as (TILE // BLOCK * UNITS,), which exist."""
     count: tl.constexpr = TILE // BLOCK * UNITS
-    begin, block, exists = _scalar_places(first, blocks, length, BLOCK, WIDE, TILE, BULK)
-    if BULK:
+    begin, block, exists = _scalar_places(first, blocks, length, BLOCK, WIDE, TILE, BULK, GRID)
+    if BULK and not GRID:
         places = tl.arange(0, count)
         valid = tl.full((count,), True, tl.int1)
     else:
@@ -252,22 +324,23 @@ def load_codes(
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
+    GRID: tl.constexpr = False,
 ):
     """Unpacked codes, int32 (TILE // BLOCK, BLOCK).
 
     Codes of 1, 2 and 4 bits are read as words of 32 bits, codes of 3 bits as groups of 3 bytes, codes of 8 bits as bytes.
     """
     if BITS == 8:
-        begin, places, valid = _units(first, blocks, length, BLOCK, BLOCK, WIDE, TILE, BULK)
+        begin, places, valid = _units(first, blocks, length, BLOCK, BLOCK, WIDE, TILE, BULK, GRID)
         codes = _load_unit(start + begin, places, valid, BULK)
     elif BITS == 3:
-        begin, places, valid = _units(first, blocks, length, BLOCK // 8, BLOCK, WIDE, TILE, BULK)
+        begin, places, valid = _units(first, blocks, length, BLOCK // 8, BLOCK, WIDE, TILE, BULK, GRID)
         word = _load_unit(start + begin * 3, places * 3, valid, BULK)
         word = word | (_load_unit(start + begin * 3, places * 3 + 1, valid, BULK) << 8)
         word = word | (_load_unit(start + begin * 3, places * 3 + 2, valid, BULK) << 16)
         codes = (word[:, None] >> (3 * tl.arange(0, 8))[None, :]) & 7
     else:
-        begin, places, valid = _units(first, blocks, length, BLOCK * BITS // 32, BLOCK, WIDE, TILE, BULK)
+        begin, places, valid = _units(first, blocks, length, BLOCK * BITS // 32, BLOCK, WIDE, TILE, BULK, GRID)
         word = _load_unit(start + begin, places, valid, BULK).to(tl.uint32, bitcast=True)
         shifts = (BITS * tl.arange(0, 32 // BITS)).to(tl.uint32)
         codes = ((word[:, None] >> shifts[None, :]) & (2**BITS - 1)).to(tl.int32)
@@ -295,19 +368,20 @@ def store_codes(
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
     BULK: tl.constexpr,
+    GRID: tl.constexpr = False,
 ):
     """Pack and write codes; the inverse of `load_codes`."""
     if BITS == 8:
-        begin, places, valid = _units(first, blocks, length, BLOCK, BLOCK, WIDE, TILE, BULK)
+        begin, places, valid = _units(first, blocks, length, BLOCK, BLOCK, WIDE, TILE, BULK, GRID)
         _store_unit(start + begin, places, tl.reshape(codes, (TILE,)), valid, BULK)
     elif BITS == 3:
-        begin, places, valid = _units(first, blocks, length, BLOCK // 8, BLOCK, WIDE, TILE, BULK)
+        begin, places, valid = _units(first, blocks, length, BLOCK // 8, BLOCK, WIDE, TILE, BULK, GRID)
         word = tl.sum(tl.reshape(codes, (TILE // 8, 8)) << (3 * tl.arange(0, 8))[None, :], 1)
         _store_unit(start + begin * 3, places * 3, word & 255, valid, BULK)
         _store_unit(start + begin * 3, places * 3 + 1, (word >> 8) & 255, valid, BULK)
         _store_unit(start + begin * 3, places * 3 + 2, (word >> 16) & 255, valid, BULK)
     else:
-        begin, places, valid = _units(first, blocks, length, BLOCK * BITS // 32, BLOCK, WIDE, TILE, BULK)
+        begin, places, valid = _units(first, blocks, length, BLOCK * BITS // 32, BLOCK, WIDE, TILE, BULK, GRID)
         shifts = (BITS * tl.arange(0, 32 // BITS))[None, :]
         word = tl.sum(tl.reshape(codes, (TILE * BITS // 32, 32 // BITS)) << shifts, 1)
         _store_unit(start + begin, places, word, valid, BULK)

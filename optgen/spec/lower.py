@@ -19,6 +19,7 @@ from optgen.spec.resolve import FACTS, KIND_WORDS, MAXIMIZE, Resolver
 
 __all__ = ["load_program"]
 
+WIDEST = 256  # elements of a block where the rule knows rows and columns: a tile has 32 rows as wide
 STATIC = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "neg", "add", "sub", "mul", "abs", "min", "max"})
 
 
@@ -77,7 +78,19 @@ class _Lowering:
         made = [mark for state in states if state.init != Const(0) for mark in self.initial_value(state)]
         self.block(self.spec.update, ())
         hypers = (*self.spec.hypers, MAXIMIZE)
+        if any(symbol.domain in VECTORS for symbol in self.symbols.values()):
+            states = tuple(self.with_rows(state) for state in states)
         return Program(self.spec.name, self.symbols, self.flags, hypers, (*states, *made), tuple(self.body))
+
+    def with_rows(self, state: State) -> State:
+        """Where the rule knows rows and columns, a state's blocks lie in the rows of the last dimension."""
+        if state.storage is None:
+            return state
+        if state.storage.block > WIDEST:
+            message = f"the blocks of '{state.name}' are too large for a rule that knows rows and columns"
+            help_text = f"take blocks of {WIDEST} elements or fewer"
+            self.found.add("bad-value", message, self.spec.spans[state.name], help=help_text)
+        return replace(state, storage=replace(state.storage, grid=True))
 
     def initial_value(self, state: State) -> list[State]:
         """States are created as zeros; one with another `init` takes it at the start of its first step.

@@ -94,7 +94,7 @@ def state_codes(state: State) -> Codes | None:
     s = state.storage
     if s is None:
         return None
-    return Codes(s.bits, s.block, saved_scalars(s, state.unsigned), s.min_size, s.min_ndim, s.scope, s.row)
+    return Codes(s.bits, s.block, saved_scalars(s, state.unsigned), s.min_size, s.min_ndim, s.scope, s.row, s.grid)
 
 
 def saved_scalars(storage: Storage, unsigned: bool) -> tuple[str, ...]:

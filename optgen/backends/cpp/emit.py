@@ -139,7 +139,8 @@ def _wide(kernel: Kernel) -> int:
 
 def _column(buffer: Buffer, used: Buffer | None, kernel: Kernel) -> str:
     """How a buffer lies, and whether this sweep reads and writes it."""
-    size, block = f"sizeof({_type(buffer)})", _wide(kernel) or "LANES" if buffer.is_number else buffer.block
+    number = 0 if kernel.grid else _wide(kernel) or "LANES"
+    size, block = f"sizeof({_type(buffer)})", number if buffer.is_number else buffer.block
     if buffer.layout == Layout.CODE:
         size, block = str(buffer.storage.bits), buffer.storage.block
     exists = "true" if buffer.guard is None else condition(buffer.guard)

@@ -195,6 +195,7 @@ def _state_text(state: State) -> str:
         s = state.storage
         scalars = saved_scalars(s, state.unsigned)
         more = (f", scope={s.scope!r}" if s.scope != "block" else "") + (f", row={s.row}" if s.row > s.block else "")
+        more += ", grid=True" if s.grid else ""
         parts.append(f"codes=Codes({s.bits}, {s.block}, {scalars!r}, min_size={s.min_size}, min_ndim={s.min_ndim}{more})")
         parts.append(f"levels={levels_in_words(s, state.unsigned)!r}")
     return f"State({', '.join(parts)})"

@@ -100,7 +100,7 @@ class KernelPrinter(TritonPrinter):
                 return self.load(self.buffers[name])
             case Op(op="load_codes", args=(Ref(name=name),)):
                 storage = self.buffers[name].storage
-                return self.helper("load_codes", name, self.place, storage.bits, self.shape(storage))
+                return self.helper("load_codes", name, self.place, storage.bits, self.shape(storage), *self.more)
             case Op(op="blocks", args=(x, Const(value=number))):
                 return self.helper("to_blocks", self.expression(x), "_valid", self.kernel.stored(number).block, "TILE, BULK")
             case Op(op="number", args=(x,)):
@@ -116,7 +116,15 @@ class KernelPrinter(TritonPrinter):
             case _:
                 return super().operation(value)
 
-    place = "_first, _blocks, _length"  # what a kernel adds of its own has names that no spec can give
+    @property
+    def place(self) -> str:
+        """Where a tile is; what a kernel adds of its own has names that no spec can give."""
+        return "_at, _rows, _length" if self.kernel.grid else "_first, _blocks, _length"
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """What helpers are told of a kernel that knows rows and columns."""
+        return ("True",) if self.kernel.grid else ()
 
     def shape(self, storage: Storage) -> str:
         """The constants that say how a state's blocks lie in a tile."""
@@ -137,7 +145,10 @@ class KernelPrinter(TritonPrinter):
 
     def scalars(self, buffer: Buffer, places: Mapping[Layout, tuple[str, ...]]) -> list[str]:
         """Where a tile finds its scalars of blocks, of rows or of the tensor."""
-        return [place.format(block=buffer.block, wide=self.wide) for place in places[buffer.layout]]
+        texts = [place.format(block=buffer.block, wide=self.wide) for place in places[buffer.layout]]
+        if not self.kernel.grid or not texts:
+            return texts
+        return [self.place if texts[0] == PLACES[0] else "_at", *texts[1:], *self.more]
 
     def store(self, buffer: str, value: Expr) -> list[str]:
         """A write of elements, block scalars or codes."""
@@ -153,10 +164,10 @@ class KernelPrinter(TritonPrinter):
         if target.layout == Layout.STRIPS:
             return [self.helper("store_strips", buffer, text, "_at, _rows, _length, WIDTH, TILE, BULK")]
         if target.layout == Layout.BLOCK and self.kernel.grid and target.key is None:
-            return [self.helper("grid_parts", buffer, text, f"_at, _rows, _length, {self.kernel.chunk}, WIDTH, TILE, BULK")]
+            return [self.helper("grid_parts", buffer, text, f"_at, _rows, _length, {target.block}, WIDTH, TILE, BULK")]
         if target.layout == Layout.BLOCK and not self.wide:
             return [self.helper("store_parts", buffer, text, "_start, _valid", self.kernel.chunk, "TILE, BULK")]
         if target.layout in SCALARS:
             return [self.helper(f"store_{SCALARS[target.layout]}", buffer, text, *self.scalars(target, STORED))]
         storage = target.storage
-        return [self.helper("store_codes", buffer, text, self.place, storage.bits, self.shape(storage))]
+        return [self.helper("store_codes", buffer, text, self.place, storage.bits, self.shape(storage), *self.more)]

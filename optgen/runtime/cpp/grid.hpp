@@ -41,6 +41,11 @@ struct GridWalk {
 
     static int64_t bytes() { return COLUMNS * TILE * 8 + TILE * 12; }
 
+    // Whether a scale of a row or the tensor is given for each block of the tile.
+    static bool is_repeated(const Column& column) {
+        return (column.layout == Layout::row || column.layout == Layout::tensor) && column.block;
+    }
+
     // Bytes of one of a column's items, and elements of a row that it stands for; 0 where there is one number for the tile.
     static int64_t item(const Column& column) {
         return column.layout == Layout::code ? column.block * column.size / 8 : column.size;
@@ -60,7 +65,7 @@ struct GridWalk {
         const int64_t in_row = size ? (frame.length + size - 1) / size : 0;
         int64_t number = 0;
         switch (column.layout) {
-            case Layout::rows: number = line; break;
+            case Layout::rows: case Layout::row: number = line; break;
             case Layout::matrices: number = matrix; break;
             case Layout::cols: number = matrix * in_row + begin; break;
             case Layout::strips: number = (matrix * frame.strips() + row / STRIP) * in_row + begin; break;
@@ -78,6 +83,11 @@ struct GridWalk {
             char* theirs = place(c, matrix, row, begin);
             const int64_t size = elements(column);
             tile.at[c] = theirs;
+            if (is_repeated(column)) {
+                tile.at[c] = copy(c);
+                for (int i = 0; i < count / column.block; ++i) __builtin_memcpy(copy(c) + i * column.size, theirs, column.size);
+                continue;
+            }
             if (!size && column.written && !is_first) tile.at[c] = copy(c);  // the first tile writes what is one for all
             if (!size && column.written && !is_first && column.read) __builtin_memcpy(copy(c), theirs, column.size);
             if (!size || is_whole) continue;
@@ -101,9 +111,11 @@ struct GridWalk {
             tile.places.index = index();
         }
         body(tile);
-        for (int c = 0; c < COLUMNS && !is_whole; ++c) {
+        for (int c = 0; c < COLUMNS; ++c) {
             const int64_t size = elements(columns[c]);
-            if (columns[c].written && size)
+            if (is_repeated(columns[c]) && columns[c].written && (columns[c].layout == Layout::row ? begin == 0 : is_first))
+                __builtin_memcpy(place(c, matrix, row, begin), copy(c), columns[c].size);
+            if (!is_whole && columns[c].written && size)
                 __builtin_memcpy(place(c, matrix, row, begin), copy(c), (present + size - 1) / size * item(columns[c]));
         }
     }
@@ -183,7 +195,8 @@ static void join_grid(const Bucket& bucket, const Column (&columns)[COLUMNS], in
             stack = f.matrices, each = f.strips(), apart = f.length;
         } else {
             const int64_t in_row = (f.length + columns[parts].block - 1) / columns[parts].block;
-            stack = to_layout == Layout::rows ? f.matrices * f.rows : to_layout == Layout::matrices ? f.matrices : 1;
+            const bool by_row = to_layout == Layout::rows || to_layout == Layout::row;
+            stack = by_row ? f.matrices * f.rows : to_layout == Layout::matrices ? f.matrices : 1;
             each = f.matrices * f.rows * in_row / stack;
         }
         const double count = double(f.matrices * f.rows * f.length / (stack * apart));
