@@ -114,6 +114,7 @@ def state_place(state: State) -> str:
         return "float32"
     s = state.storage
     where = f"in blocks of {s.block}" if s.scope == "block" else f"with one scale per {s.scope}"
+    where = "with scales of rows and columns" if s.scope == "rank1" else where
     return f"{s.bits}-bit {s.codebook} codes {where}, {s.rounding} rounding"
 
 

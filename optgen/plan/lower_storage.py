@@ -37,10 +37,15 @@ from optgen.ir.nodes import (
 )
 from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout
-from optgen.storage.codebooks import CODEBOOKS, saved_scalars
+from optgen.storage.codebooks import CODEBOOKS, RANK1, saved_scalars
 from optgen.storage.codec import Codec, build_functions
+from optgen.storage.lookup import LARGEST
 
 __all__ = ["Lowered", "lower_storage"]
+
+
+LAYOUTS = {"row_scale": Layout.ROWS, "col_scale": Layout.COLS}
+DOMAINS = {"row_scale": Domain.ROW, "col_scale": Domain.COL}
 
 
 @dataclass
@@ -130,6 +135,7 @@ class _Lowering:
         names = self.function_names(codec, state.storage.scope, state.name)
         read = self.reads(state.name)
         saved = [scalar.name for scalar in codec.scalars if scalar.saved]
+        saved = list(RANK1) if state.storage.scope == "rank1" else saved
         self.buffers(state, saved, read)
         if read:
             self.decode(state, names, saved, index)
@@ -143,8 +149,9 @@ class _Lowering:
         for scalar in saved:
             scope = state.storage.scope
             doc = f"{scalar} of {'all' if scope == 'tensor' else f'each {scope}'} of {state.name}"
-            saved_as, block = f"{key}.{scalar}", state.storage.block
-            buffer = Buffer(f"{name}_{scalar}_blocks", Layout(scope), "float32", saved_as, state, read, True, doc, block=block)
+            saved_as, block, layout = f"{key}.{scalar}", state.storage.block, LAYOUTS.get(scalar) or Layout(scope)
+            doc = f"{scalar} of {state.name}" if scope == "rank1" else doc
+            buffer = Buffer(f"{name}_{scalar}_blocks", layout, "float32", saved_as, state, read, True, doc, block=block)
             self.out.buffers.append(buffer)
 
     def decode(self, state: State, names: dict[str, str], saved: list[str], index: int) -> None:
@@ -153,9 +160,11 @@ class _Lowering:
         self.out.body.append(Assign(code, Op("load_codes", (Ref(f"{state.name}_codes"),)), guards))
         args: list[Expr] = [Ref(code)]
         for scalar in saved:
-            name = self.local(f"{state.name}_{scalar}", Kind.REAL, Domain.BLOCK)
+            name = self.local(f"{state.name}_{scalar}", Kind.REAL, DOMAINS.get(scalar, Domain.BLOCK))
             self.out.body.append(Assign(name, Op("load", (Ref(f"{state.name}_{scalar}_blocks"),)), guards))
             args.append(Ref(name))
+        if len(args) > 1 and saved == list(RANK1):
+            args = [args[0], self.smaller(state, args[1], args[2], index, self.out.body)]
         value = Op("elements", (Call(names["decode"], tuple(args)), Const(index)))
         self.out.body.append(Assign(state.name, value, guards))
 
@@ -169,6 +178,9 @@ class _Lowering:
             Assign(arranged, finite, guards),
         ]
         known: dict[str, Expr] = {"x": Ref(arranged)}
+        if state.storage.scope == "rank1":
+            self.rank1(state, codec, names, index, known)
+            return
         for scalar in codec.scalars:
             name = self.local(f"{state.name}_{scalar.name}", scalar.kind, Domain.BLOCK)
             call = self.call(names[scalar.name], known)
@@ -177,14 +189,41 @@ class _Lowering:
             else:
                 self.inline(call, name, state.name, guards)
             known[scalar.name] = Ref(name)
+        self.codes(state, codec, names, index, known)
+        for scalar in codec.scalars:
+            if scalar.saved:
+                self.stores.append(Store(f"{state.name}_{scalar.name}_blocks", known[scalar.name], guards))
+
+    def codes(self, state: State, codec: Codec, names: dict[str, str], index: int, known: dict[str, Expr]) -> None:
+        """Encode, and write the codes."""
+        guards = _guards(state)
         if codec.random:
             known["u"] = Op("random_bits", (Const(index),))
         code = self.local(f"{state.name}_code", Kind.INT, Domain.ELEMENT)
         self.stores.append(Assign(code, self.call(names["encode"], known), guards))
         self.stores.append(Store(f"{state.name}_codes", Ref(code), guards))
-        for scalar in codec.scalars:
-            if scalar.saved:
-                self.stores.append(Store(f"{state.name}_{scalar.name}_blocks", known[scalar.name], guards))
+
+    def rank1(self, state: State, codec: Codec, names: dict[str, str], index: int, known: dict[str, Expr]) -> None:
+        """The largest magnitude of each row and each column; the smaller one is the scale of an element (Li et al. 2023, 4.2)."""
+        guards, magnitude = _guards(state), Op("abs", (Ref(state.name),))
+        size = self.local(f"{state.name}_size", Kind.REAL, Domain.ELEMENT)
+        finite = Op("where", (Op("le", (magnitude, Const(LARGEST))), magnitude, Const(0.0)))
+        self.stores.append(Assign(size, finite, guards))
+        scales: list[Expr] = []
+        for scalar, op in zip(RANK1, ("cols_max", "rows_max"), strict=True):
+            name = self.local(f"{state.name}_{scalar}", Kind.REAL, DOMAINS[scalar])
+            self.stores.append(Assign(name, Op(op, (Ref(size),)), guards))
+            scales.append(Ref(name))
+        known["scale"] = self.smaller(state, scales[0], scales[1], index, self.stores)
+        self.codes(state, codec, names, index, known)
+        for scalar, scale in zip(RANK1, scales, strict=True):
+            self.stores.append(Store(f"{state.name}_{scalar}_blocks", scale, guards))
+
+    def smaller(self, state: State, row: Expr, col: Expr, index: int, to: list[Statement]) -> Ref:
+        """The scale of each element, arranged in blocks."""
+        name = self.local(f"{state.name}_scale", Kind.REAL, Domain.ELEMENT)
+        to.append(Assign(name, Op("blocks", (Op("min", (row, col)), Const(index))), _guards(state)))
+        return Ref(name)
 
     def inline(self, call: Call, name: str, state: str, guards: tuple[Guard, ...]) -> None:
         """Write out a function that reduces more than a block, so that its reductions stand in the body by themselves."""

@@ -99,7 +99,11 @@ class Reference:
         functions, formulas = self.functions(s)
         code = packing.unpack(state[f"{s.save_as}.codes"], codes.bits, codes.block)
         scalars = [state[f"{s.save_as}.{name}"] for name in codes.scalars]
-        args = [code, *(x.reshape(-1, x.shape[-1], 1) for x in scalars)]
+        if codes.scope == "rank1":
+            scale = np.broadcast_to(np.minimum(*scalars), shape)
+            args = [code, packing.to_blocks(scale, codes)]
+        else:
+            args = [code, *(x.reshape(-1, x.shape[-1], 1) for x in scalars)]
         return packing.from_blocks(call(formulas["decode"], args, functions), shape, codes)
 
     def write(
@@ -120,7 +124,13 @@ class Reference:
         x = packing.to_blocks(np.broadcast_to(value, shape), codes)
         known: dict[str, Any] = {"x": np.where(np.isfinite(x), x, np.float32(0))}
         codec = CODEBOOKS[s.storage.codebook].codec(s.storage, s.unsigned)
-        for scalar in codec.scalars:
+        if codes.scope == "rank1":
+            single = np.broadcast_to(value, shape).astype(np.float32)
+            sizes = np.where(np.isfinite(single), np.abs(single), np.float32(0))
+            known["row_scale"], known["col_scale"] = sizes.max(axis=-1, keepdims=True), sizes.max(axis=-2, keepdims=True)
+            scale = np.broadcast_to(np.minimum(known["row_scale"], known["col_scale"]), shape)
+            known["scale"] = packing.to_blocks(scale, codes)
+        for scalar in codec.scalars if codes.scope != "rank1" else ():
             known[scalar.name] = self.apply(formulas[scalar.name], known, functions)
         if codec.random:
             words = packing.step_words(int(state["rounding_key"]) % 2**64, t)
@@ -128,7 +138,7 @@ class Reference:
         code = self.apply(formulas["encode"], known, functions)
         new = {f"{s.save_as}.codes": packing.pack(np.broadcast_to(code, x.shape), codes.bits).reshape(codes.codes_shape(shape))}
         for name in codes.scalars:
-            new[f"{s.save_as}.{name}"] = known[name].reshape(codes.scalars_shape(shape))
+            new[f"{s.save_as}.{name}"] = known[name].reshape(codes.scalars_shape(shape, name))
         return new
 
     def apply(self, function: Function, known: Mapping[str, Any], functions: Mapping[str, Function]) -> Any:

@@ -82,11 +82,6 @@ class Description:
     whole: bool = False  # whether the rule reduces over all elements of a parameter
 
     @property
-    def grid(self) -> bool:
-        """Whether the rule knows rows and columns, so that a parameter must have both."""
-        return any(kernel.grid for kernel in self.kernels)
-
-    @property
     def origin(self) -> dict[str, str]:
         """What a parameter group in a state dict says of its origin: spec and format, and what the codes of states mean."""
         levels = "; ".join(f"{state.name}: {state.levels}" for state in self.states if state.codes is not None)

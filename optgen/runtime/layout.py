@@ -63,7 +63,8 @@ def vector_shape(shape: str, of: Sequence[int]) -> tuple[int, ...]:
 class Codes:
     """How a state is kept as codes: `bits` per element, blocks of `block`, the names of the saved scalars.
 
-    A scalar is one for each "block", "row" or the whole "tensor", as `scope` says. Rows have at least `row` elements, if
+    A scalar is one for each "block", "row" or the whole "tensor", as `scope` says, or ("rank1") of an element the smaller one
+    of those of its row and its column. Rows have at least `row` elements, if
     there are as many: the largest block of an optimizer's states, so that all of them have the same rows. A parameter is
     stored so if it has at least `min_ndim` dimensions, `min_size` elements and one whole block. For a rule that knows rows and
     columns (`grid`) the last dimension must have so many elements as a row.
@@ -114,12 +115,17 @@ class Codes:
         """Shape of the uint8 tensor of packed codes: (leading dimensions..., bytes per row)."""
         return (*self.row_shape(shape)[0], self.blocks_per_row(shape) * self.block * self.bits // 8)
 
-    def scalars_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of each float32 tensor of scalars: (leading dimensions..., blocks per row), (leading..., 1) or (1,)."""
+    def scalars_shape(self, shape: Sequence[int], name: str = "") -> tuple[int, ...]:
+        """Shape of a float32 tensor of scalars: (leading dimensions..., blocks per row), (leading..., 1) or (1,).
+
+        Of the scope "rank1" the scales of rows are shaped (leading..., rows, 1), those of columns (leading..., 1, columns).
+        """
         if self.scope == "tensor":
             return (1,)
+        if self.scope == "rank1":
+            return vector_shape("[..., 1, cols]" if name == "col_scale" else "[..., rows, 1]", shape)
         return (*self.row_shape(shape)[0], self.blocks_per_row(shape) if self.scope == "block" else 1)
 
     def nbytes(self, shape: Sequence[int]) -> int:
         """Bytes of codes and scalars."""
-        return math.prod(self.codes_shape(shape)) + 4 * len(self.scalars) * math.prod(self.scalars_shape(shape))
+        return math.prod(self.codes_shape(shape)) + 4 * sum(math.prod(self.scalars_shape(shape, x)) for x in self.scalars)

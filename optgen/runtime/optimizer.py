@@ -120,7 +120,7 @@ class GeneratedOptimizer(Optimizer):
                 f"{name} cannot update a parameter of shape {tuple(p.shape)} and strides {p.stride()}: "
                 "several of its elements share memory; pass a contiguous copy"
             )
-        if self.description.grid and p.ndim < MATRIX:
+        if p.ndim < MATRIX and self.description.kernels[self.description.kernel_index(p.shape, storage)].grid:
             raise ValueError(
                 f"{self._owner(p)} has shape {tuple(p.shape)}, and this rule needs rows and columns, the last two of two or more "
                 "dimensions: give it to another optimizer"
@@ -355,6 +355,7 @@ def _explain_state(state: State, p: Tensor, kernel: KernelInfo) -> str:
     if state.name in kernel.stored and state.codes is not None:
         codes = state.codes
         where = f"in blocks of {codes.block}" if codes.scope == "block" else f"with one scale per {codes.scope}"
+        where = "with scales of rows and columns" if codes.scope == "rank1" else where
         return f"{state.name} {codes.bits} bits {where} ({codes.reason(p.shape)})"
     why = "" if state.codes is None else f" ({'as asked' if state.codes.applies_to(p.shape) else state.codes.reason(p.shape)})"
     return f"{state.name} {str(float_dtype(state, p.dtype)).removeprefix('torch.')}{why}"

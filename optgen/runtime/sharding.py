@@ -99,8 +99,8 @@ def _check_codes(owner: Callable[[], str], p: DTensor, codes: Codes, cut: Sequen
     """Refuse shards for which codes and scalars cannot be cut alike."""
     first = len(codes.row_shape(p.shape)[0])  # of the dimensions that are merged into rows
     inside = [(dim, ways) for dim, ways in cut if dim >= first]
-    if cut if codes.scope == "tensor" else inside and codes.scope == "row":
-        where = "parameters" if codes.scope == "tensor" else "rows"
+    if cut if codes.scope in ("tensor", "rank1") else inside and codes.scope == "row":
+        where = "rows" if codes.scope == "row" else "parameters"
         message = f"one scale per {codes.scope} cannot be computed where {where} are sharded"
         raise RuntimeError(f"{owner()}: sharded as {p.placements}; {message}; store the state in blocks, or in float32")
     if not inside:

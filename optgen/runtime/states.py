@@ -48,7 +48,7 @@ def state_tensors(state: State, coded: bool, shape: Sequence[int], param: torch.
     codes = state.codes
     if not coded or codes is None:
         return {state.key: Kept(tuple(shape), float_dtype(state, param), "like")}
-    scalars = {f"{state.key}.{name}": Kept(codes.scalars_shape(shape), torch.float32, "beside") for name in codes.scalars}
+    scalars = {f"{state.key}.{name}": Kept(codes.scalars_shape(shape, name), torch.float32, "beside") for name in codes.scalars}
     return {f"{state.key}.codes": Kept(codes.codes_shape(shape), torch.uint8, "beside"), **scalars}
 
 

@@ -78,7 +78,8 @@ class _Lowering:
         made = [mark for state in states if state.init != Const(0) for mark in self.initial_value(state)]
         self.block(self.spec.update, ())
         hypers = (*self.spec.hypers, MAXIMIZE)
-        if any(symbol.domain in VECTORS for symbol in self.symbols.values()):
+        ranked = any(state.storage is not None and state.storage.scope == "rank1" for state in states)
+        if ranked or any(symbol.domain in VECTORS for symbol in self.symbols.values()):
             states = tuple(self.with_rows(state) for state in states)
         return Program(self.spec.name, self.symbols, self.flags, hypers, (*states, *made), tuple(self.body))
 

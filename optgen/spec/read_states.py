@@ -21,8 +21,8 @@ __all__ = ["StateReader"]
 KEYS = ("like", "shape", "sign", "init", "save_as", "when", "storage", "doc")
 STORAGE_KEYS = ("codebook", "bits", "block", "rounding", *OPTIONS, "min_size", "min_ndim")
 FLOATS = ("bfloat16", "float16")
-SCOPES = ("row", "tensor")
-PADDING = 128  # elements that rows are padded to where a row or the tensor shares a scale
+SCOPES = ("row", "tensor", "rank1")
+PADDING = 128  # elements that rows are padded to where a row or the tensor shares a scale, or an element has its own
 ROUNDINGS = ("nearest", "stochastic", "unbiased")
 SAVE_AS = re.compile(r"[a-z][a-z0-9_]{0,59}")
 TAKEN_KEYS = {"step": "the step counter", "rounding_key": "the key of stochastic rounding", "correction": "what rounding took"}
@@ -181,8 +181,8 @@ class StateReader:
         if isinstance(node, Scalar) and node.style is None and node.text in SCOPES:
             return PADDING, node.text
         if isinstance(node, Scalar) and not is_number(node):
-            help_text = "'block: 128' for blocks, or 'row' or 'tensor' for one scale each"
-            self.fields.wrong_type(node, "'block'", "a whole number, 'row' or 'tensor'", help_text)
+            help_text = "'block: 128' for blocks, 'row' or 'tensor' for one scale each, 'rank1' for scales of rows and columns"
+            self.fields.wrong_type(node, "'block'", "a whole number, 'row', 'tensor' or 'rank1'", help_text)
             return None, "block"
         return self.fields.integer(node, "'block'", 32, 2048), "block"
 

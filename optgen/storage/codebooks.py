@@ -18,7 +18,7 @@ from optgen.storage.log import Log
 from optgen.storage.power import Power
 from optgen.storage.table import Table
 
-__all__ = ["CODEBOOKS", "check_sizes", "check_storage", "half_gap", "levels_in_words", "saved_scalars", "state_codes"]
+__all__ = ["CODEBOOKS", "RANK1", "check_sizes", "check_storage", "half_gap", "levels_in_words", "saved_scalars", "state_codes"]
 
 CODEBOOKS: dict[str, Codebook] = {
     "dynamic_exponent": DynamicExponent(),
@@ -89,6 +89,9 @@ def levels_in_words(storage: Storage, unsigned: bool) -> str:
     return " ".join([*words, "with zero"] if storage.zero else words)
 
 
+RANK1 = ("row_scale", "col_scale")
+
+
 def state_codes(state: State) -> Codes | None:
     """How a state is laid out as codes; None if it is stored as one float per element."""
     s = state.storage
@@ -98,6 +101,8 @@ def state_codes(state: State) -> Codes | None:
 
 
 def saved_scalars(storage: Storage, unsigned: bool) -> tuple[str, ...]:
-    """The block scalars that are kept beside the codes, each one float32 per block."""
+    """The scalars that are kept beside the codes, each one float32 per block, row or tensor; of "rank1", per row and column."""
+    if storage.scope == "rank1":
+        return RANK1
     codec = CODEBOOKS[storage.codebook].codec(storage, unsigned)
     return tuple(scalar.name for scalar in codec.scalars if scalar.saved)

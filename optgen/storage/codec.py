@@ -169,4 +169,5 @@ def _link(value: Expr, known: Mapping[str, Function], scope: str) -> Expr:
     args = tuple(_link(arg, known, scope) for arg in value.args)
     if value.op.startswith("call "):
         return Call(known[value.op.removeprefix("call ")].name, args)
-    return Op(value.op.replace("block", scope) if value.op in ("block_max", "block_min") else value.op, args)
+    reduces = scope != "rank1" and value.op in ("block_max", "block_min")
+    return Op(value.op.replace("block", scope) if reduces else value.op, args)

@@ -42,7 +42,8 @@ class Log:
             found.add("storage-sign", "the log codebook needs an unsigned state", spans["codebook"], note=note,
                       help="add 'sign: unsigned' to the state, or use dynamic_exponent")  # fmt: skip
         if storage.scope != "block":
-            message = f"log levels need a quantile of each block, which a whole {storage.scope} has not"
+            of = "rank-1 scale" if storage.scope == "rank1" else f"whole {storage.scope}"
+            message = f"log levels need a quantile of each block, which a {of} has not"
             found.add("bad-value", message, spans["block"], help="take a number of elements, 'block: 128'")
         if storage.quantile is not None and not 0 <= storage.quantile < 1:
             found.add("bad-value", "'quantile' is at least 0 and below 1", spans["quantile"], help="SOLO takes 0.1")

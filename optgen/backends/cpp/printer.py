@@ -186,7 +186,7 @@ class LoopPrinter(CppPrinter):
             case Op(op="load", args=(Ref(name="param"),)):
                 return ATOM, "read_parameter(param, correction, i)"
             case Op(op="load", args=(Ref(name=name),)) if is_single(self.buffers[name]):
-                return ATOM, f"spread(*{cpp_name(name)})"
+                return ATOM, f"spread(real(*{cpp_name(name)}))" if self.kernel.grid else f"spread(*{cpp_name(name)})"
             case Op(op="load", args=(Ref(name=name),)):
                 return ATOM, f"load_reals({cpp_name(name)} + i)"
             case Op(op="load_codes", args=(Ref(name=name),)):
