@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from optgen.runtime.triton_numbers import maximum, minimum
-from optgen.runtime.triton_ops import hashed
+from optgen.runtime.triton_random import hashed
 
 __all__ = [
     "column_values",
