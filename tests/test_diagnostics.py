@@ -18,7 +18,7 @@ from optgen.diagnostics import Diagnostic, SpecError
 from optgen.diagnostics.codes import load_codes
 from optgen.diagnostics.render import render, render_all
 from optgen.spec.check_rounding import rounding_warnings
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_programs
 from tests.conftest import ROOT
 
 BAD = ROOT / "tests" / "bad_specs"
@@ -30,7 +30,7 @@ DEFAULTS = {"name": "name: Rule", "summary": "summary: A rule.", "update": "upda
 
 def faults(path: str | Path) -> tuple[Diagnostic, ...]:
     try:
-        warnings = rounding_warnings(*load_program(str(path)))
+        warnings = rounding_warnings(*load_programs(str(path)))
     except SpecError as error:
         return error.diagnostics
     assert warnings, "the spec has no fault"
@@ -87,7 +87,7 @@ def codes_in(tree: ast.AST) -> set[str]:
 @pytest.mark.parametrize("code", sorted(CODES.keys() - NOT_EXCERPTS))
 def test_examples_keep_their_word(code: str, tmp_path: Path) -> None:
     good = excerpt(CODES[code].good, tmp_path / "good")
-    assert not rounding_warnings(*load_program(str(good)))
+    assert not rounding_warnings(*load_programs(str(good)))
     bad = excerpt(CODES[code].bad, tmp_path / "bad")
     assert code in {d.code for d in faults(bad)}
 

@@ -17,7 +17,7 @@ from optgen.cli.main import main
 from optgen.diagnostics import SpecError
 from optgen.ir.names import is_reserved
 from optgen.runtime import torch_ops
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_program
 from tests.conftest import ROOT, interpreted
 from tests.fuzzing import run_spec, try_spec
 from tests.random_specs import damaged, random_spec

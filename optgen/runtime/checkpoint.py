@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from copy import deepcopy
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ from optgen.runtime.low_precision import CORRECTION, correction_dtype, is_random
 from optgen.runtime.rules import kernels_of
 from optgen.runtime.states import Kept, state_tensors
 
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import GeneratedOptimizer
-
 __all__ = ["load"]
 
 TORCH_OPTIONS = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
@@ -33,7 +30,7 @@ ROUTES = ("param_names", "tags")  # what decides between rules is never taken fr
 KEY = "rounding_key"
 
 
-def load(optimizer: GeneratedOptimizer, description: Description, state_dict: dict[str, Any]) -> None:
+def load(optimizer: Any, description: Description, state_dict: dict[str, Any]) -> None:
     """Load `state_dict` into `optimizer`, described by `description`, or raise ValueError and change nothing."""
     _check_form(description.name, state_dict)
     state_dict = state_dict.copy()
@@ -74,7 +71,7 @@ def _check_form(owner: str, state_dict: Any) -> None:
             raise ValueError(f"{owner}: group {index} of the state dict has no list of 'params'")
 
 
-def _merge_groups(optimizer: GeneratedOptimizer, description: Description, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merge_groups(optimizer: Any, description: Description, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The saved hyperparameters with the optimizer's own parameters."""
     owner, groups = description.name, optimizer.param_groups
     if len(saved) != len(groups):

@@ -10,7 +10,7 @@ from typing import Any
 from optgen.runtime.layout import Codes
 from optgen.runtime.low_precision import check_low_precision
 
-__all__ = ["Description", "Hyper", "KernelInfo", "Rule", "State"]
+__all__ = ["Description", "Hyper", "KernelInfo", "RuleInfo", "State"]
 
 FORMAT = 1  # of the state dict; raised when a key changes its meaning
 
@@ -67,7 +67,7 @@ class KernelInfo:
 
 
 @dataclass(frozen=True)
-class Rule:
+class RuleInfo:
     """How parameters are updated for which `when` holds, and no condition of an earlier rule.
 
     `hypers` are the arguments that its scalars depend on and `flags` its compile-time flags, None for all of the class.
@@ -114,7 +114,7 @@ class Description:
     outputs: tuple[str, ...] = ()
     random: bool = False
     whole: bool = False
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[RuleInfo, ...] = ()
     tags: tuple[str, ...] = ()
     has_rules: bool = field(init=False)
     owners: tuple[int, ...] = field(init=False, repr=False)  # of each kernel, the place of its rule
@@ -124,7 +124,7 @@ class Description:
         """Make one rule of what has no rules, and count kernels and numbers through."""
         known: dict[str, object] = {"has_rules": bool(self.rules)}
         rules = self.rules or (
-            Rule("", "", self.states, self.kernels, self.columns, self.outputs, random=self.random, whole=self.whole),
+            RuleInfo("", "", self.states, self.kernels, self.columns, self.outputs, random=self.random, whole=self.whole),
         )
         known |= {"rules": rules, "kernels": tuple(kernel for rule in rules for kernel in rule.kernels)}
         known["owners"] = tuple(place for place, rule in enumerate(rules) for _ in rule.kernels)
@@ -146,11 +146,11 @@ class Description:
         )
         return {"optgen": f"{self.name}/{FORMAT}", **({"codes": levels} if levels else {})}
 
-    def full_name(self, rule: Rule, state: State) -> str:
+    def full_name(self, rule: RuleInfo, state: State) -> str:
         """A state by its name, and its rule's if there are several."""
         return f"{rule.name}.{state.name}" if self.has_rules else state.name
 
-    def rule_of(self, kernel: int) -> Rule:
+    def rule_of(self, kernel: int) -> RuleInfo:
         """The rule that a kernel belongs to."""
         return self.rules[self.owners[kernel]]
 

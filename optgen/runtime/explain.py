@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -10,15 +10,12 @@ from optgen.runtime.description import State
 from optgen.runtime.rules import Parameter, kernels_of, parameters
 from optgen.runtime.states import float_dtype
 
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import GeneratedOptimizer
-
 __all__ = ["explain"]
 
 HEADS = ("parameter", "shape", "dtype", "rule", "why", "backend", "kernel", "states")
 
 
-def explain(optimizer: GeneratedOptimizer) -> str:
+def explain(optimizer: Any) -> str:
     """A line of columns for each parameter, below a line that names them."""
     rows: list[tuple[str, ...]] = [HEADS]
     for group in optimizer.param_groups:
@@ -32,7 +29,7 @@ def explain(optimizer: GeneratedOptimizer) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(optimizer: GeneratedOptimizer, group: dict[str, Any], p: Tensor, index: int, parameter: Parameter) -> tuple[str, ...]:
+def _row(optimizer: Any, group: dict[str, Any], p: Tensor, index: int, parameter: Parameter) -> tuple[str, ...]:
     rule, kernel = optimizer.description.rule_of(index), optimizer.description.kernels[index]
     flags = type(optimizer).flags(group)
     states = [_state(s, p, kernel.stored) for s in rule.states if s.exists(flags)]
@@ -49,7 +46,7 @@ def _row(optimizer: GeneratedOptimizer, group: dict[str, Any], p: Tensor, index:
     )
 
 
-def _backend(optimizer: GeneratedOptimizer, p: Tensor) -> str:
+def _backend(optimizer: Any, p: Tensor) -> str:
     """What a step would take for this parameter."""
     try:
         return optimizer._backend(p.device)

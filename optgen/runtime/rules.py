@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import GeneratedOptimizer
+from typing import Any, NamedTuple
 
 __all__ = ["NamelessError", "Parameter", "check_tags", "kernels_of", "parameters", "route"]
 
@@ -53,14 +50,14 @@ class Parameter(NamedTuple):
         return not self.tags.isdisjoint(tags)
 
 
-def kernels_of(optimizer: GeneratedOptimizer, group: Mapping[str, Any]) -> list[int]:
+def kernels_of(optimizer: Any, group: Mapping[str, Any]) -> list[int]:
     """The kernel of each parameter of a group. Raises what `route` raises."""
     description, storage = optimizer.description, group["storage"]
     rules = route(optimizer, group)
     return [description.kernel_index(p.shape, storage, rule) for p, rule in zip(group["params"], rules, strict=True)]
 
 
-def route(optimizer: GeneratedOptimizer, group: Mapping[str, Any]) -> list[int]:
+def route(optimizer: Any, group: Mapping[str, Any]) -> list[int]:
     """For each parameter of a group the place of the first rule whose condition holds.
 
     Raises:
@@ -85,7 +82,7 @@ def route(optimizer: GeneratedOptimizer, group: Mapping[str, Any]) -> list[int]:
     return found
 
 
-def parameters(optimizer: GeneratedOptimizer, group: Mapping[str, Any]) -> Iterator[Parameter]:
+def parameters(optimizer: Any, group: Mapping[str, Any]) -> Iterator[Parameter]:
     """What conditions may ask of each parameter of a group."""
     owner, given = optimizer.description.name, group.get("tags", ())
     if isinstance(given, str) or not all(isinstance(tag, str) for tag in given):
@@ -96,7 +93,7 @@ def parameters(optimizer: GeneratedOptimizer, group: Mapping[str, Any]) -> Itera
         yield Parameter(name, p.shape, frozenset([*given, *by_name]))
 
 
-def check_tags(optimizer: GeneratedOptimizer) -> None:
+def check_tags(optimizer: Any) -> None:
     """Refuse tags that were given by name and that no rule asks for, and patterns that no parameter has.
 
     Raises:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from optgen.reference.cases import hyper_cases
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_program
 from tests.conftest import SHIPPED
 from tests.contract.rows import make_params, run, same, snapshot
 from tests.contract.test_state_dict import copies, file

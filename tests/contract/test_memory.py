@@ -22,11 +22,13 @@ SHAPES = ((64, 128), (33,), (), (70, 130), (16, 8, 6, 6), (0, 5), (4, 5))
 
 def test_state_takes_the_bytes_that_optgen_memory_says(row: Row) -> None:
     """For every shape, with the spec's default flags."""
-    program = build(str(ROOT / "specs" / f"{row.spec}.yaml")).program
+    built = build(str(ROOT / "specs" / f"{row.spec}.yaml"))
     params = make_params(SHAPES)
     optimizer = row.cls(params)
     run(optimizer, range(2))
-    promised = memory(program, Model("test", "", tuple(Shape(str(i), shape) for i, shape in enumerate(SHAPES))))
+    promised = memory(
+        built.spec, built.programs, Model("test", "", tuple(Shape(str(i), shape) for i, shape in enumerate(SHAPES)))
+    )
     for p, expected in zip(params, promised, strict=True):
         assert sum(value.nbytes for value in optimizer.state[p].values()) == expected.nbytes, tuple(p.shape)
     for value in (value for state in optimizer.state.values() for value in state.values()):
