@@ -99,7 +99,7 @@ def excerpt(text: str, folder: Path) -> Path:
     files = {"rule.yaml": text} if len(parts) == 1 else dict(zip(parts[1::2], parts[2::2], strict=True))
     for name, content in files.items():
         missing = [line for key, line in DEFAULTS.items() if not re.search(rf"^{key}:", content, re.MULTILINE)]
-        if "extends:" in content:
+        if re.search("^(extends|rules):", content, re.MULTILINE):
             missing = [line for line in missing if not line.startswith("update")]
         lines = [content] if name.endswith(".py") else [*missing, content]
         (folder / name).write_text("\n".join(lines), encoding="utf-8")

@@ -49,7 +49,7 @@ def _row(optimizer: Any, group: dict[str, Any], p: Tensor, index: int, parameter
 def _backend(optimizer: Any, p: Tensor) -> str:
     """What a step would take for this parameter."""
     try:
-        return optimizer._backend(p.device)
+        return str(optimizer._backend(p.device))
     except RuntimeError as error:  # a parameter on a device that the backend asked for cannot update
         return f"none: {error}"
 

@@ -180,16 +180,16 @@ class _Reader:
             case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in COMPARE for op in ops):
                 compared = tuple(map(self.number, (left, *others)))
                 if not any(isinstance(value, Fact) for value in compared):
-                    raise self.fault(node, "constant-condition", "this condition is always the same", HELP)
+                    raise self.report(node, "constant-condition", "this condition is always the same", HELP)
                 return Comparison(compared, tuple(COMPARE[type(op)] for op in ops))
             case ast.Call() | ast.Name():
                 fact = self.fact(node)
                 if fact.word in ("named", "tagged"):
                     return fact
-                raise self.fault(
+                raise self.report(
                     node, "bad-condition", f"'{fact.word}' is a number, not a condition", "compare it: 'ndim >= 2'"
                 )
-        raise self.fault(node, "bad-condition", "this is no condition on a parameter", HELP)
+        raise self.report(node, "bad-condition", "this is no condition on a parameter", HELP)
 
     def number(self, node: ast.expr) -> Number | Fact:
         match node:
@@ -203,23 +203,23 @@ class _Reader:
                 fact = self.fact(node)
                 if fact.word not in ("named", "tagged"):
                     return fact
-                raise self.fault(node, "bad-condition", f"'{fact.word}(...)' is a condition, not a number", "ask it by itself")
-        raise self.fault(node, "bad-condition", "sizes are compared with whole numbers and sizes", HELP)
+                raise self.report(node, "bad-condition", f"'{fact.word}(...)' is a condition, not a number", "ask it by itself")
+        raise self.report(node, "bad-condition", "sizes are compared with whole numbers and sizes", HELP)
 
     def fact(self, node: ast.Call | ast.Name) -> Fact:
         name = node.func if isinstance(node, ast.Call) else node
         if not isinstance(name, ast.Name):
-            raise self.fault(node, "bad-condition", "this is no condition on a parameter", HELP)
+            raise self.report(node, "bad-condition", "this is no condition on a parameter", HELP)
         if name.id not in FACTS:
             message = f"a condition of a rule knows no '{name.id}'"
-            raise self.fault(name, "bad-condition", message, suggest(name.id, FACTS))
+            raise self.report(name, "bad-condition", message, suggest(name.id, FACTS))
         if name.id in ("ndim", "numel"):
             if isinstance(node, ast.Call):
-                raise self.fault(node, "bad-condition", f"'{name.id}' takes no arguments", f"write '{name.id}'")
+                raise self.report(node, "bad-condition", f"'{name.id}' takes no arguments", f"write '{name.id}'")
             return Fact(name.id)
         if not isinstance(node, ast.Call) or node.keywords or not node.args:
             example = {"size": "size(cols)", "named": 'named("*.bias")', "tagged": 'tagged("embedding")'}[name.id]
-            raise self.fault(node, "bad-condition", f"'{name.id}' takes arguments", f"as in '{example}'")
+            raise self.report(node, "bad-condition", f"'{name.id}' takes arguments", f"as in '{example}'")
         if name.id == "size":
             return Fact("size", (self.dimension(node),))
         return Fact(name.id, tuple(map(self.word, node.args)))
@@ -233,7 +233,7 @@ class _Reader:
                 return value
             case [ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(value)))] if not isinstance(value, bool):
                 return -value
-        raise self.fault(
+        raise self.report(
             node, "bad-condition", "'size' takes one dimension", "write size(rows), size(cols), size(0) or size(-1)"
         )
 
@@ -241,9 +241,9 @@ class _Reader:
         match node:
             case ast.Constant(value=str(text)) if text and text.isprintable() and not {'"', "\\"} & {*text}:
                 return text
-        raise self.fault(node, "bad-condition", "names and tags are texts in quotes", 'as in named("*.bias", "norm*")')
+        raise self.report(node, "bad-condition", "names and tags are texts in quotes", 'as in named("*.bias", "norm*")')
 
-    def fault(self, node: ast.expr, code: str, message: str, help_text: str | None) -> _FaultError:
+    def report(self, node: ast.expr, code: str, message: str, help_text: str | None) -> _FaultError:
         """Report a fault and return what to raise."""
         self.found.add(code, message, self.text.span(node), help=help_text)
         return _FaultError()
