@@ -185,7 +185,7 @@ class Description:
         if not isinstance(wanted, Mapping) or not set(wanted) <= {state.name for state in states}:
             names = ", ".join(repr(name) for name in dict.fromkeys(state.name for state in states if not state.scalar))
             raise ValueError(f"{self.name}: storage is 'float32' or a mapping of states ({names}) to 'float32', got {asked!r}")
-        narrow = {state.name for state in states if state.dtype is not None}
+        narrow = {state.name for state in states if state.dtype is not None} - set(coded if isinstance(asked, str) else ())
         other = {name: how for name, how in wanted.items() if how != "float32" or name in narrow}
         if other:
             raise ValueError(
