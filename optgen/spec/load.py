@@ -95,8 +95,7 @@ def _arguments(spec: Spec, names: Sequence[dict[str, str]]) -> tuple[Hyper, ...]
     added = [
         replace(rename_hyper(hyper, new), doc=f"{rule.name}: {hyper.doc or hyper.name}")
         for rule, new in zip(spec.rules, names, strict=True)
-        for hyper in (rule.spec.hypers if rule.uses else ())
-        if hyper.name not in rule.shared
+        for hyper in rule.added
     ]
     return (*spec.hypers, *added)
 
@@ -117,7 +116,7 @@ def _check_arguments(spec: Spec, names: Sequence[dict[str, str]], found: Diagnos
     taken = {name for hyper in spec.hypers for name in (hyper.name, *hyper.names)}
     for rule, new in zip(spec.rules, names, strict=True):
         assert rule.span is not None
-        apart = {name for h in rule.spec.hypers if h.name not in rule.shared for name in (h.name, *h.names)}
+        apart = {name for hyper in rule.added for name in (hyper.name, *hyper.names)}
         for old, name in new.items():
             if old not in apart:
                 continue
@@ -131,16 +130,15 @@ def _check_arguments(spec: Spec, names: Sequence[dict[str, str]], found: Diagnos
 
 
 def _renamed(rule: Rule, names: dict[str, str]) -> Rule:
-    """What the documentation shows of a rule."""
-    spec, parts = rule.spec, dict(names)
+    """A rule whose formulas, as the documentation shows them, speak of the arguments."""
+    spec = rule.spec
     return replace(
         rule,
         spec=replace(
             spec,
-            hypers=tuple(rename_hyper(hyper, names) for hyper in spec.hypers),
-            update_text=rename_text(spec.update_text, parts),
-            conditions={name: replace(t, text=rename_text(t.text, parts)) for name, t in spec.conditions.items()},
-            inits={name: replace(text, text=rename_text(text.text, parts)) for name, text in spec.inits.items()},
+            update_text=rename_text(spec.update_text, names),
+            conditions={name: replace(t, text=rename_text(t.text, names)) for name, t in spec.conditions.items()},
+            inits={name: replace(text, text=rename_text(text.text, names)) for name, text in spec.inits.items()},
         ),
     )
 

@@ -77,3 +77,8 @@ class Rule:
         if not self.name:
             return ""
         return self.condition.text if self.condition is not None else "otherwise"
+
+    @property
+    def added(self) -> list[Hyper]:
+        """The hyperparameters of a used spec that become arguments of their own."""
+        return [hyper for hyper in self.spec.hypers if hyper.name not in self.shared] if self.uses else []

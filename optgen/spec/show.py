@@ -14,7 +14,9 @@ def spec_text(spec: Spec) -> str:
     """The merged spec as YAML."""
     lines = [f"name: {spec.name}", f"summary: {spec.summary}"]
     lines += [f"reference: {spec.reference}"] if spec.reference else []
-    lines += ["hyper:", *(f"  {hyper.name}: {hyper_text(hyper)}" for hyper in spec.hypers)] if spec.hypers else []
+    used = {f"{rule.name}_{hyper.name}" for rule in spec.rules for hyper in rule.added}
+    hypers = [hyper for hyper in spec.hypers if hyper.name not in used]
+    lines += ["hyper:", *(f"  {hyper.name}: {hyper_text(hyper)}" for hyper in hypers)] if hypers else []
     if not spec.rules:
         return "\n".join([*lines, *_part(spec)])
     lines.append("rules:")
