@@ -126,9 +126,10 @@ class GeneratedOptimizer(Optimizer):
         Raises:
             ValueError: if there are more or fewer tensors than parameters, or a shape differs; nothing is changed then.
         """
-        for p, group, correction in masters.load(self, self.description.name, tensors):
-            kernel = dict(zip(group["params"], kernels_of(self, group), strict=True))[p]
-            self._init_state(p, self.state[p], kernel, type(self).flags(group), group["low_precision"])
+        corrected = masters.load(self, self.description.name, tensors)
+        chosen = {p: k for group in self.param_groups for p, k in zip(group["params"], kernels_of(self, group), strict=True)}
+        for p, group, correction in corrected:
+            self._init_state(p, self.state[p], chosen[p], type(self).flags(group), group["low_precision"])
             sharding.local(self.state[p][CORRECTION]).copy_(correction)
 
     def _check_param(self, p: Tensor, kernel: int) -> None:
