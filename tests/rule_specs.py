@@ -46,7 +46,7 @@ rules:
         p = p - lr*clamp(g, -1, 1)
       else:
         p = p - lr*g
-  - when: ndim >= 2 and size(cols) >= 64
+  - when: ndim >= 2 and size(cols) >= 32
     name: wide
     state:
       m: {like: p, storage: {codebook: dynamic_exponent, bits: 8, block: 64, min_size: 0}}
@@ -66,6 +66,21 @@ rules:
         p = p - lr*m/(sqrt(v) + 1)
       else:
         p = p - lr*m
+"""
+
+SHARDED = """
+name: Sharded
+summary: Rules by shapes that no process has, and by name.
+hyper: {lr: {default: 1e-2, min: 0}}
+rules:
+  - when: ndim == 2 and size(rows) >= 64 or named("w*")
+    name: large
+    state:
+      m: {like: p, storage: int8}
+    update: |
+      m = ema(m, g, 0.9)
+      p = p - lr*m
+  - otherwise: adamw
 """
 
 SHAPES = {
