@@ -190,6 +190,18 @@ def test_names_and_tags_are_not_loaded(own: Any, mixed: Any) -> None:
     assert set(rules_of(plain).values()) == {"matrix", "adamw"}
 
 
+def test_a_rounding_key_is_missed_where_a_rule_rounds(own: Any) -> None:
+    optimizer = own(named())
+    run(optimizer, range(1))
+    saved = copy.deepcopy(optimizer.state_dict())
+    own(named()).load_state_dict(saved)
+    keys = [number for number, state in saved["state"].items() if "rounding_key" in state]
+    assert keys == [1, 4]  # of the rule with bfloat16, in float32 parameters
+    del saved["state"][4]["rounding_key"]
+    with pytest.raises(ValueError, match="parameter 4 lacks the state 'rounding_key'"):
+        own(named()).load_state_dict(saved)
+
+
 def test_codes_of_other_levels_are_refused(own: Any, tmp_path: Path) -> None:
     optimizer = own(named())
     run(optimizer, range(1))
