@@ -18,6 +18,7 @@ from optgen.analysis.memory import MODELS, load_model
 from optgen.build import Built
 from optgen.ir.constants import default_flags
 from optgen.plan.traffic import kernel_bytes
+from optgen.runtime.rules import kernels_of
 from optgen.spec.places import SHIPPED, spec_names
 
 __all__ = [
@@ -107,14 +108,11 @@ def parameters(
 
 def bytes_moved(built: Built, optimizer: torch.optim.Optimizer) -> float:
     """Bytes that a step moves by the plan, with every flag at its default: codes where the state has them."""
-    flags = default_flags(built.program)
     total = 0.0
     for group in optimizer.param_groups:
-        for p in group["params"]:
-            coded = any(key.endswith(".codes") for key in optimizer.state[p])
-            kernel = built.plan.kernels[-1 if coded else 0]
-            size = p.element_size()
-            total += p.numel() * kernel_bytes(kernel, param=size, grad=size, flags=flags)
+        for p, index in zip(group["params"], kernels_of(optimizer, group), strict=True):
+            kernel, size = built.plan.kernels[index], p.element_size()
+            total += p.numel() * kernel_bytes(kernel, param=size, grad=size, flags=default_flags(kernel.program))
     return total
 
 

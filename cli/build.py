@@ -62,7 +62,7 @@ def _built(path: str) -> Built | None:
     except SpecError as error:
         print_diagnostics(error.diagnostics)
         return None
-    print_diagnostics(rounding_warnings(built.spec, built.program))
+    print_diagnostics(rounding_warnings(built.spec, built.programs))
     return built
 
 

@@ -7,7 +7,7 @@ import click
 from optgen.cli.console import diagnostics_json, print_diagnostics, print_json, spec_path
 from optgen.diagnostics import Diagnostic, SpecError
 from optgen.spec.check_rounding import rounding_warnings
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_programs
 
 __all__ = ["command"]
 
@@ -21,7 +21,7 @@ def command(specs: tuple[str, ...], as_json: bool) -> None:
     failed = False
     for path in specs:
         try:
-            news = rounding_warnings(*load_program(path))
+            news = rounding_warnings(*load_programs(path))
             if not as_json:
                 click.echo(f"{path}: ok")
         except SpecError as error:

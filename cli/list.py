@@ -47,18 +47,21 @@ def _short(row: dict[str, Any]) -> str:
 def _row(path: Path) -> dict[str, Any]:
     from optgen.analysis.memory import kept_numbers, kept_states
     from optgen.backends.view import state_bytes, state_width
-    from optgen.spec.lower import load_program
+    from optgen.spec.load import load_programs
 
-    spec, program = load_program(str(path))
-    kept = kept_states(program)
+    spec, programs = load_programs(str(path))
+    texts = []
+    for rule, program in zip(spec.parts, programs, strict=True):
+        words = [
+            *(f"{s.name} {state_width(s)}" for s in kept_states(program)),
+            *(f"{s.name} number" for s in kept_numbers(program)),
+        ]
+        texts.append((f"{rule.name}: " if rule.name else "") + (", ".join(words) or "none"))
     return {
         "spec": path.stem,
         "class": spec.name,
-        "states": ", ".join(
-            [*(f"{s.name} {state_width(s)}" for s in kept), *(f"{s.name} number" for s in kept_numbers(program))]
-        )
-        or "none",
-        "bytes_per_param": round(sum(map(state_bytes, kept)), 5),
+        "states": "; ".join(texts),
+        "bytes_per_param": round(sum(map(state_bytes, kept_states(programs[0]))), 5),
         "summary": spec.summary,
         "reference": spec.reference,
     }

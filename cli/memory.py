@@ -19,7 +19,7 @@ from optgen.analysis.memory import (
 )
 from optgen.cli.console import print_json, spec_path, table_console
 from optgen.output import write_bytes
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_programs
 
 __all__ = ["command"]
 
@@ -37,21 +37,22 @@ __all__ = ["command"]
 def command(spec: str, model: str, picture: Path | None, as_json: bool) -> None:
     """Say how many bytes of state SPEC keeps for the parameters of a model, beside float32 AdamW.
 
+    Where a spec has rules, each parameter takes its own by shape and name; none is tagged.
     What others leave out is counted: scales, the padding of rows, tensors too small for codes, which stay float32, and
     counters.
     """
-    program = load_program(spec)[1]
+    found, programs = load_programs(spec)
     try:
         shapes = load_model(model)
+        rows = memory(found, programs, shapes)
     except ModelError as error:
         raise click.UsageError(str(error)) from None
-    rows = memory(program, shapes)
     if picture is not None:
-        _draw(program.name, shapes, rows, picture)
+        _draw(found.name, shapes, rows, picture)
     if as_json:
-        print_json(_data(program.name, shapes, rows))
+        print_json(_data(found.name, shapes, rows))
     else:
-        _print(program.name, shapes, rows)
+        _print(found.name, shapes, rows)
 
 
 def _data(name: str, model: Model, rows: list[ParameterMemory]) -> dict[str, object]:

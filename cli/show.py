@@ -29,10 +29,13 @@ def command(spec: str, stage: str, after: str | None, name: str | None) -> None:
     elif stage == "ir":
         from optgen.ir.text import program_text
         from optgen.passes import run_passes
-        from optgen.spec.lower import load_program
+        from optgen.spec.load import load_programs
 
-        program = load_program(spec)[1]
-        click.echo(program_text(run_passes(program, after) if after else program))
+        found, programs = load_programs(spec)
+        for rule, program in zip(found.parts, programs, strict=True):
+            if rule.name:
+                click.echo(f"rule {rule.name}, {rule.when}")
+            click.echo(program_text(run_passes(program, after) if after else program))
     else:
         _show_built(spec, stage, name)
 

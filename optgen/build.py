@@ -14,10 +14,11 @@ from optgen.ir.nodes import Program
 from optgen.passes import run_passes
 from optgen.plan import Plan, make_plan
 from optgen.spec.define import Definition
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_programs
 from optgen.spec.model import Spec
+from optgen.spec.resolve import MAXIMIZE
 
-__all__ = ["Built", "build", "build_program"]
+__all__ = ["Built", "build", "build_programs", "emit", "plan_programs"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,15 @@ class Built:
     """Every stage of one spec, and the files of its package by name."""
 
     spec: Spec
-    program: Program  # as lowered from the spec
+    programs: tuple[Program, ...]  # as lowered from the spec, one for each of `spec.parts`
     plan: Plan
     files: dict[str, str]
+
+    @property
+    def program(self) -> Program:
+        """That of a spec without rules."""
+        (program,) = self.programs
+        return program
 
 
 def build(path: str | Definition) -> Built:
@@ -36,16 +43,26 @@ def build(path: str | Definition) -> Built:
     Raises:
         SpecError: if the spec has errors.
     """
-    spec, program = load_program(path)  # text -> Spec -> Program; every user error ends here
-    return build_program(spec, program, _shown(spec.source.path))
+    spec, programs = load_programs(path)  # text -> Spec -> Programs; every user error ends here
+    return build_programs(spec, programs, _shown(spec.source.path))
 
 
-def build_program(spec: Spec, program: Program, shown: str) -> Built:
-    """Compile a program; `shown` is the path that its files name as their origin."""
-    plan = make_plan(run_passes(program))  # Program -> Program -> Plan
+def build_programs(spec: Spec, programs: tuple[Program, ...], shown: str) -> Built:
+    """Compile the programs of a spec's rules; `shown` is the path that its files name as their origin."""
+    plan = plan_programs(spec, programs)  # Programs -> Plan
+    return Built(spec, programs, plan, format_files(emit(spec, plan, shown)))  # Plan -> text
+
+
+def plan_programs(spec: Spec, programs: tuple[Program, ...]) -> Plan:
+    """Run all passes over the program of each rule, and plan it."""
+    rules = [(rule.name, run_passes(program)) for rule, program in zip(spec.parts, programs, strict=True)]
+    return make_plan(spec.name, (*spec.hypers, MAXIMIZE), rules)
+
+
+def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:
+    """The files of a package, not formatted yet."""
     view = package_view(spec, plan, shown, spec.source.text)
-    files = {**emit_torch(view, plan), **emit_triton(view, plan), **emit_cpp(view, plan)}  # Plan -> text
-    return Built(spec, program, plan, format_files(files))
+    return {**emit_torch(view, plan), **emit_triton(view, plan), **emit_cpp(view, plan)}
 
 
 def _shown(path: str) -> str:

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
-from optgen.build import Built, build, build_program
+from optgen.build import Built, build, build_programs
 from optgen.in_memory import load_package, unload_package
 from optgen.ir.nodes import Program
 from optgen.output import write_package
 from optgen.reference.cases import dtype_cases, hyper_cases, late_cases, shape_cases
 from optgen.reference.codec_rule import codec_program, codec_spec
 from optgen.reference.compare import Case, Difference, compare
+from optgen.reference.disguise import fitted
 from optgen.reference.tolerances import TOLERANCES
 from optgen.runtime.cpp_compile import CompilerError, find_compiler
 
@@ -69,11 +70,20 @@ def verify(path: str, backends: tuple[str, ...] = BACKENDS, *, quick: bool = Fal
             if missing:
                 yield Skipped(backend, missing)
                 continue
-            for case in _cases(built.program, backend, quick):
-                start = time.perf_counter()
-                difference = compare(optimizer_class, built.program, case, **_options(backend))
-                yield Outcome(backend, case, difference, time.perf_counter() - start)
+            yield from _verify_rules(built, optimizer_class, backend, quick)
     yield from _verify_codecs(built, [backend for backend in backends if not _missing(backend)])
+
+
+def _verify_rules(built: Built, optimizer_class: Any, backend: str, quick: bool) -> Iterator[Outcome | Skipped]:
+    """Every rule on parameters that it takes."""
+    for rule, program in zip(built.spec.parts, built.programs, strict=True):
+        cases = [fitted(case, built.spec, rule) for case in _cases(program, backend, quick)]
+        if None in cases:
+            yield Skipped(backend, f"no parameter was found that the rule '{rule.name}' takes")
+        for case in filter(None, cases):
+            start = time.perf_counter()
+            difference = compare(optimizer_class, program, case, **_options(backend))
+            yield Outcome(backend, case, difference, time.perf_counter() - start)
 
 
 @contextmanager
@@ -92,12 +102,12 @@ def imported(built: Built) -> Iterator[Any]:
 def _verify_codecs(built: Built, backends: list[str]) -> Iterator[Outcome | Skipped]:
     """Every storage with equal arrays: the codes must be equal bit for bit."""
     seen = set()
-    for state in built.program.states:
+    for state in (state for program in built.programs for state in program.states):
         if state.storage is None or (state.storage, state.unsigned) in seen:
             continue
         seen.add((state.storage, state.unsigned))
         program = codec_program(state)
-        with imported(build_program(codec_spec(program), program, "copy_gradient.yaml")) as optimizer_class:
+        with imported(build_programs(codec_spec(program), (program,), "copy_gradient.yaml")) as optimizer_class:
             name = f"codes of {state.name}: {state.storage.bits}-bit {state.storage.codebook}"
             case = Case(name, ((4, 2 * state.storage.block), (3, state.storage.block + 5)), steps=2, hypers={"lr": 0.0})
             for backend in backends:

@@ -8,17 +8,11 @@ from pathlib import Path
 
 import torch
 
-from optgen.backends.cpp import emit_cpp
-from optgen.backends.torch import emit_torch
-from optgen.backends.triton import emit_triton
-from optgen.backends.view import package_view
-from optgen.build import Built
+from optgen.build import Built, emit, plan_programs
 from optgen.diagnostics import SpecError
 from optgen.diagnostics.render import render_all, to_json
-from optgen.passes import run_passes
-from optgen.plan import make_plan
 from optgen.reference.compare import Case, compare
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_programs
 from optgen.spec.show import spec_text
 from optgen.verify import imported
 
@@ -42,17 +36,16 @@ def try_spec(path: Path) -> bool:
 
 def build_text(path: Path) -> Built:
     """All files of a package, as text that compiles; without the formatter, which is slow."""
-    spec, program = load_program(str(path))
-    plan = make_plan(run_passes(program))
-    view = package_view(spec, plan, path.name, spec.source.text)
-    files = {**emit_torch(view, plan), **emit_triton(view, plan), **emit_cpp(view, plan)}
+    spec, programs = load_programs(str(path))
+    plan = plan_programs(spec, programs)
+    files = emit(spec, plan, path.name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name, text in files.items():
             if name.endswith(".py"):
                 compile(text, name, "exec")
     spec_text(spec).encode()
-    return Built(spec, program, plan, files)
+    return Built(spec, programs, plan, files)
 
 
 def run_spec(path: Path, backend: str = "torch") -> None:

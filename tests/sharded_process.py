@@ -18,11 +18,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
+from optgen import optimizer_class
 from optgen.generated.lamb import LAMB
 from optgen.generated.solo import Solo
 from optgen.runtime import sharding
 from optgen.runtime.layout import Codes
 from tests.contract.rows import BY_NAME, Row, gradient
+from tests.rule_specs import SHARDED
 
 STEPS = 3
 SHAPES = {
@@ -215,8 +217,30 @@ def refusals() -> None:
     Solo([p]).step()
 
 
+def rules(folder: Path) -> None:
+    """Conditions ask for whole shapes and names, and a checkpoint goes through both."""
+    spec = folder / f"sharded{dist.get_rank()}.yaml"
+    spec.write_text(SHARDED, encoding="utf-8")
+    row = Row("rules", optimizer_class(spec), "")
+    alone = Model()
+    reference = row.make(alone.named_parameters())
+    model, optimizer = sharded(row, torch.float32, {})
+    train(alone, reference, range(STEPS))
+    train(model, optimizer, range(STEPS))
+    compare(model, optimizer, alone, reference)
+    large = {name for name, p in model.named_parameters() if "exp_avg" not in optimizer.state[p]}
+    assert large == {"even", "uneven", "wide"}
+    save(model, optimizer, folder / "rules")
+    again, fresh = sharded(row, torch.float32, INNER, lr=0.5)
+    load(again, fresh, folder / "rules")
+    train(again, fresh, range(STEPS, 2 * STEPS))
+    train(alone, reference, range(STEPS, 2 * STEPS))
+    compare(again, fresh, alone, reference)
+
+
 def main(names: list[str], folder: Path) -> None:
     refusals()
+    rules(folder)
     in_kernels("triton")
     in_kernels("cpp")
     for name in names:

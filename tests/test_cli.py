@@ -281,7 +281,7 @@ def test_a_fault_of_optgen_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyError(path)
 
     # The command is imported before its reference is replaced: imported under a patch, it would keep the broken one.
-    monkeypatch.setattr(importlib.import_module("optgen.cli.check"), "load_program", broken)
+    monkeypatch.setattr(importlib.import_module("optgen.cli.check"), "load_programs", broken)
     result = run("check", SOLO)
     assert result.exit_code == 70
     assert "this is a bug of optgen" in result.output

@@ -18,7 +18,7 @@ from optgen.diagnostics import Diagnostic, SpecError
 from optgen.diagnostics.codes import load_codes
 from optgen.diagnostics.render import render, render_all
 from optgen.spec.check_rounding import rounding_warnings
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_programs
 from tests.conftest import ROOT
 
 BAD = ROOT / "tests" / "bad_specs"
@@ -30,7 +30,7 @@ DEFAULTS = {"name": "name: Rule", "summary": "summary: A rule.", "update": "upda
 
 def faults(path: str | Path) -> tuple[Diagnostic, ...]:
     try:
-        warnings = rounding_warnings(*load_program(str(path)))
+        warnings = rounding_warnings(*load_programs(str(path)))
     except SpecError as error:
         return error.diagnostics
     assert warnings, "the spec has no fault"
@@ -87,7 +87,7 @@ def codes_in(tree: ast.AST) -> set[str]:
 @pytest.mark.parametrize("code", sorted(CODES.keys() - NOT_EXCERPTS))
 def test_examples_keep_their_word(code: str, tmp_path: Path) -> None:
     good = excerpt(CODES[code].good, tmp_path / "good")
-    assert not rounding_warnings(*load_program(str(good)))
+    assert not rounding_warnings(*load_programs(str(good)))
     bad = excerpt(CODES[code].bad, tmp_path / "bad")
     assert code in {d.code for d in faults(bad)}
 
@@ -99,7 +99,7 @@ def excerpt(text: str, folder: Path) -> Path:
     files = {"rule.yaml": text} if len(parts) == 1 else dict(zip(parts[1::2], parts[2::2], strict=True))
     for name, content in files.items():
         missing = [line for key, line in DEFAULTS.items() if not re.search(rf"^{key}:", content, re.MULTILINE)]
-        if "extends:" in content:
+        if re.search("^(extends|rules):", content, re.MULTILINE):
             missing = [line for line in missing if not line.startswith("update")]
         lines = [content] if name.endswith(".py") else [*missing, content]
         (folder / name).write_text("\n".join(lines), encoding="utf-8")

@@ -17,10 +17,11 @@ from optgen.cli.main import main
 from optgen.diagnostics import SpecError
 from optgen.ir.names import is_reserved
 from optgen.runtime import torch_ops
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_program
 from tests.conftest import ROOT, interpreted
 from tests.fuzzing import run_spec, try_spec
 from tests.random_specs import damaged, random_spec
+from tests.rule_specs import MIXED, OWN
 
 TIMES = int(os.environ.get("OPTGEN_FUZZ", "1"))
 GOOD = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "specs").glob("*.yaml"))]
@@ -49,6 +50,13 @@ def test_random_rules_equal_the_reference(seed: int, path: Path) -> None:
 def test_random_rules_equal_the_reference_in_cpp(seed: int, path: Path) -> None:
     path.write_text(random_spec(seed), encoding="utf-8")
     run_spec(path, backend="cpp")
+
+
+@fuzz(100)
+@given(seed=seeds, base=st.sampled_from([MIXED, OWN]))
+def test_damaged_rules(seed: int, base: str, path: Path) -> None:
+    path.write_bytes(damaged(base, seed))
+    try_spec(path)
 
 
 @fuzz(200)

@@ -10,7 +10,7 @@ import torch
 from optgen.build import build
 from optgen.reference.compare import Case, compare
 from optgen.reference.tolerances import TOLERANCES
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_program
 from optgen.verify import imported
 from tests.conftest import ROOT
 

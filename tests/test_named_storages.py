@@ -8,7 +8,7 @@ import pytest
 
 from optgen.diagnostics import SpecError
 from optgen.ir.nodes import Floats, State, Storage
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_program
 from optgen.spec.show import spec_text
 
 CHILD = "name: Child\nsummary: x\nextends: adamw\n"

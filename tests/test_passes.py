@@ -12,7 +12,7 @@ from optgen.ir.text import statements
 from optgen.ir.verify import IRError, verify
 from optgen.passes import PASSES, run_passes
 from optgen.passes.pipeline import trace
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_program
 from tests.conftest import SHIPPED
 
 HEAD = """name: Rule

@@ -21,7 +21,7 @@ from optgen.diagnostics import Diagnostics, SpecError
 from optgen.ir.nodes import Program
 from optgen.spec.fields import is_boolean, is_number
 from optgen.spec.inherit import read_root
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_program
 from optgen.spec.yaml_nodes import Mapping, Node, Sequence, is_empty
 from tests.conftest import SHIPPED
 from tests.fuzzing import try_spec

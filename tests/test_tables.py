@@ -109,7 +109,7 @@ def test_a_cell_with_two_borders_is_refused() -> None:
     ],
 )
 def test_which_names_are_never_negative(name: str, positive: set[str], any_sign: set[str]) -> None:
-    found = Signs(build(str(SHIPPED[name])).plan.program)
+    found = Signs(build(str(SHIPPED[name])).plan.rules[0].program)
     assert not any_sign & found.nonnegative
     assert positive <= found.nonnegative
     assert found.shares <= found.nonnegative

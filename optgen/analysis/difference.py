@@ -11,12 +11,15 @@ from optgen.analysis.memory import kept_states
 from optgen.backends.view import state_bytes
 from optgen.build import Built
 from optgen.ir.nodes import State
+from optgen.plan.nodes import Kernel
 from optgen.plan.traffic import kernel_bytes
+from optgen.runtime.rules import Parameter
 from optgen.spec.show import hyper_text, state_text
 
 __all__ = ["Change", "Difference", "StateChange", "compare_specs"]
 
 T = TypeVar("T")
+MATRIX, VECTOR = Parameter("weight", (4096, 4096)), Parameter("bias", (4096,))
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,11 @@ def compare_specs(before: Built, after: Built) -> Difference:
         names=(before.spec.name, after.spec.name),
         hypers=tuple(Change(name, a, b) for name, a, b in _paired(*hypers) if a != b),
         states=_states(before, after),
-        state_bytes=_both(built, lambda b: sum(map(state_bytes, kept_states(b.program)))),
-        moved_by_matrices=_both(built, lambda b: kernel_bytes(b.plan.kernels[-1], param=2, grad=2)),
-        moved_by_vectors=_both(built, lambda b: kernel_bytes(b.plan.kernels[0], param=2, grad=2)),
+        state_bytes=_both(built, lambda b: sum(map(state_bytes, kept_states(b.programs[b.spec.place_of(MATRIX)])))),
+        moved_by_matrices=_both(built, lambda b: kernel_bytes(_kernels(b, MATRIX)[-1], param=2, grad=2)),
+        moved_by_vectors=_both(built, lambda b: kernel_bytes(_kernels(b, VECTOR)[0], param=2, grad=2)),
         kernels=(len(before.plan.kernels), len(after.plan.kernels)),
-        equations=_unified(before.spec.update_text, after.spec.update_text, before.spec.name, after.spec.name),
+        equations=_unified(_equations(before), _equations(after), before.spec.name, after.spec.name),
         code={
             name: _unified(old, after.files[name], f"{before.spec.name}/{name}", f"{after.spec.name}/{name}")
             for name, old in before.files.items()
@@ -84,12 +87,30 @@ def compare_specs(before: Built, after: Built) -> Difference:
     )
 
 
+def _kernels(built: Built, parameter: Parameter) -> tuple[Kernel, ...]:
+    """The kernels of the rule that a parameter takes."""
+    return built.plan.rules[built.spec.place_of(parameter)].kernels
+
+
+def _equations(built: Built) -> str:
+    """The update, or those of all rules, each behind its name and condition."""
+    texts = [(f"{rule.name}, {rule.when}:\n" if rule.name else "") + rule.spec.update_text for rule in built.spec.parts]
+    return "\n".join(texts)
+
+
 def _both(built: tuple[Built, Built], count: Callable[[Built], float]) -> tuple[float, float]:
     return count(built[0]), count(built[1])
 
 
 def _states(before: Built, after: Built) -> tuple[StateChange, ...]:
-    tables = [{s.save_as: (state_text(b.spec, replace(s, doc="")), s) for s in b.program.states} for b in (before, after)]
+    tables = [
+        {
+            f"{rule.name}.{s.save_as}" if rule.name else s.save_as: (state_text(rule.spec, replace(s, doc="")), s)
+            for rule, program in zip(b.spec.parts, b.programs, strict=True)
+            for s in program.states
+        }
+        for b in (before, after)
+    ]
     return tuple(
         StateChange(key, a and a[0], b and b[0], a is not None and b is not None and _tensors(a[1]) == _tensors(b[1]))
         for key, a, b in _paired(*tables)

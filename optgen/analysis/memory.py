@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optgen.ir.nodes import VECTORS, Domain, Program, State
 from optgen.runtime.layout import vector_shape
+from optgen.runtime.rules import Parameter
+from optgen.spec.model import Spec
 from optgen.storage.codebooks import state_codes
 
 __all__ = [
@@ -129,12 +131,23 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
 
 
-def memory(program: Program, model: Model) -> list[ParameterMemory]:
+def memory(spec: Spec, programs: Sequence[Program], model: Model) -> list[ParameterMemory]:
     """Bytes of state for every shape of a model, with all flags at their defaults.
 
-    Step counters (4 bytes a parameter tensor), keys and host scalars (8 bytes each) are included.
+    Step counters (4 bytes a parameter tensor), keys and host scalars (8 bytes each) are included. Rules are chosen by shape
+    and name; no parameter has a tag.
+
+    Raises:
+        ModelError: for a parameter that no rule updates.
     """
-    return [_parameter(program, shape) for shape in model.shapes]
+    by_rule = {rule.name: program for rule, program in zip(spec.parts, programs, strict=True)}
+    found = []
+    for shape in model.shapes:
+        rule = spec.rule_for(Parameter(shape.name, shape.shape))
+        if rule is None:
+            raise ModelError(f"{spec.name}: no rule updates '{shape.name}' of shape {shape.shape}")
+        found.append(_parameter(by_rule[rule.name], shape))
+    return found
 
 
 def _parameter(program: Program, shape: Shape) -> ParameterMemory:

@@ -21,9 +21,11 @@ from optgen.in_memory import package_of
 from optgen.ir.constants import default_flags
 from optgen.plan.nodes import Kernel
 from optgen.plan.traffic import kernel_bytes
+from optgen.runtime.rules import Parameter
 
 __all__ = ["PARAMS", "KernelRoofline", "Roofline", "RooflineError", "measure", "roofline"]
 
+MATRIX = Parameter("weight", (4096, 4096))
 PARAMS = {"bf16": 2, "fp32": 4, "fp16": 2}  # bytes of an element
 
 
@@ -61,7 +63,7 @@ class KernelRoofline:
 
 @dataclass(frozen=True)
 class Roofline:
-    """All kernels of an optimizer on a device; most parameters take the last one, that of codes where there are any."""
+    """All kernels of an optimizer on a device; most parameters take the last one of their rule, that of codes if there is one."""
 
     optimizer: str
     target: str
@@ -69,11 +71,12 @@ class Roofline:
     param: str
     grad: str
     kernels: tuple[KernelRoofline, ...]
+    main: int = -1  # of the kernels, the one that most parameters take
 
     @property
     def step(self) -> KernelRoofline:
         """The kernel that most parameters take."""
-        return self.kernels[-1]
+        return self.kernels[self.main]
 
 
 def roofline(built: Built, target: str, *, param: str = "bf16", grad: str = "bf16", rounding: str = "stochastic") -> Roofline:
@@ -89,7 +92,9 @@ def roofline(built: Built, target: str, *, param: str = "bf16", grad: str = "bf1
         _kernel(plan, entry, device, target, param, grad, rounding)
         for plan, entry in zip(built.plan.kernels, _entries(built), strict=True)
     )
-    return Roofline(built.spec.name, target, device, param, grad, kernels)
+    rules = built.plan.rules[: built.spec.place_of(MATRIX) + 1]
+    main = sum(len(rule.kernels) for rule in rules) - 1
+    return Roofline(built.spec.name, target, device, param, grad, kernels, main)
 
 
 def _entries(built: Built) -> Any:

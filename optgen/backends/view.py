@@ -7,10 +7,20 @@ from dataclasses import dataclass
 
 from optgen import __version__
 from optgen.ir.nodes import VECTORS, Hyper, State
-from optgen.plan.nodes import Plan
-from optgen.spec.model import Spec
+from optgen.plan.nodes import Plan, RulePlan
+from optgen.spec.model import Rule, Spec
 
-__all__ = ["Argument", "PackageView", "in_docstring", "package_view", "state_bytes", "state_place", "state_width"]
+__all__ = [
+    "Argument",
+    "PackageView",
+    "RuleView",
+    "asked_tags",
+    "in_docstring",
+    "package_view",
+    "state_bytes",
+    "state_place",
+    "state_width",
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,18 @@ class Argument:
     annotation: str
     default: str
     doc: str
+
+
+@dataclass(frozen=True)
+class RuleView:
+    """One of several rules: its condition in words and as Python, which is empty for `otherwise`, and its documentation."""
+
+    name: str
+    when: str
+    heading: str
+    code: str
+    equations: tuple[str, ...]
+    state_lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +57,8 @@ class PackageView:
     state_lines: tuple[str, ...]
     arguments: tuple[Argument, ...]
     keyword_arguments: tuple[Argument, ...]
+    rules: tuple[RuleView, ...] = ()
+    tags: tuple[str, ...] = ()  # that conditions ask for
 
 
 def package_view(spec: Spec, plan: Plan, path: str, text: str) -> PackageView:
@@ -50,11 +74,39 @@ def package_view(spec: Spec, plan: Plan, path: str, text: str) -> PackageView:
         name=spec.name,
         summary=in_docstring(spec.summary),
         reference=in_docstring(spec.reference),
-        equations=tuple(map(in_docstring, spec.update_text.split("\n"))),
-        state_lines=tuple(in_docstring(_state_line(state)) for state in plan.program.states),
+        equations=_equations(spec),
+        state_lines=() if spec.rules else _state_lines(plan.rules[0]),
         arguments=tuple(a for a, h in zip(arguments, plan.hypers, strict=True) if _positional(h)),
         keyword_arguments=tuple(a for a, h in zip(arguments, plan.hypers, strict=True) if not _positional(h)),
+        rules=tuple(_rule(rule, made) for rule, made in zip(spec.rules, plan.rules, strict=False)),
+        tags=asked_tags(spec),
     )
+
+
+def asked_tags(spec: Spec) -> tuple[str, ...]:
+    """The tags that the conditions of its rules ask for."""
+    return tuple(dict.fromkeys(tag for rule in spec.rules if rule.condition for tag in rule.condition.asked("tagged")))
+
+
+def _rule(rule: Rule, plan: RulePlan) -> RuleView:
+    condition = rule.condition
+    heading = f"for {condition.text}" if condition is not None else "for all others"
+    return RuleView(
+        name=rule.name,
+        when=rule.when,
+        heading=in_docstring(heading + (f", as in {rule.uses}" if rule.uses else "")),
+        code=condition.code if condition is not None else "",
+        equations=_equations(rule.spec),
+        state_lines=_state_lines(plan),
+    )
+
+
+def _equations(spec: Spec) -> tuple[str, ...]:
+    return tuple(map(in_docstring, spec.update_text.split("\n")))
+
+
+def _state_lines(plan: RulePlan) -> tuple[str, ...]:
+    return tuple(in_docstring(_state_line(state)) for state in plan.program.states)
 
 
 def in_docstring(text: str) -> str:

@@ -20,7 +20,7 @@ from optgen.ir.formula_faults import OTHER_NAMES, PRODUCT, SIGNS, forbidden, fun
 from optgen.ir.nodes import Const, Expr, Op, Ref
 from optgen.ir.ops import BINARY, COMPARE, REDUCED, WORDS, Word
 
-__all__ = ["Assignment", "Branch", "FormulaText", "parse_block", "parse_expression"]
+__all__ = ["Assignment", "Branch", "FormulaText", "parse_block", "parse_expression", "parse_tree"]
 
 MAX_LENGTH = 20_000  # characters of one formula
 MAX_DEPTH = 60  # nesting of one formula; every later walk may recurse
@@ -99,6 +99,11 @@ def parse_expression(formula: FormulaText, found: Diagnostics) -> Expr | None:
     """Parse one expression; None if it held a fault."""
     tree = _parse(formula, found, "eval")
     return _Walk(formula, found, WORDS, {}).whole(tree.body) if isinstance(tree, ast.Expression) else None
+
+
+def parse_tree(formula: FormulaText, found: Diagnostics) -> ast.AST | None:
+    """The syntax of one expression, for a reader of its own; None if it held a fault."""
+    return _parse(formula, found, "eval")
 
 
 def _parse(formula: FormulaText, found: Diagnostics, mode: str) -> ast.AST | None:

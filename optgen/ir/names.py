@@ -155,10 +155,12 @@ CLASSES = frozenset(
             "GRAD",
             "ALIGNED",
         ),
-        *("CORRECTION", "LowPrecision"),
+        *("CORRECTION", "LowPrecision", "Parameter", "RuleInfo", "Sequence"),
     ]
 )
-CONSTRUCTOR = frozenset({"backend", "codes", "compile", "low_precision", "maximize", "optgen", "params", "seed", "storage"})
+CONSTRUCTOR = frozenset(
+    {"backend", "codes", "compile", "low_precision", "maximize", "optgen", "params", "seed", "storage", "tags"}
+)
 MAX_LENGTH = 40
 
 

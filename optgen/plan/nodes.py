@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from optgen.ir.nodes import VECTORS, Assign, Domain, Function, Guard, Hyper, Op, Program, State, Statement, Storage
+from optgen.ir.nodes import VECTORS, Assign, Domain, Expr, Function, Guard, Hyper, Op, Program, State, Statement, Storage
 from optgen.ir.ops import REDUCTIONS
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Layout",
     "Plan",
     "Reduction",
+    "RulePlan",
     "Sweep",
     "Variant",
 ]
@@ -203,12 +204,12 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that is known of an optimizer before code is printed."""
+class RulePlan:
+    """All that is known of a rule before code is printed; `name` is empty if it is the only one."""
 
+    name: str
     program: Program
     kernels: tuple[Kernel, ...]
-    hypers: tuple[Hyper, ...]
     host_inputs: tuple[str, ...]  # the symbols of hyperparameters and facts that the host statements read
     host: tuple[Assign, ...]
     columns: tuple[str, ...]
@@ -231,3 +232,22 @@ class Plan:
         """Whether a state is rounded stochastically, whatever the parameter's dtype."""
         storages = [state.storage or state.floats for state in self.program.states]
         return any(storage is not None and storage.rounding != "nearest" for storage in storages)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known of an optimizer: the arguments that its rules share, and a plan for each rule."""
+
+    name: str
+    hypers: tuple[Hyper, ...]
+    rules: tuple[RulePlan, ...]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernels of all rules, one rule after the other."""
+        return tuple(kernel for rule in self.rules for kernel in rule.kernels)
+
+    @property
+    def flags(self) -> dict[str, Expr]:
+        """The compile-time flags of all rules; equal names are equal conditions."""
+        return {name: condition for rule in self.rules for name, condition in rule.program.flags.items()}

@@ -1,4 +1,4 @@
-"""The planner: which variants of storage a parameter can have, and one kernel for each."""
+"""The planner: for each rule, which variants of storage a parameter can have, and one kernel for each."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optgen.ir.infer import refs
-from optgen.ir.nodes import VECTORS, Assign, Domain, Kind, Program, Role, State, Statement, Storage, Symbol
+from optgen.ir.nodes import VECTORS, Assign, Domain, Hyper, Kind, Program, Role, State, Statement, Storage, Symbol
 from optgen.plan.lower_storage import lower_storage
-from optgen.plan.nodes import CHUNK, COLUMNS, Kernel, Plan, Variant
+from optgen.plan.nodes import CHUNK, COLUMNS, Kernel, Plan, RulePlan, Variant
+from optgen.plan.rename import rename_functions
 from optgen.plan.sweeps import split_sweeps
 from optgen.storage.codebooks import half_gap
 
 __all__ = ["make_plan"]
 
 
-def make_plan(program: Program) -> Plan:
-    """Plan a program that has gone through all passes."""
-    kernels = tuple(_kernel(program, variant) for variant in _variants(program))
+def make_plan(name: str, hypers: tuple[Hyper, ...], rules: Sequence[tuple[str, Program]]) -> Plan:
+    """Plan an optimizer with these arguments and rules, by name, which have gone through all passes."""
+    return Plan(name, hypers, tuple(_rule(rule, program) for rule, program in rules))
+
+
+def _rule(name: str, program: Program) -> RulePlan:
+    kernels = tuple(_kernel(program, variant, name) for variant in _variants(program))
     read = {name for kernel in kernels for name in kernel.columns}
     columns = tuple(name for name in program.symbols if name in read)
     inputs = [name for statement in program.host for name in refs(statement.value)] + list(columns)
@@ -25,10 +30,10 @@ def make_plan(program: Program) -> Plan:
     host_inputs = tuple(
         name for name, s in program.symbols.items() if name in inputs and s.role in roles and s.domain == Domain.HOST
     )
-    return Plan(
+    return RulePlan(
+        name=name,
         program=program,
         kernels=kernels,
-        hypers=program.hypers,
         host_inputs=host_inputs,
         host=program.host,
         columns=columns,
@@ -87,11 +92,13 @@ def _fact(word: str, state: State, coded: bool) -> float:
     return float(state.storage.bits) if word == "bits" else float(half_gap(state.storage, state.unsigned) or 0.0)
 
 
-def _kernel(program: Program, variant: Variant) -> Kernel:
+def _kernel(program: Program, variant: Variant, rule: str) -> Kernel:
     lowered = lower_storage(program, variant.stored)
+    if rule:
+        lowered = rename_functions(lowered, rule)
     read = {name for statement in lowered.body for name in refs(statement.value)}
     host = {name for name, symbol in program.symbols.items() if symbol.domain == Domain.HOST}
-    name = "update" if not variant.stored else _kernel_name(program, variant)
+    name = _kernel_name(program, variant, rule)
     columns = tuple(name for name in program.symbols if name in read & host)
     known = replace(program, symbols={**program.symbols, **lowered.symbols})
     grid = _knows_rows(lowered.body, known)
@@ -119,9 +126,12 @@ def _knows_rows(body: Sequence[Statement], program: Program) -> bool:
     return any(program.symbols[target].domain in VECTORS for target in targets)
 
 
-def _kernel_name(program: Program, variant: Variant) -> str:
+def _kernel_name(program: Program, variant: Variant, rule: str) -> str:
+    name = f"update_{rule}" if rule else "update"
+    if not variant.stored:
+        return name
     every = [state.name for state in program.states if state.storage is not None]
-    return "update_coded" if list(variant.stored) == every else f"update_coded_{'_'.join(variant.stored)}"
+    return f"{name}_coded" if list(variant.stored) == every else f"{name}_coded_{'_'.join(variant.stored)}"
 
 
 def _buffer_symbol(name: str) -> Symbol:

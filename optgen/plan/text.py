@@ -11,11 +11,13 @@ __all__ = ["plan_text"]
 
 def plan_text(plan: Plan) -> str:
     """The whole plan, with bytes per element for bfloat16 parameters and gradients."""
-    lines = [f"plan {plan.program.name}, of bfloat16 parameters and gradients", "  host scalars, once a step in float64:"]
-    lines += statements(plan.host, "    ")
-    lines.append(f"    columns: {', '.join(plan.columns)}")
-    for kernel in plan.kernels:
-        lines += ["", *_kernel(kernel)]
+    lines = [f"plan {plan.name}, of bfloat16 parameters and gradients"]
+    for rule in plan.rules:
+        lines += ["", f"  rule {rule.name}"] if rule.name else []
+        lines += ["  host scalars, once a step in float64:", *statements(rule.host, "    ")]
+        lines.append(f"    columns: {', '.join(rule.columns)}")
+        for kernel in rule.kernels:
+            lines += ["", *_kernel(kernel)]
     return "\n".join(lines)
 
 

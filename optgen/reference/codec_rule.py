@@ -43,7 +43,7 @@ def codec_spec(program: Program) -> Spec:
         summary="Copies the gradient into a state.",
         reference="",
         source=source,
-        hypers=program.hypers,
+        hypers=tuple(hyper for hyper in program.hypers if hyper != MAXIMIZE),
         states=program.states,
         conditions={},
         inits={},

@@ -15,13 +15,17 @@ from optgen.ir.nodes import Program
 from optgen.reference import narrow, packing
 from optgen.reference.interpreter import Reference, rounded
 from optgen.reference.tolerances import TOLERANCES, Tolerance
+from optgen.runtime.rules import Parameter
 
 __all__ = ["Case", "Difference", "compare", "spread_gradient"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to run: shapes of one dtype, hyperparameters, steps; after a first one they go on from step `start`."""
+    """One thing to run: shapes of one dtype, hyperparameters, steps; after a first one they go on from step `start`.
+
+    Where rules ask for more than shapes, `given` has names and tags of the parameters.
+    """
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
@@ -30,6 +34,7 @@ class Case:
     hypers: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     start: int = 0
+    given: tuple[Parameter, ...] = ()
 
 
 @dataclass
@@ -59,9 +64,19 @@ def compare(optimizer_class: type[torch.optim.Optimizer], program: Program, case
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of rounding to the nearest, which is a case here
-        optimizer = optimizer_class(params, **{**case.hypers, **options})
+        optimizer = optimizer_class(_groups(params, case.given), **{**case.hypers, **options})
     with np.errstate(all="ignore"):
         return _compared(optimizer, program, case, params, generator)
+
+
+def _groups(params: list[torch.nn.Parameter], given: Sequence[Parameter]) -> list[Any]:
+    """The parameters with their names, in a group for each set of tags."""
+    if not any(known.name is not None or known.tags for known in given):
+        return params
+    groups: dict[frozenset[str], list[Any]] = {}
+    for p, known in zip(params, given, strict=True):
+        groups.setdefault(known.tags, []).append(p if known.name is None else (known.name, p))
+    return [{"params": taken, "tags": sorted(tags)} for tags, taken in groups.items()]
 
 
 def _compared(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from optgen.runtime.layout import WHOLE, Shard
 from optgen.runtime.low_precision import effective_mode
 from optgen.runtime.states import real_dtype
 
-__all__ = ["NO_KEY", "NO_SCALAR", "Batch", "Collected", "Part", "divide", "hyper_values", "make_batches"]
+__all__ = ["NO_KEY", "NO_SCALAR", "Batch", "Collected", "Part", "Scalars", "divide", "hyper_values", "make_batches"]
 
 NO_KEY = torch.zeros((), dtype=torch.int64, device="cpu")  # of a parameter that nothing random happens to
 ONE = torch.ones((), dtype=torch.float32, device="cpu")
@@ -94,7 +94,10 @@ def divide(description: Description, found: Collected) -> list[Part]:
     starts = [0]  # of each parameter's tensors
     for index in found.kernels:
         starts.append(starts[-1] + len(kernels[index].keys))
-    count = sum(state.scalar for state in description.states)
+    counts = [len(rule.scalars) for rule in description.rules]
+    firsts = [0]  # of each parameter's scalar states
+    for index in found.kernels:
+        firsts.append(firsts[-1] + counts[description.owners[index]])
     places: dict[tuple[int, torch.dtype, torch.device], list[int]] = {}
     for i, p in enumerate(found.params):
         places.setdefault((found.kernels[i], p.dtype, p.device), []).append(i)
@@ -107,7 +110,9 @@ def divide(description: Description, found: Collected) -> list[Part]:
                 grads=[found.grads[i] for i in at],
                 steps=[found.steps[i] for i in at],
                 rounding_keys=[found.rounding_keys[i] for i in at] if found.rounding_keys else [],
-                scalar_states=[[found.scalar_states[i * count + j] for i in at] for j in range(count)],
+                scalar_states=[
+                    [found.scalar_states[firsts[i] + j] for i in at] for j in range(counts[description.owners[index]])
+                ],
                 tensors=[[found.tensors[starts[i] + j] for i in at] for j in range(len(kernels[index].keys))],
                 shards=[_shard(found.shards[3 * i : 3 * i + 3]) for i in at],
             )
@@ -122,12 +127,12 @@ def _shard(numbers: list[int]) -> Shard:
 def make_batches(
     description: Description,
     flags: dict[str, bool],
-    scalars: Scalars,
+    scalars: Sequence[Scalars],
     low_precision: str,
     parts: list[Part],
     hypers: list[float | Tensor],
 ) -> list[Batch]:
-    """Advance the step counters of a group and compute its scalars."""
+    """Advance the step counters of a group and compute its scalars, by the function of each parameter's rule."""
     batches = []
     for part in parts:
         _advance(part.steps)
@@ -169,19 +174,23 @@ def _advance(steps: list[Tensor]) -> None:
 def _table(
     description: Description,
     flags: dict[str, bool],
-    scalars: Scalars,
+    scalars: Sequence[Scalars],
     hypers: list[float | Tensor],
     part: Part,
     t: Tensor,
 ) -> Tensor:
     """The host scalars of a part, (n, columns) float64; scalar states take their new values."""
-    values = [*hypers, *description.kernels[part.kernel].facts]
+    place = description.owners[part.kernel]
+    rule, taken = description.rules[place], description.places[place]
+    numbers = hypers if taken is None else [hypers[i] for i in taken]
+    values = [*numbers, *description.kernels[part.kernel].facts]
+    asked = flags if rule.flags is None else {flag: flags[flag] for flag in rule.flags}
     olds = [torch.stack(old) for old in part.scalar_states]
-    made = None if torch.compiler.is_compiling() else _of_floats(scalars, flags, values, t, olds)
-    table, outputs = made or _of_tensors(scalars, flags, values, t, olds)
-    names = [state.name for state in description.states if state.scalar]
-    for name, new in zip(description.outputs, outputs, strict=True):
-        if description.state(name).exists(flags):
+    made = None if torch.compiler.is_compiling() else _of_floats(scalars[place], asked, values, t, olds)
+    table, outputs = made or _of_tensors(scalars[place], asked, values, t, olds)
+    names = [state.name for state in rule.states if state.scalar]
+    for name, new in zip(rule.outputs, outputs, strict=True):
+        if rule.state(name).exists(flags):
             torch._foreach_copy_(part.scalar_states[names.index(name)], list(new.unbind()))
     return table
 

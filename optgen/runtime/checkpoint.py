@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from optgen.runtime import sharding
 from optgen.runtime.description import FORMAT, Description
 from optgen.runtime.low_precision import CORRECTION, correction_dtype, is_random
+from optgen.runtime.rules import kernels_of
 from optgen.runtime.states import Kept, state_tensors
 
 __all__ = ["load"]
@@ -26,10 +26,11 @@ __all__ = ["load"]
 TORCH_OPTIONS = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
 
 OPTIONS = ("low_precision", "storage")
+ROUTES = ("param_names", "tags")  # what decides between rules is never taken from a dict
 KEY = "rounding_key"
 
 
-def load(optimizer: Optimizer, description: Description, state_dict: dict[str, Any]) -> None:
+def load(optimizer: Any, description: Description, state_dict: dict[str, Any]) -> None:
     """Load `state_dict` into `optimizer`, described by `description`, or raise ValueError and change nothing."""
     _check_form(description.name, state_dict)
     state_dict = state_dict.copy()
@@ -41,13 +42,13 @@ def load(optimizer: Optimizer, description: Description, state_dict: dict[str, A
     groups = _merge_groups(optimizer, description, deepcopy(state_dict["param_groups"]))
     saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     params = dict(zip(saved_ids, chain.from_iterable(g["params"] for g in optimizer.param_groups), strict=True))
-    owners = {p: group for group in groups for p in group["params"]}
+    owners = {p: (group, k) for group in groups for p, k in zip(group["params"], kernels_of(optimizer, group), strict=True)}
     ours = all("optgen" in group for group in state_dict["param_groups"])
     state: defaultdict[Any, Any] = defaultdict(dict)
     for key, value in state_dict["state"].items():
         if key in params:
             p = params[key]
-            state[p] = _load_param(description, p, key, value, owners[p], ours)
+            state[p] = _load_param(description, p, key, value, *owners[p], ours)
         else:
             state[key] = value
     optimizer.__setstate__({"state": state, "param_groups": groups})
@@ -70,7 +71,7 @@ def _check_form(owner: str, state_dict: Any) -> None:
             raise ValueError(f"{owner}: group {index} of the state dict has no list of 'params'")
 
 
-def _merge_groups(optimizer: Optimizer, description: Description, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merge_groups(optimizer: Any, description: Description, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The saved hyperparameters with the optimizer's own parameters."""
     owner, groups = description.name, optimizer.param_groups
     if len(saved) != len(groups):
@@ -85,14 +86,18 @@ def _merge_groups(optimizer: Optimizer, description: Description, saved: list[di
         kept = {key: value for key, value in loaded.items() if key in ours or key not in TORCH_OPTIONS}
         if "param_names" in group:
             kept.setdefault("param_names", group["param_names"])
+        if description.has_rules:
+            kept = {key: value for key, value in kept.items() if key not in ROUTES}
+            kept |= {key: group[key] for key in ROUTES if key in group}
         own = {option: group[option] for option in OPTIONS}  # what a dict of torch.optim does not say
         complete = {**optimizer.defaults, **own, **kept, **description.origin, "params": group["params"]}
         description.check(complete)
         complete["storage"] = description.storage(complete["storage"])
-        for p in group["params"]:
-            stored = description.stored_codes(p.shape, complete["storage"])
-            sharding.check_parameter(lambda: named, p, stored, whole=description.whole)
-        _check_levels(description, loaded.get("codes"), complete)
+        kernels = kernels_of(optimizer, complete)
+        for p, kernel in zip(group["params"], kernels, strict=True):
+            stored, whole = description.stored_codes(kernel), description.rule_of(kernel).whole
+            sharding.check_parameter(lambda: named, p, stored, whole=whole)
+        _check_levels(description, loaded.get("codes"), set(kernels))
         merged.append(complete)
     return merged
 
@@ -108,21 +113,27 @@ def _check_origin(owner: str, origin: Any) -> None:
         raise ValueError(f"{owner}: this state dict has format {version}, this version of optgen reads up to {FORMAT}")
 
 
-def _check_levels(description: Description, saved: Any, group: dict[str, Any]) -> None:
+def _check_levels(description: Description, saved: Any, kernels: set[int]) -> None:
     """Refuse codes that stand for other values; of a dict that does not say, nothing is known."""
     if saved is None:
         return
     known = dict(entry.partition(": ")[::2] for entry in str(saved).split("; "))
-    kernels = [description.kernels[description.kernel_index(p.shape, group["storage"])] for p in group["params"]]
-    for state in description.states:
-        theirs = known.get(state.name, "another storage")
-        if any(state.name in kernel.stored for kernel in kernels) and theirs != state.levels:
-            raise ValueError(
-                f"{description.name}: state '{state.name}' was saved as codes of {theirs} levels, here they are {state.levels}"
-            )
+    for rule in description.rules:
+        stored = {
+            name for kernel in kernels if description.rule_of(kernel) is rule for name in description.kernels[kernel].stored
+        }
+        for state in (state for state in rule.states if state.name in stored):
+            name = description.full_name(rule, state)
+            theirs = known.get(name, "another storage")
+            if theirs != state.levels:
+                raise ValueError(
+                    f"{description.name}: state '{name}' was saved as codes of {theirs} levels, here they are {state.levels}"
+                )
 
 
-def _load_param(description: Description, p: Tensor, key: Any, saved: Any, group: dict[str, Any], ours: bool) -> dict[str, Any]:
+def _load_param(
+    description: Description, p: Tensor, key: Any, saved: Any, group: dict[str, Any], kernel: int, ours: bool
+) -> dict[str, Any]:
     """The state of one parameter, each tensor with its declared dtype and shape, on the parameter's device."""
     owner = f"{description.name}: parameter {key}"
     if not isinstance(saved, dict):
@@ -130,7 +141,7 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: Any, group
     present = {name: value for name, value in saved.items() if value is not None}
     if correction_dtype(p.dtype, group["low_precision"]) is None:
         present.pop(CORRECTION, None)  # of a model that had 16 bits; this one's parameters are exact
-    expected = _expected(description, p, present, group)
+    expected = _expected(description, p, present, group, kernel)
     unknown = [name for name in present if name not in expected]
     if unknown:
         raise ValueError(f"{owner} has a state '{unknown[0]}' here unknown (known: {', '.join(expected)})")
@@ -153,22 +164,21 @@ def _load_param(description: Description, p: Tensor, key: Any, saved: Any, group
 
 
 def _expected(
-    description: Description, p: Tensor, present: dict[str, Any], group: dict[str, Any]
+    description: Description, p: Tensor, present: dict[str, Any], group: dict[str, Any], kernel: int
 ) -> dict[str, tuple[Kept, bool]]:
     """Each tensor of a parameter's state, and whether it must be there.
 
     A state that hangs on a flag may be missing (a step makes it), but not a part of it.
     """
-    mode = group["low_precision"]
+    mode, rule, stored = group["low_precision"], description.rule_of(kernel), description.kernels[kernel].stored
     expected = {"step": (Kept((), torch.float32, "host"), True)}
-    if description.random or is_random(p.dtype, mode) or KEY in present:
-        expected[KEY] = (Kept((), torch.int64, "host"), description.random)
+    if rule.random or is_random(p.dtype, mode) or KEY in present:
+        expected[KEY] = (Kept((), torch.int64, "host"), rule.random)
     kind = correction_dtype(p.dtype, mode)
     if kind is not None:
         expected[CORRECTION] = (Kept(tuple(p.shape), kind, "like"), False)
-    kernel = description.kernels[description.kernel_index(p.shape, group["storage"])]
-    for state in description.states:
-        tensors = state_tensors(state, state.name in kernel.stored, p.shape, p.dtype)
+    for state in rule.states:
+        tensors = state_tensors(state, state.name in stored, p.shape, p.dtype)
         needed = state.flag is None or any(name in present for name in tensors)
         expected |= {name: (kept, needed) for name, kept in tensors.items()}
     return expected

@@ -86,7 +86,7 @@ def step_by_op(
 def _stand_ins(description: Description, params: Sequence[Tensor], kernels: Sequence[int]) -> list[Tensor]:
     """What stands for each tensor that a kernel takes, and for each scalar state, where it does not exist."""
     taken = [p for p, kernel in zip(params, kernels, strict=True) for _ in description.kernels[kernel].keys]
-    return taken + [NO_SCALAR for _ in params for state in description.states if state.scalar]
+    return taken + [NO_SCALAR for kernel in kernels for _ in description.rule_of(kernel).scalars]
 
 
 @constant_when_traced
@@ -149,7 +149,7 @@ def _step(
         kernels=kernels,
         shards=shards or [*WHOLE] * len(params),
     )
-    batches = make_batches(description, flags, optimizer.scalars, low_precision, divide(description, found), [*hypers])
+    batches = make_batches(description, flags, optimizer.rule_scalars(), low_precision, divide(description, found), [*hypers])
     launch(optimizer, "cpp", batches, auto=auto, compiled=False)
 
 
@@ -164,18 +164,18 @@ def divided(description: Description, found: Collected, chosen: Sequence[bool]) 
 
 def _only(description: Description, found: Collected, chosen: Sequence[bool], wanted: bool) -> Collected:
     kept = Collected([], [], [], [], [], [], [], [])
-    scalars = sum(state.scalar for state in description.states)
-    first = 0
+    first = first_scalar = 0
     for i, kernel in enumerate(found.kernels):
         end = first + len(description.kernels[kernel].keys)
+        end_scalar = first_scalar + len(description.rule_of(kernel).scalars)
         if chosen[i] == wanted:
             kept.params.append(found.params[i])
             kept.grads.append(found.grads[i])
             kept.steps.append(found.steps[i])
             kept.rounding_keys.extend(found.rounding_keys[i : i + 1])
-            kept.scalar_states.extend(found.scalar_states[scalars * i : scalars * (i + 1)])
+            kept.scalar_states.extend(found.scalar_states[first_scalar:end_scalar])
             kept.tensors.extend(found.tensors[first:end])
             kept.kernels.append(kernel)
             kept.shards.extend(found.shards[3 * i : 3 * i + 3])
-        first = end
+        first, first_scalar = end, end_scalar
     return kept

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optgen.runtime.layout import Codes
 from optgen.runtime.low_precision import check_low_precision
 
-__all__ = ["Description", "Hyper", "KernelInfo", "State"]
+__all__ = ["Description", "Hyper", "KernelInfo", "RuleInfo", "State"]
 
 FORMAT = 1  # of the state dict; raised when a key changes its meaning
 
@@ -69,34 +69,104 @@ class KernelInfo:
 
 
 @dataclass(frozen=True)
-class Description:
-    """All of it."""
+class RuleInfo:
+    """How parameters are updated for which `when` holds, and no condition of an earlier rule.
+
+    `hypers` are the arguments that its scalars depend on and `flags` its compile-time flags, None for all of the class.
+    """
 
     name: str
-    hypers: tuple[Hyper, ...]
+    when: str
     states: tuple[State, ...]
     kernels: tuple[KernelInfo, ...]
     columns: tuple[str, ...]
     outputs: tuple[str, ...] = ()  # scalar states that a step changes, in the order `scalars` returns them
     random: bool = False  # whether a state is rounded stochastically
     whole: bool = False  # whether the rule reduces over all elements of a parameter
+    hypers: tuple[str, ...] | None = None
+    flags: tuple[str, ...] | None = None
+
+    @property
+    def scalars(self) -> list[State]:
+        """The states that are numbers on the host."""
+        return [state for state in self.states if state.scalar]
+
+    @property
+    def coded(self) -> list[str]:
+        """The states that the spec stores as codes."""
+        return [state.name for state in self.states if state.codes is not None]
+
+    def state(self, name: str) -> State:
+        """The state of this name."""
+        return next(state for state in self.states if state.name == name)
+
+
+@dataclass(frozen=True)
+class Description:
+    """All of it: one rule, or what the rules share, and `rules`.
+
+    With rules, `kernels` are those of all rules, one rule after the other, and `tags` those that conditions ask for.
+    """
+
+    name: str
+    hypers: tuple[Hyper, ...]
+    states: tuple[State, ...] = ()
+    kernels: tuple[KernelInfo, ...] = ()
+    columns: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    random: bool = False
+    whole: bool = False
+    rules: tuple[RuleInfo, ...] = ()
+    tags: tuple[str, ...] = ()
+    has_rules: bool = field(init=False)
+    owners: tuple[int, ...] = field(init=False, repr=False)  # of each kernel, the place of its rule
+    places: tuple[tuple[int, ...] | None, ...] = field(init=False, repr=False)  # of each rule's numbers among all
+
+    def __post_init__(self) -> None:
+        """Make one rule of what has no rules, and count kernels and numbers through."""
+        known: dict[str, object] = {"has_rules": bool(self.rules)}
+        rules = self.rules or (
+            RuleInfo("", "", self.states, self.kernels, self.columns, self.outputs, random=self.random, whole=self.whole),
+        )
+        known |= {"rules": rules, "kernels": tuple(kernel for rule in rules for kernel in rule.kernels)}
+        known["owners"] = tuple(place for place, rule in enumerate(rules) for _ in rule.kernels)
+        numbers = [h.name for h in self.hypers if not h.flag and not h.choices for _ in h.names or (h.name,)]
+        known["places"] = tuple(
+            None if rule.hypers is None else tuple(i for i, name in enumerate(numbers) if name in rule.hypers) for rule in rules
+        )
+        for name, value in known.items():
+            object.__setattr__(self, name, value)
 
     @property
     def origin(self) -> dict[str, str]:
         """What a parameter group in a state dict says of its origin: spec and format, and what the codes of states mean."""
-        levels = "; ".join(f"{state.name}: {state.levels}" for state in self.states if state.codes is not None)
+        levels = "; ".join(
+            f"{self.full_name(rule, state)}: {state.levels}"
+            for rule in self.rules
+            for state in rule.states
+            if state.codes is not None
+        )
         return {"optgen": f"{self.name}/{FORMAT}", **({"codes": levels} if levels else {})}
 
-    def kernel_index(self, shape: Sequence[int], storage: Any) -> int:
-        """Which kernel updates a parameter of this global shape, in a group with this `storage`."""
-        plain = set() if storage == "spec" else set(self.storage(storage).split(","))
-        stored = {s.name for s in self.states if s.codes is not None and s.codes.applies_to(shape)} - plain
-        return next(i for i, kernel in enumerate(self.kernels) if set(kernel.stored) == stored)
+    def full_name(self, rule: RuleInfo, state: State) -> str:
+        """A state by its name, and its rule's if there are several."""
+        return f"{rule.name}.{state.name}" if self.has_rules else state.name
 
-    def stored_codes(self, shape: Sequence[int], storage: Any) -> list[Codes]:
-        """How those states of a parameter of this global shape are kept that are kept as codes."""
-        stored = self.kernels[self.kernel_index(shape, storage)].stored
-        return [state.codes for state in self.states if state.name in stored and state.codes is not None]
+    def rule_of(self, kernel: int) -> RuleInfo:
+        """The rule that a kernel belongs to."""
+        return self.rules[self.owners[kernel]]
+
+    def kernel_index(self, shape: Sequence[int], storage: Any, rule: int = 0) -> int:
+        """Which kernel of a rule updates a parameter of this global shape, in a group with this `storage`."""
+        plain = set() if storage == "spec" else set(self.storage(storage).split(","))
+        stored = {s.name for s in self.rules[rule].states if s.codes is not None and s.codes.applies_to(shape)} - plain
+        first = self.owners.index(rule)
+        return first + next(i for i, kernel in enumerate(self.rules[rule].kernels) if set(kernel.stored) == stored)
+
+    def stored_codes(self, kernel: int) -> list[Codes]:
+        """How those states are kept that a kernel keeps as codes."""
+        stored = self.kernels[kernel].stored
+        return [state.codes for state in self.rule_of(kernel).states if state.name in stored and state.codes is not None]
 
     def storage(self, asked: Any) -> str:
         """The states of a group that are kept in float32 although the spec stores them as codes: "m,v", or "spec" for none.
@@ -107,31 +177,30 @@ class Description:
         Raises:
             ValueError: for another storage, or a mix of states that no kernel was built for; says what to do.
         """
-        coded = [state.name for state in self.states if state.codes is not None]
+        states = [state for rule in self.rules for state in rule.states]
+        coded = list(dict.fromkeys(name for rule in self.rules for name in rule.coded))
         if asked == "spec" or (asked == "float32" and not coded):
             return "spec"
         if asked == "float32":
             return ",".join(coded)
         wanted = dict.fromkeys(asked.split(","), "float32") if isinstance(asked, str) else asked
-        if not isinstance(wanted, Mapping) or not set(wanted) <= {state.name for state in self.states}:
-            names = ", ".join(repr(state.name) for state in self.states if not state.scalar)
+        if not isinstance(wanted, Mapping) or not set(wanted) <= {state.name for state in states}:
+            names = ", ".join(repr(name) for name in dict.fromkeys(state.name for state in states if not state.scalar))
             raise ValueError(f"{self.name}: storage is 'float32' or a mapping of states ({names}) to 'float32', got {asked!r}")
-        other = {name: how for name, how in wanted.items() if how != "float32" or self.state(name).dtype is not None}
+        narrow = {state.name for state in states if state.dtype is not None} - set(coded if isinstance(asked, str) else ())
+        other = {name: how for name, how in wanted.items() if how != "float32" or name in narrow}
         if other:
             raise ValueError(
                 f"{self.name} was built without {_storages(other)}: a group can keep states in float32; for another storage build "
                 f"a class, optgen.optimizer_class(spec, storage={dict(wanted)!r}), or a spec that extends this one"
             )
-        plain = [name for name in coded if name in wanted]
-        possible = [set(coded) - set(kernel.stored) for kernel in self.kernels]
-        if set(plain) not in possible:
-            mixes = " or ".join(", ".join(name for name in coded if name in mix) for mix in possible if mix)
-            raise ValueError(f"{self.name} was built to keep {mixes} in float32, not {', '.join(plain)} alone")
-        return ",".join(plain) or "spec"
-
-    def state(self, name: str) -> State:
-        """The state of this name."""
-        return next(state for state in self.states if state.name == name)
+        for rule in self.rules:
+            plain = [name for name in rule.coded if name in wanted]
+            possible = [set(rule.coded) - set(kernel.stored) for kernel in rule.kernels]
+            if set(plain) not in possible:
+                mixes = " or ".join(", ".join(name for name in rule.coded if name in mix) for mix in possible if mix)
+                raise ValueError(f"{self.name} was built to keep {mixes} in float32, not {', '.join(plain)} alone")
+        return ",".join(name for name in coded if name in wanted) or "spec"
 
     def check(self, group: dict[str, Any]) -> None:
         """Refuse hyperparameters outside their ranges, and options that do not exist.

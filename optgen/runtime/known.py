@@ -72,7 +72,7 @@ class _KnownPart:
         self.grads = [kind for kinds in zip(*(member.grad for member in members), strict=True) for kind in kinds]
         self.lengths = [len(member.state) for member in members]
         self.shards = [WHOLE] * len(members)
-        self.scalars = [state.key for state in description.states if state.scalar]
+        self.scalars = [state.key for state in description.rule_of(self.kernel).scalars]
         self.taken = [key for _, key in description.kernels[self.kernel].keys]
         wanted = ("step", "rounding_key", *self.scalars, *self.taken)
         self.columns = [_Column(key, members) for key in wanted if key in first.state]
@@ -149,7 +149,7 @@ class Known:
 
     @staticmethod
     def _settings(group: Mapping[str, Any], flags: Mapping[str, bool]) -> tuple[Any, ...]:
-        return (*flags.values(), group["low_precision"], group["storage"])
+        return (*flags.values(), group["low_precision"], group["storage"], *group.get("tags", ()))
 
     def remember(self, groups: list[tuple[dict[str, Any], dict[str, bool], Collected]], states: States) -> None:
         """Keep what a step has collected, unless a parameter is sharded or listed twice: then each step looks again."""

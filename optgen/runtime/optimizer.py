@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,18 +12,19 @@ from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import checkpoint, cpp_op, keys, masters, sharding
 from optgen.runtime.backends import launch, pick_backend, traced_backend
-from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, Part, divide, hyper_values, make_batches
-from optgen.runtime.description import Description, KernelInfo, State
+from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, Part, Scalars, divide, hyper_values, make_batches
+from optgen.runtime.description import Description
+from optgen.runtime.explain import explain
 from optgen.runtime.host import Scalar
 from optgen.runtime.known import Known
-from optgen.runtime.layout import vector_shape
 from optgen.runtime.low_precision import (
     CORRECTION,
     correction_dtype,
     is_random,
     warn_of_nearest,
 )
-from optgen.runtime.states import fit_states, float_dtype, state_tensors
+from optgen.runtime.rules import Parameter, check_tags, kernels_of
+from optgen.runtime.states import fit_states, state_tensors
 
 __all__ = ["GeneratedOptimizer"]
 
@@ -54,7 +55,26 @@ class GeneratedOptimizer(Optimizer):
 
     scalars: ClassVar[Callable[..., tuple[tuple[Scalar, ...], tuple[Scalar, ...]]]]
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any], *, backend: str, compile: bool, seed: int = 0) -> None:  # noqa: A002
+    @staticmethod
+    def rule(p: Parameter) -> str | None:
+        """The name of the rule that updates a parameter, of a class that has several; None if none does."""
+        raise NotImplementedError
+
+    @classmethod
+    def rule_scalars(cls) -> list[Scalars]:
+        """The function `scalars` of each rule."""
+        return [getattr(cls, f"scalars_{rule.name}" if rule.name else "scalars") for rule in cls.description.rules]
+
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        backend: str,
+        compile: bool,  # noqa: A002
+        seed: int = 0,
+        tags: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         """Check the hyperparameters and register the parameters.
 
         Args:
@@ -63,17 +83,20 @@ class GeneratedOptimizer(Optimizer):
             backend: "auto" (triton on a GPU, cpp on a CPU, torch where these are missing), "torch", "triton" or "cpp".
             compile: compile the update function of the torch backend with torch.compile.
             seed: of stochastic rounding.
+            tags: for the conditions of rules, names of parameters as patterns by the tag that they get.
 
         Raises:
-            ValueError: for a hyperparameter outside its range, or a backend that does not exist.
+            ValueError: for a hyperparameter outside its range, a backend that does not exist, or a parameter without a rule.
             RuntimeError: for a backend that is not available here.
             TypeError: for parameters that are not real floating-point tensors.
         """
         self._options: dict[str, Any] = {"backend": backend, "compile": compile, "seed": seed}
+        self._tags = dict(tags or {})
         self._known = Known(self.description)
         pick_backend(backend, None)
         self.description.check(defaults)
         super().__init__(params, {**defaults, **self.description.origin})
+        check_tags(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch.optim does; its hyperparameters are checked before anything changes."""
@@ -82,13 +105,13 @@ class GeneratedOptimizer(Optimizer):
             self.description.check(known)
             param_group["storage"] = self.description.storage(known["storage"])
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
         try:
-            for p in self.param_groups[-1]["params"]:
-                self._check_param(p, self.param_groups[-1]["storage"])
-        except (TypeError, ValueError, RuntimeError):
+            for p, kernel in zip(group["params"], kernels_of(self, group), strict=True):
+                self._check_param(p, kernel)
+        except (TypeError, RuntimeError, ValueError):
             self.param_groups.pop()
             raise
-        group = self.param_groups[-1]
         warn_of_nearest(self.description.name, {p.dtype for p in group["params"]}, group["low_precision"])
 
     def master_parameters(self) -> list[Tensor]:
@@ -104,12 +127,13 @@ class GeneratedOptimizer(Optimizer):
         Raises:
             ValueError: if there are more or fewer tensors than parameters, or a shape differs; nothing is changed then.
         """
-        for p, group, correction in masters.load(self, self.description.name, tensors):
-            kernel = self.description.kernels[self.description.kernel_index(p.shape, group["storage"])]
-            self._init_state(p, self.state[p], kernel, type(self).flags(group), group["low_precision"])
+        corrected = masters.load(self, self.description.name, tensors)
+        chosen = {p: k for group in self.param_groups for p, k in zip(group["params"], kernels_of(self, group), strict=True)}
+        for p, group, correction in corrected:
+            self._init_state(p, self.state[p], chosen[p], type(self).flags(group), group["low_precision"])
             sharding.local(self.state[p][CORRECTION]).copy_(correction)
 
-    def _check_param(self, p: Tensor, storage: str) -> None:
+    def _check_param(self, p: Tensor, kernel: int) -> None:
         name = self.description.name
         if p.dtype not in DTYPES:
             raise TypeError(f"{name} updates float32, bfloat16, float16 and float64 parameters, got {p.dtype}")
@@ -120,13 +144,13 @@ class GeneratedOptimizer(Optimizer):
                 f"{name} cannot update a parameter of shape {tuple(p.shape)} and strides {p.stride()}: "
                 "several of its elements share memory; pass a contiguous copy"
             )
-        if p.ndim < MATRIX and self.description.kernels[self.description.kernel_index(p.shape, storage)].grid:
+        if p.ndim < MATRIX and self.description.kernels[kernel].grid:
             raise ValueError(
                 f"{self._owner(p)} has shape {tuple(p.shape)}, and this rule needs rows and columns, the last two of two or more "
                 "dimensions: give it to another optimizer"
             )
-        stored = self.description.stored_codes(p.shape, storage)
-        sharding.check_parameter(lambda: self._owner(p), p, stored, whole=self.description.whole)
+        stored, whole = self.description.stored_codes(kernel), self.description.rule_of(kernel).whole
+        sharding.check_parameter(lambda: self._owner(p), p, stored, whole=whole)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -149,8 +173,9 @@ class GeneratedOptimizer(Optimizer):
         if known is None:
             known, sharded = self._look(groups, values), self._sharded()
         batches: list[Batch] = []
+        scalars = self.rule_scalars()
         for (group, flags), parts, numbers in zip(groups, known, values, strict=True):  # nothing is refused from here on
-            batches += make_batches(self.description, flags, type(self).scalars, group["low_precision"], parts, numbers)
+            batches += make_batches(self.description, flags, scalars, group["low_precision"], parts, numbers)
         self._run(batches)
         if sharded:  # tell autograd, for kernels have only seen their shards
             torch.autograd.graph.increment_version(sharded)
@@ -181,12 +206,11 @@ class GeneratedOptimizer(Optimizer):
         """Refuse what cannot be updated before anything changes."""
         devices: set[torch.device] = set()
         for group in self.param_groups:
-            for p in group["params"]:
+            for p, kernel in zip(group["params"], kernels_of(self, group), strict=True):
                 if p.grad is not None:
                     self._check_grad(p, p.grad)
                     devices.add(p.device)
                     if state := self.state.get(p):
-                        kernel = self.description.kernels[self.description.kernel_index(p.shape, group["storage"])]
                         self._fit_state(p, state, kernel)
         for device in devices:
             self._backend(device)
@@ -219,19 +243,17 @@ class GeneratedOptimizer(Optimizer):
         torch.compile runs this method, by its name, while it traces: state creation never enters the graph. A parameter
         that is listed twice, of which torch warns, is updated once: kernels of one launch must not share a parameter.
         """
-        flags, mode, storage = type(self).flags(group), group["low_precision"], group["storage"]
-        random = any(self._is_random(p, mode) for p in group["params"])
+        flags, mode, chosen = type(self).flags(group), group["low_precision"], kernels_of(self, group)
+        random = any(self._is_random(p, index, mode) for p, index in zip(group["params"], chosen, strict=True))
         seen: set[Tensor] = set()
-        for p in group["params"]:
+        for p, index in zip(group["params"], chosen, strict=True):
             if p.grad is None or p in seen:
                 continue
             seen.add(p)
-            index = self.description.kernel_index(p.shape, storage)
-            kernel = self.description.kernels[index]
             state = self.state[p]
             if state:
-                self._fit_state(p, state, kernel)
-            self._init_state(p, state, kernel, flags, mode)
+                self._fit_state(p, state, index)
+            self._init_state(p, state, index, flags, mode)
             part = sharding.local(p)
             params.append(part)
             grads.append(sharding.local(p.grad))
@@ -239,33 +261,44 @@ class GeneratedOptimizer(Optimizer):
             kernels.append(index)
             if random:
                 rounding_keys.append(state.get("rounding_key", NO_KEY))
-            scalar_states += [state.get(s.key, NO_SCALAR) for s in self.description.states if s.scalar]
+            scalar_states += [state.get(s.key, NO_SCALAR) for s in self.description.rule_of(index).scalars]
             # the parameter stands in for states that do not exist
-            tensors += [sharding.local(state[key]) if key in state else part for _, key in kernel.keys]
+            taken = self.description.kernels[index].keys
+            tensors += [sharding.local(state[key]) if key in state else part for _, key in taken]
             shards += sharding.place(p)
 
-    def _is_random(self, p: Tensor, mode: str) -> bool:
+    def _is_random(self, p: Tensor, kernel: int, mode: str) -> bool:
         """Whether a parameter or one of its states is rounded stochastically."""
-        return self.description.random or is_random(p.dtype, mode)
+        return self.description.rule_of(kernel).random or is_random(p.dtype, mode)
 
-    def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo, flags: dict[str, bool], mode: str) -> None:
+    def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: int, flags: dict[str, bool], mode: str) -> None:
         """Create what is missing of a parameter's state; every state starts as zeros."""
         if "step" not in state:
             state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
-        if "rounding_key" not in state and self._is_random(p, mode):
+        if "rounding_key" not in state and self._is_random(p, kernel, mode):
             state["rounding_key"] = keys.draw_key(self._options["seed"], self._name_of(p))
-        for declared in self.description.states:
+        stored = self.description.kernels[kernel].stored
+        for declared in self.description.rule_of(kernel).states:
             if declared.exists(flags):
-                for key, kept in state_tensors(declared, declared.name in kernel.stored, p.shape, p.dtype).items():
+                for key, kept in state_tensors(declared, declared.name in stored, p.shape, p.dtype).items():
                     if key not in state:
                         state[key] = kept.zeros(p)
         kind = correction_dtype(p.dtype, mode)
         if kind is not None and (CORRECTION not in state or state[CORRECTION].dtype != kind):
             state[CORRECTION] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
 
-    def _fit_state(self, p: Tensor, state: dict[str, Tensor], kernel: KernelInfo) -> None:
-        """Let states follow a parameter to another dtype or device; refuse a parameter of another shape than theirs."""
-        if not fit_states(self.description.states, kernel.stored, p, state):
+    def _fit_state(self, p: Tensor, state: dict[str, Tensor], kernel: int) -> None:
+        """Let states follow a parameter to another dtype or device; refuse a parameter of another shape or rule than theirs."""
+        rule, stored = self.description.rule_of(kernel), self.description.kernels[kernel].stored
+        if self.description.has_rules:
+            names = {name for s in rule.states for name in state_tensors(s, s.name in stored, p.shape, p.dtype)}
+            foreign = state.keys() - names - {"step", "rounding_key", CORRECTION}
+            if foreign:
+                raise RuntimeError(
+                    f"{self._owner(p)} is updated by the rule '{rule.name}' ({rule.when}), but its state was made by another: "
+                    f"it has '{min(foreign)}'; after such a change, clear the state: optimizer.state.pop(parameter)"
+                )
+        if not fit_states(rule.states, stored, p, state):
             raise RuntimeError(
                 f"{self._owner(p)} has shape {tuple(p.shape)}, but its state was made for another shape or storage; after such "
                 "a change, clear the state: optimizer.state.pop(parameter)"
@@ -322,7 +355,7 @@ class GeneratedOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep."""
-        return {**super().__getstate__(), "_options": self._options}
+        return {**super().__getstate__(), "_options": self._options, "_tags": self._tags}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore, and give groups of older state dicts the hyperparameters they lack."""
@@ -334,28 +367,5 @@ class GeneratedOptimizer(Optimizer):
                 group.setdefault(name, value)
 
     def explain(self) -> str:
-        """One line per parameter: its name, shape, kernel, how each state is stored, and why."""
-        lines = []
-        for group in self.param_groups:
-            names = group.get("param_names") or [""] * len(group["params"])
-            for name, p in zip(names, group["params"], strict=True):
-                kernel = self.description.kernels[self.description.kernel_index(p.shape, group["storage"])]
-                states = [_explain_state(s, p, kernel) for s in self.description.states if s.exists(type(self).flags(group))]
-                lines.append(f"{name or self._name_of(p)} {tuple(p.shape)} {kernel.name}: " + "; ".join(states))
-        return "\n".join(lines)
-
-
-def _explain_state(state: State, p: Tensor, kernel: KernelInfo) -> str:
-    if state.scalar:
-        return f"{state.name} one number"
-    if state.whole:
-        return f"{state.name} one number of all elements"
-    if state.shape:
-        return f"{state.name} {tuple(vector_shape(state.shape, p.shape))}"
-    if state.name in kernel.stored and state.codes is not None:
-        codes = state.codes
-        where = f"in blocks of {codes.block}" if codes.scope == "block" else f"with one scale per {codes.scope}"
-        where = "with scales of rows and columns" if codes.scope == "rank1" else where
-        return f"{state.name} {codes.bits} bits {where} ({codes.reason(p.shape)})"
-    why = "" if state.codes is None else f" ({'as asked' if state.codes.applies_to(p.shape) else state.codes.reason(p.shape)})"
-    return f"{state.name} {str(float_dtype(state, p.dtype)).removeprefix('torch.')}{why}"
+        """A table of all parameters: shape, dtype, the rule and kernel that update each, how its states are stored, and why."""
+        return explain(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optgen.diagnostics import Diagnostic, Diagnostics
@@ -15,13 +16,19 @@ __all__ = ["rounding_warnings"]
 HALF_ULP = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # the largest, of the smallest mantissa, in units of the value
 
 
-def rounding_warnings(spec: Spec, program: Program) -> tuple[Diagnostic, ...]:
+def rounding_warnings(spec: Spec, programs: Sequence[Program]) -> tuple[Diagnostic, ...]:
     """What a spec without errors will lose to rounding, with the defaults of its hyperparameters.
 
     An average `x = ema(x, y, beta)` moves by (1 - beta)*(y - x). Where y is smaller than x, that is less than (1 - beta)*x:
     below half a unit in the last place of x, rounding to the nearest leaves x as it is, step after step.
     """
     found = Diagnostics()
+    for rule, program in zip(spec.parts, programs, strict=True):
+        _check(rule.spec, program, found)
+    return tuple(replace(diagnostic, severity="warning") for diagnostic in found)
+
+
+def _check(spec: Spec, program: Program, found: Diagnostics) -> None:
     for state in program.states:
         if state.floats is None or state.floats.rounding != "nearest":
             continue
@@ -36,7 +43,6 @@ def rounding_warnings(spec: Spec, program: Program) -> tuple[Diagnostic, ...]:
                     spec.spans[state.name],
                     help=f"write 'storage: {{codebook: {state.floats.dtype}, rounding: stochastic}}', or 'storage: float32'",
                 )
-    return tuple(replace(diagnostic, severity="warning") for diagnostic in found)
 
 
 def _rates(program: Program, state: str) -> list[float]:

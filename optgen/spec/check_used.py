@@ -9,25 +9,18 @@ from optgen.ir.infer import refs
 from optgen.ir.nodes import Assign, Program, Role
 from optgen.spec.model import Spec
 
-__all__ = ["check_everything_used"]
+__all__ = ["check_everything_used", "check_hypers_used", "read_names"]
 
 
 def check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> None:
-    """P and every state are assigned; every state, hyperparameter and local has an effect.
+    """P and every state are assigned; every state and local has an effect.
 
     Only to be asked of a spec without other faults: a misspelt name is also one that is not read.
     """
     body = [statement for statement in program.body if isinstance(statement, Assign)]
     if not any(s.target == "p" for s in body):
         found.add("parameter-not-updated", "the update never assigns to p", spec.spans["update"], help="end with 'p = p - ...'")
-    conditions = [*program.flags.values(), *(state.init for state in program.states)]
-    read = {name for value in (*(s.value for s in body), *conditions) for name in refs(value)}
-    _check_states(spec, program, body, read, found)
-    for hyper in spec.hypers:
-        for name in hyper.names or (hyper.name,):
-            if name not in read:
-                help_text = f"remove it; to drop an inherited one write '{hyper.name}:' with nothing behind it"
-                found.add("unused-hyper", f"hyperparameter '{name}' has no effect", spec.spans[name], help=help_text)
+    _check_states(spec, program, body, read_names(program), found)
     used = _sources(program, body, {"p", *(state.name for state in program.states)})
     for statement in body:
         symbol = program.symbols[statement.target]
@@ -35,6 +28,22 @@ def check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> N
             used.add(symbol.name)  # told once
             message = f"'{symbol.name}' is assigned and never used"
             found.add("unused-local", message, statement.span, help="remove this line")
+
+
+def check_hypers_used(spec: Spec, programs: Iterable[Program], found: Diagnostics) -> None:
+    """Every hyperparameter has an effect in the program of one of the spec's rules."""
+    read = {name for program in programs for name in read_names(program)}
+    for hyper in spec.hypers:
+        for name in hyper.names or (hyper.name,):
+            if name not in read:
+                help_text = f"remove it; to drop an inherited one write '{hyper.name}:' with nothing behind it"
+                found.add("unused-hyper", f"hyperparameter '{name}' has no effect", spec.spans[name], help=help_text)
+
+
+def read_names(program: Program) -> set[str]:
+    """Every name that a formula of a program reads."""
+    conditions = [*program.flags.values(), *(state.init for state in program.states)]
+    return {name for value in (*(s.value for s in program.body), *conditions) for name in refs(value)}
 
 
 def _check_states(spec: Spec, program: Program, body: list[Assign], read: set[str], found: Diagnostics) -> None:

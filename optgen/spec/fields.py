@@ -31,6 +31,8 @@ ALIASES = {  # what other tools call the keys of a spec
     "choices": ("enum", "options", "values"),
     "init": ("initial", "initial_value", "start", "value"),
     "when": ("condition", "if"),
+    "otherwise": ("default", "else"),
+    "use": ("extends", "optimizer", "spec"),
     "storage": ("codec", "dtype", "quantization", "quantize"),
     "codebook": ("code", "codec", "levels", "scheme"),
     "block": ("block_size", "blocksize", "group_size"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from optgen.diagnostics import Diagnostics, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.spec.places import SHIPPED, SUFFIXES, spec_names, suffixes_in, without_suffix
 from optgen.spec.python_file import read_python
+from optgen.spec.rule_nodes import change_rules, merge_mappings
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar, is_empty, read_source, read_yaml
 
-__all__ = ["inherit", "read_root"]
+__all__ = ["inherit", "other_spec", "read_root"]
 
 MAX_PARENTS = 8
+WAYS = {"extends": "extend", "use": "use"}
 NOT_INHERITED = ("name", "summary", "reference", "extends")
 
 
@@ -32,7 +35,7 @@ def inherit(root: Mapping, found: Diagnostics, folder: Path, seen: tuple[Path, .
     node = {key.text: value for key, value in root.entries}.get("extends")
     if node is None:
         return root
-    parent = _parent(node, found, folder, seen)
+    parent = other_spec(node, "extends", found, folder, seen)
     if parent is None:
         return None
     path, nodes = parent
@@ -40,36 +43,42 @@ def inherit(root: Mapping, found: Diagnostics, folder: Path, seen: tuple[Path, .
     if base is None:
         return None
     kept = tuple((key, value) for key, value in base.entries if key.text not in NOT_INHERITED)
-    return _merge(Mapping(kept, base.span, base.removed), root)
+    merged = merge_mappings(Mapping(kept, base.span, base.removed), root)
+    rules = [{key.text: value for key, value in table.entries}.get("rules") for table in (base, root)]
+    if rules[0] is None or rules[1] is None or is_empty(rules[1]):
+        return merged
+    changed = change_rules(rules[0], rules[1], found)
+    return replace(merged, entries=tuple((k, changed if k.text == "rules" else value) for k, value in merged.entries))
 
 
-def _parent(node: Node, found: Diagnostics, folder: Path, seen: tuple[Path, ...]) -> tuple[Path, Mapping] | None:
+def other_spec(node: Node, key: str, found: Diagnostics, folder: Path, seen: tuple[Path, ...]) -> tuple[Path, Mapping] | None:
+    """The file and the nodes of the spec that the value of `extends` or `use` names; None after a report."""
     if not isinstance(node, Scalar) or not node.text.strip():
-        found.add("wrong-type", "'extends' is the name of a spec", node.span, help="for example 'extends: adamw'")
+        found.add("wrong-type", f"'{key}' is the name of a spec", node.span, help=f"for example '{key}: adamw'")
         return None
     path = _find(node.text, folder)
     if path is None:
         known = spec_names(folder, SHIPPED) - ({seen[-1].stem} if seen else set())
         help_text = suggest(without_suffix(node.text), known)
-        found.add("unknown-spec", f"there is no spec {quoted(node.text)} to extend", node.span, help=help_text)
+        found.add("unknown-spec", f"there is no spec {quoted(node.text)} to {WAYS[key]}", node.span, help=help_text)
         return None
     if path in seen:
         chain = " -> ".join(p.name for p in (*seen[seen.index(path) :], path))
-        found.add("extends-cycle", "a spec cannot extend itself", node.span, help=f"break the circle {chain}")
+        found.add("extends-cycle", f"a spec cannot {WAYS[key]} itself", node.span, help=f"break the circle {chain}")
         return None
     if len(seen) > MAX_PARENTS:
         message = f"a spec has at most {MAX_PARENTS} ancestors"
         found.add("extends-cycle", message, node.span, help="extend a spec nearer to the root")
         return None
-    return _read_parent(path, node.span, found)
+    return _read_parent(path, node.span, key, found)
 
 
-def _read_parent(path: Path, place: Span, found: Diagnostics) -> tuple[Path, Mapping] | None:
+def _read_parent(path: Path, place: Span, key: str, found: Diagnostics) -> tuple[Path, Mapping] | None:
     shown = path if not path.is_relative_to(Path.cwd()) else path.relative_to(Path.cwd())
     before = len(found)
     root = read_root(str(shown), found)
     if root is None and len(found) > before:
-        message = f"the spec to extend, '{shown}', cannot be read"
+        message = f"the spec to {WAYS[key]}, '{shown}', cannot be read"
         found.add("broken-parent", message, place, help=f"mend '{shown}' first")
     return None if root is None else (path, root)
 
@@ -88,21 +97,3 @@ def _find(name: str, folder: Path) -> Path | None:
             except (OSError, ValueError):
                 continue
     return None
-
-
-def _merge(base: Mapping, child: Mapping) -> Mapping:
-    """Mappings are merged key by key; anything else in the child replaces what the parent has.
-
-    An empty value in the child removes the parent's, which is kept apart for the diagnostics.
-    """
-    mine = {key.text: (key, value) for key, value in child.entries}
-    entries: list[tuple[Scalar, Node]] = []
-    removed = list(base.removed)
-    for key, value in base.entries:
-        own_key, own = mine.pop(key.text, (key, value))
-        if is_empty(own):
-            removed.append((own_key, value))
-            continue
-        both = isinstance(own, Mapping) and isinstance(value, Mapping) and own is not value
-        entries.append((own_key, _merge(value, own) if both else own))  # type: ignore[arg-type]
-    return Mapping((*entries, *mine.values()), child.span, tuple(removed))

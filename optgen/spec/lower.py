@@ -11,33 +11,16 @@ from optgen.ir.infer import holds, infer, joined, refs, walk
 from optgen.ir.names import is_reserved, is_symbol_name, name_for
 from optgen.ir.nodes import SHAPES, VECTORS, Assign, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, State, Symbol
 from optgen.spec.check import check_program
-from optgen.spec.check_used import check_everything_used
-from optgen.spec.define import Definition
 from optgen.spec.model import Spec
-from optgen.spec.read import read
 from optgen.spec.resolve import FACTS, KIND_WORDS, MAXIMIZE, Resolver
 
-__all__ = ["load_program"]
+__all__ = ["lower"]
 
 WIDEST = 256  # elements of a block where the rule knows rows and columns: a tile has 32 rows as wide
 STATIC = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "neg", "add", "sub", "mul", "abs", "min", "max"})
 
 
-def load_program(path: str | Definition) -> tuple[Spec, Program]:
-    """Read, lower and check the spec at `path`, or one that was defined in Python.
-
-    Raises:
-        SpecError: with every independent fault.
-    """
-    found = Diagnostics()
-    spec = read(path, found)
-    program = _lowered(spec, found) if spec is not None else None
-    found.raise_if_any()
-    assert spec is not None and program is not None
-    return spec, program
-
-
-def _lowered(spec: Spec, found: Diagnostics) -> Program:
+def lower(spec: Spec, found: Diagnostics) -> Program:
     """Turn a spec into a program; everything that is wrong with its update rule goes to `found`.
 
     A local has one domain, the largest of all values that it is assigned. It is known at the end, so the rule is walked
@@ -53,8 +36,6 @@ def _lowered(spec: Spec, found: Diagnostics) -> Program:
         wide = lowering.wide
     check_program(spec, program, lowering.poisoned, faults)
     found.extend(faults)
-    if not len(found):
-        check_everything_used(spec, program, found)
     return program
 
 

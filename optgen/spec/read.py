@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import did_you_mean, quoted
@@ -17,13 +18,14 @@ from optgen.spec.inherit import inherit, read_root
 from optgen.spec.model import Spec
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import declared_names, read_hypers
+from optgen.spec.read_rules import RulesReader
 from optgen.spec.read_states import StateReader
 from optgen.spec.with_storage import replace_storage
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
 __all__ = ["read", "read_spec"]
 
-KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "state", "update")
+KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "state", "update", "rules")
 TABLES = ("hyper", "state")
 
 
@@ -53,44 +55,66 @@ def _read(definition: Definition, found: Diagnostics) -> Spec | None:
     merged = inherit(definition.root, found, definition.folder, definition.seen)
     if merged is not None and definition.storage is not None:
         merged = replace_storage(merged, definition.storage, found)
-    return _SpecReader(merged, definition.root, found).read() if merged is not None else None
+    return (
+        _SpecReader(merged, definition.root, found, definition.folder, definition.seen).read() if merged is not None else None
+    )
 
 
 class _SpecReader:
-    def __init__(self, root: Mapping, own: Mapping, found: Diagnostics) -> None:
+    def __init__(self, root: Mapping, own: Mapping, found: Diagnostics, folder: Path, seen: tuple[Path, ...]) -> None:
         self.root = root
         self.own = own
         self.found = found
         self.fields = Fields(found)
+        self.folder = folder
+        self.seen = seen
 
     def read(self) -> Spec | None:
         table = self.fields.table(self.root, "a spec", KEYS)
         if self.misses_parent():
             return None
         self.complete(table)
-        hypers, spans = read_hypers(table.get("hyper"), self.fields)
+        self.name = self.class_name(table["name"]) if "name" in table else None
+        self.summary = self.fields.text(table["summary"], "'summary'") if "summary" in table else None
+        self.reference = self.fields.text(table["reference"], "'reference'") if "reference" in table else None
+        self.hypers, self.spans = read_hypers(table.get("hyper"), self.fields)
+        self.storages = NamedStorages(table.get("storages"), self.fields)
+        return self.part(self.root, table) if "rules" not in table else self.with_rules(table)
+
+    def with_rules(self, table: dict[str, Node]) -> Spec | None:
+        """A spec whose states and updates stand in its rules."""
+        for key, _ in self.root.entries:
+            if key.text in ("state", "update"):
+                help_text = f"move it into a rule; to drop an inherited one write '{key.text}:' with nothing behind it"
+                self.found.add("bad-rule", f"a spec with rules has no '{key.text}' of its own", key.span, help=help_text)
+        reader = RulesReader(self.fields, self.hypers, self.folder, self.seen, self.part, self.other)
+        rules = reader.read(table["rules"])
+        if not rules:
+            return None
+        return replace(self.spec(), update_text="", spans={**self.spans, "rules": table["rules"].span}, rules=rules)
+
+    def other(self, nodes: Mapping, folder: Path, seen: tuple[Path, ...]) -> Spec | None:
+        """Another spec, which a rule uses."""
+        return _SpecReader(nodes, nodes, self.found, folder, seen).read()
+
+    def part(self, root: Mapping, table: dict[str, Node]) -> Spec | None:
+        """The states and the update that a spec has, or a rule of it."""
+        spans = self.spans
         extends = {key.text: value for key, value in self.own.entries}.get("extends")
-        storages = NamedStorages(table.get("storages"), self.fields)
-        reader = StateReader(self.fields, storages, extends if isinstance(extends, Scalar) else None)
+        reader = StateReader(self.fields, self.storages, extends if isinstance(extends, Scalar) else None)
         states = reader.read(table.get("state"))
         for shared in spans.keys() & reader.spans.keys():
             first = (Label(spans[shared], "the hyperparameter"),)
             message, place = f"'{shared}' is a state and a hyperparameter", reader.spans[shared]
             self.found.add("name-clash", message, place, secondary=first, help="rename one of them")
-        name = self.class_name(table["name"]) if "name" in table else None
-        summary = self.fields.text(table["summary"], "'summary'") if "summary" in table else None
-        reference = self.fields.text(table["reference"], "'reference'") if "reference" in table else None
         text = self.fields.formula(table["update"], "'update'", block=True) if "update" in table else None
         if text is None:
             return None
+        hypers = self.hypers
         unread = spans.keys() - {name for h in hypers for name in (h.name, *h.names)} | reader.unread | self.misplaced()
         text, stand_ins = _without_keywords(text, unread)
-        return Spec(
-            name=name or "",
-            summary=summary or "",
-            reference=reference or "",
-            source=self.root.span.source,
-            hypers=hypers,
+        return replace(
+            self.spec(),
             states=states,
             conditions=reader.conditions,
             inits=reader.inits,
@@ -98,7 +122,23 @@ class _SpecReader:
             update_text=_tidy(text),
             spans={**spans, **reader.spans, "update": table["update"].span},
             unread=frozenset(unread | stand_ins),
-            removed=_removed(self.root),
+            removed={**_removed(self.root), **_removed(root)},
+        )
+
+    def spec(self) -> Spec:
+        """What rules share."""
+        return Spec(
+            name=self.name or "",
+            summary=self.summary or "",
+            reference=self.reference or "",
+            source=self.root.span.source,
+            hypers=self.hypers,
+            states=(),
+            conditions={},
+            inits={},
+            update=(),
+            update_text="",
+            spans=self.spans,
         )
 
     def misses_parent(self) -> bool:
@@ -116,7 +156,7 @@ class _SpecReader:
         examples = {"name": "name: MyOptimizer", "summary": "summary: What it does, in one line.", "update": "update: |"}
         place = self.own.entries[0][0].span if self.own.entries else self.own.span
         for key, example in examples.items():
-            if key not in table:
+            if key not in table and not (key == "update" and "rules" in table):
                 self.found.add("missing-key", f"a spec needs the key '{key}'", place, help=f"add a line '{example}'")
 
     def class_name(self, node: Node) -> str | None:

@@ -14,9 +14,26 @@ def spec_text(spec: Spec) -> str:
     """The merged spec as YAML."""
     lines = [f"name: {spec.name}", f"summary: {spec.summary}"]
     lines += [f"reference: {spec.reference}"] if spec.reference else []
-    lines += ["hyper:", *(f"  {hyper.name}: {hyper_text(hyper)}" for hyper in spec.hypers)] if spec.hypers else []
-    lines += ["state:", *(f"  {state.name}: {state_text(spec, state)}" for state in spec.states)] if spec.states else []
-    return "\n".join([*lines, "update: |", *(f"  {line}".rstrip() for line in spec.update_text.split("\n"))])
+    used = {f"{rule.name}_{hyper.name}" for rule in spec.rules for hyper in rule.added}
+    hypers = [hyper for hyper in spec.hypers if hyper.name not in used]
+    lines += ["hyper:", *(f"  {hyper.name}: {hyper_text(hyper)}" for hyper in hypers)] if hypers else []
+    if not spec.rules:
+        return "\n".join([*lines, *_part(spec)])
+    lines.append("rules:")
+    for rule in spec.rules:
+        condition = f"when: {rule.condition.text}" if rule.condition is not None else "otherwise:"
+        body = _part(rule.spec)
+        if rule.uses:
+            named = {h.name: rule.shared.get(h.name) or hyper_text(h) for h in rule.spec.hypers}
+            body = [f"use: {rule.uses}", "hyper:", *(f"  {name}: {text}" for name, text in named.items())]
+        lines += [f"  - {condition}", *(f"    {line}".rstrip() for line in [f"name: {rule.name}", *body])]
+    return "\n".join(lines)
+
+
+def _part(spec: Spec) -> list[str]:
+    """What stands in a spec, or in a rule of it: states and the update."""
+    lines = ["state:", *(f"  {state.name}: {state_text(spec, state)}" for state in spec.states)] if spec.states else []
+    return [*lines, "update: |", *(f"  {line}".rstrip() for line in spec.update_text.split("\n"))]
 
 
 def hyper_text(hyper: Hyper) -> str:

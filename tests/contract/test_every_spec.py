@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from optgen.reference.cases import hyper_cases
-from optgen.spec.lower import load_program
+from optgen.spec.load import load_programs
 from tests.conftest import SHIPPED
 from tests.contract.rows import make_params, run, same, snapshot
 from tests.contract.test_state_dict import copies, file
@@ -21,9 +21,9 @@ SPECS = sorted(SHIPPED)
 @pytest.mark.parametrize("name", SPECS)
 def test_training_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     """With the defaults, and with arguments that take each branch of the rule and make each of its states."""
-    spec, program = load_program(str(SHIPPED[name]))
+    spec, programs = load_programs(str(SHIPPED[name]))
     make = getattr(importlib.import_module(f"optgen.generated.{name}"), spec.name)
-    chosen: list[dict[str, Any]] = [{}, *(dict(case.hypers) for case in hyper_cases(program, 1))]
+    chosen: list[dict[str, Any]] = [{}, *(dict(case.hypers) for program in programs for case in hyper_cases(program, 1))]
     for options in chosen:
         params = make_params(dtype=dtype)
         optimizer = make(params, **options)

@@ -12,7 +12,7 @@ from optgen.backends.paragraphs import buffer_comment, scratch_table, sweep_doc
 from optgen.backends.render import render
 from optgen.backends.view import PackageView
 from optgen.ir.nodes import Function, Kind, Store
-from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Reduction, Sweep
+from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Reduction, RulePlan, Sweep
 
 __all__ = ["emit_cpp"]
 
@@ -72,13 +72,13 @@ def emit_cpp(view: PackageView, plan: Plan) -> dict[str, str]:
     """The C++ source and its module, not formatted yet."""
     functions: dict[str, CppFunctionView] = {}
     kernels = []
-    for kernel in plan.kernels:
+    for rule, kernel in [(owner, kernel) for owner in plan.rules for kernel in owner.kernels]:
         known = {function.name: function for function in kernel.functions}
         for function in kernel.functions:
             if function.name not in functions and not any(reduces(s.value, known) for s in function.body):
                 functions[function.name] = _function(function, kernel)
-        kernels.append(_kernel(kernel, plan))
-    flags = [flag for flag in plan.program.flags if any(flag in kernel.flags for kernel in plan.kernels)]
+        kernels.append(_kernel(kernel, rule))
+    flags = [flag for flag in plan.flags if any(flag in kernel.flags for kernel in plan.kernels)]
     source = render(
         "cpp/templates/backend.cpp.jinja",
         package=view,
@@ -99,7 +99,7 @@ def _function(function: Function, kernel: Kernel) -> CppFunctionView:
     return CppFunctionView(function.name, params, types[function.result.kind], function.doc, tuple(lines))
 
 
-def _kernel(kernel: Kernel, plan: Plan) -> CppKernelView:
+def _kernel(kernel: Kernel, plan: RulePlan) -> CppKernelView:
     slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
     return CppKernelView(
         name=kernel.name,
@@ -113,7 +113,7 @@ def _kernel(kernel: Kernel, plan: Plan) -> CppKernelView:
     )
 
 
-def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str]) -> CppSweepView:
+def _sweep(sweep: Sweep, kernel: Kernel, plan: RulePlan, slots: list[str]) -> CppSweepView:
     used = {buffer.name: buffer for buffer in sweep.buffers}
     kernel = kernel.seen_by(sweep)
     every = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}

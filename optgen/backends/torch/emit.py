@@ -12,7 +12,7 @@ from optgen.backends.view import PackageView
 from optgen.ir.infer import substitute
 from optgen.ir.nodes import VECTORS, Domain, Expr, Function, Hyper, Kind, Ref, Role, State
 from optgen.ir.text import expression
-from optgen.plan.nodes import Kernel, Plan
+from optgen.plan.nodes import Kernel, Plan, RulePlan
 from optgen.storage.codebooks import levels_in_words, saved_scalars
 
 __all__ = ["emit_torch"]
@@ -47,7 +47,7 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
     """The package's `__init__.py` and `torch_backend.py`, not formatted yet."""
     helpers: set[str] = set()
     functions = _functions(plan, helpers)
-    updates = [_update(kernel, plan, helpers) for kernel in plan.kernels]
+    updates = [_update(kernel, rule, helpers) for rule in plan.rules for kernel in rule.kernels]
     backend = render(
         "torch/templates/backend.py.jinja",
         package=view,
@@ -57,12 +57,12 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
         updates=updates,
     )
     host_helpers: set[str] = set()
-    scalars = _scalars(plan, host_helpers)
+    scalars = [_scalars(rule, host_helpers) for rule in plan.rules]
     initial = render(
         "torch/templates/package.py.jinja",
         package=view,
-        description=_description(plan),
-        flags=[(name, _flag_text(plan, name)) for name in plan.program.flags],
+        description=_description(view, plan),
+        flags=[(name, _flag_text(plan, condition)) for name, condition in plan.flags.items()],
         helpers=sorted(host_helpers),
         scalars=scalars,
         updates=updates,
@@ -88,7 +88,7 @@ def _function(function: Function, kernel: Kernel, helpers: set[str]) -> Function
     return FunctionView(function.name, arguments, "Tensor", function.doc, tuple(lines))
 
 
-def _update(kernel: Kernel, plan: Plan, helpers: set[str]) -> FunctionView:
+def _update(kernel: Kernel, plan: RulePlan, helpers: set[str]) -> FunctionView:
     printer = KernelPrinter(kernel)
     body = [line for chunk in paragraphs(kernel.body) for line in ["", *printer.block(chunk)]]
     helpers |= printer.helpers
@@ -107,23 +107,23 @@ def _flag_arguments(flags: tuple[str, ...]) -> list[ArgumentView]:
     return [ArgumentView("*", "", ""), *(ArgumentView(flag, "bool", "") for flag in flags)] if flags else []
 
 
-def _unbind(kernel: Kernel, plan: Plan) -> list[str]:
+def _unbind(kernel: Kernel, plan: RulePlan) -> list[str]:
     if not plan.columns:
         return []
     names = [name if name in kernel.columns else "_" for name in plan.columns]
     return [f"{', '.join(names)}{',' if len(names) == 1 else ''} = scalars.unbind()"]
 
 
-def _flag_text(plan: Plan, name: str) -> str:
+def _flag_text(plan: Plan, condition: Expr) -> str:
     """A compile-time flag as an expression over a parameter group."""
     names: dict[str, Expr] = {}
     for hyper in plan.hypers:
         value = f'group["{hyper.name}"]'
         names |= {part: Ref(f"{value}[{i}]") for i, part in enumerate(hyper.names)} or {hyper.name: Ref(value)}
-    return f"bool({expression(substitute(plan.program.flags[name], names))})"
+    return f"bool({expression(substitute(condition, names))})"
 
 
-def _scalars(plan: Plan, helpers: set[str]) -> FunctionView:
+def _scalars(plan: RulePlan, helpers: set[str]) -> FunctionView:
     """The host scalars as a function of t, hyperparameters, storage facts and scalar states."""
     printer = HostPrinter(plan.program.symbols)
     arguments = [ArgumentView("t", "Scalar", "step, from 1")]
@@ -138,17 +138,29 @@ def _scalars(plan: Plan, helpers: set[str]) -> FunctionView:
     outputs = "".join(f"{name}, " for name in plan.outputs.values())
     lines.append(f"return ({columns}), ({outputs})")
     doc = "The scalars of step t that kernels read, and the new values of scalar states."
-    return FunctionView("scalars", tuple(arguments), "tuple[tuple[Scalar, ...], tuple[Scalar, ...]]", doc, tuple(lines))
+    name = f"scalars_{plan.name}" if plan.name else "scalars"
+    return FunctionView(name, tuple(arguments), "tuple[tuple[Scalar, ...], tuple[Scalar, ...]]", doc, tuple(lines))
 
 
-def _description(plan: Plan) -> list[str]:
+def _description(view: PackageView, plan: Plan) -> list[str]:
     """The arguments of `Description(...)`, one per line."""
     hypers = ", ".join(_hyper_text(h) for h in plan.hypers)
+    lines = [f"name={plan.name!r}", f"hypers=({hypers},)"]
+    if not view.rules:
+        return [*lines, *_rule_text(plan.rules[0])]
+    for shown, rule in zip(view.rules, plan.rules, strict=True):
+        taken = tuple(h.name for h in rule.program.hypers if not isinstance(h.default, bool) and not h.choices)
+        more = [*_rule_text(rule), f"hypers={taken!r}", f"flags={tuple(rule.program.flags)!r}"]
+        lines.append(f"RuleInfo({shown.name!r}, {shown.when!r}, {', '.join(more)})")
+    lines[2:] = [f"rules=({', '.join(lines[2:])},)"]
+    return [*lines, f"tags={view.tags!r}"] if view.tags else lines
+
+
+def _rule_text(plan: RulePlan) -> list[str]:
+    """What a description says of a rule."""
     states = ", ".join(_state_text(s) for s in plan.program.states)
     kernels = ", ".join(_kernel_text(k) for k in plan.kernels)
     lines = [
-        f"name={plan.program.name!r}",
-        f"hypers=({hypers},)",
         f"states=({states},)" if states else "states=()",
         f"kernels=({kernels},)",
         f"columns={tuple(plan.columns)!r}",

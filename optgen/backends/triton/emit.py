@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from optgen.backends.paragraphs import buffer_comment, paragraphs, scratch_table, sweep_doc
@@ -14,7 +14,7 @@ from optgen.backends.triton.printer import KernelPrinter, TritonPrinter
 from optgen.backends.triton.tables import Tables, tables_of
 from optgen.backends.view import PackageView
 from optgen.ir.nodes import Domain, Function
-from optgen.plan.nodes import STRIP, Buffer, Kernel, Layout, Plan, Sweep
+from optgen.plan.nodes import STRIP, Buffer, Kernel, Layout, Plan, RulePlan, Sweep
 
 __all__ = ["emit_triton"]
 
@@ -65,7 +65,7 @@ class TritonKernelView:
     tile: int
     threads: int
     registers: int
-    tables: bool  # whether its functions look values up
+    tables: str  # what its functions look up, as text; empty if they do not
     extras: tuple[str, ...]  # flags with which an element has one more value
     width: int  # of a tile, if it knows rows and columns
 
@@ -73,9 +73,13 @@ class TritonKernelView:
 def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
     """The Triton module, not formatted yet."""
     helpers: set[str] = {"pointer"}
-    tables = tables_of(plan)
-    functions = [_function(function, tables, helpers) for function in tables.functions]
-    kernels = [_kernel(kernel, plan, tables, helpers) for kernel in plan.kernels]
+    functions: list[TritonFunctionView] = []
+    kernels: list[TritonKernelView] = []
+    found: dict[str, Tables] = {}
+    for rule in plan.rules:
+        tables = found.setdefault(_tables_name(rule), tables_of(rule))
+        functions += [_function(function, tables, helpers) for function in tables.functions]
+        kernels += [_kernel(kernel, rule, tables, helpers) for kernel in rule.kernels]
     text = render(
         "triton/templates/backend.py.jinja",
         package=view,
@@ -83,19 +87,19 @@ def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
         grid_helpers=sorted(helpers & GRID_HELPERS),
         narrow_helpers=sorted(helpers & NARROW_HELPERS),
         functions=functions,
-        tables=tables,
+        tables={name: tables.texts for name, tables in found.items() if tables.texts},
         kernels=kernels,
-        launch_names=sorted(_launch_names(tables, kernels)),
+        launch_names=sorted(_launch_names(found.values(), kernels)),
     )
     return {"triton_backend.py": text}
 
 
-def _launch_names(tables: Tables, kernels: Sequence[TritonKernelView]) -> Iterator[str]:
+def _launch_names(found: Iterable[Tables], kernels: Sequence[TritonKernelView]) -> Iterator[str]:
     """What a module needs of `optgen.runtime.launch`."""
     yield from ("Sweep", "TritonKernel", "run")
     yield from ("Scratch",) if any(kernel.scratch for kernel in kernels) else ()
     yield from ("Reduction",) if any(sweep.reductions for kernel in kernels for sweep in kernel.sweeps) else ()
-    yield from {text.split("(")[0] for text in tables.texts}
+    yield from {text.split("(")[0] for tables in found for text in tables.texts}
 
 
 def _function(function: Function, tables: Tables, helpers: set[str]) -> TritonFunctionView:
@@ -106,7 +110,7 @@ def _function(function: Function, tables: Tables, helpers: set[str]) -> TritonFu
     return TritonFunctionView(function.name, ", ".join(params), function.doc, tuple(lines))
 
 
-def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> TritonKernelView:
+def _kernel(kernel: Kernel, plan: RulePlan, tables: Tables, helpers: set[str]) -> TritonKernelView:
     wide, tile = kernel.wide, _tile(kernel)
     if kernel.grid:
         helpers.add("grid_tile")
@@ -127,11 +131,15 @@ def _kernel(kernel: Kernel, plan: Plan, tables: Tables, helpers: set[str]) -> Tr
         width=kernel.chunk if kernel.grid else 0,
         registers=CODED_REGISTERS if kernel.variant.stored else REGISTERS,
         extras=_extras(kernel) if kernel.variant.stored else (),
-        tables=any(function.name in tables.users for function in kernel.functions),
+        tables=_tables_name(plan) if any(function.name in tables.users for function in kernel.functions) else "",
     )
 
 
-def _sweep(sweep: Sweep, kernel: Kernel, plan: Plan, slots: list[str], tables: Tables, helpers: set[str]) -> SweepView:
+def _tables_name(rule: RulePlan) -> str:
+    return f"TABLES_{rule.name.upper()}" if rule.name else "TABLES"
+
+
+def _sweep(sweep: Sweep, kernel: Kernel, plan: RulePlan, slots: list[str], tables: Tables, helpers: set[str]) -> SweepView:
     seen, first = kernel.seen_by(sweep), len(slots)
     printer = KernelPrinter(seen, tables)
     lines = [f"{name} = tl.load(_scalars + {plan.columns.index(name)})" for name in sweep.columns]

@@ -10,7 +10,7 @@ import numpy as np
 
 from optgen.ir.infer import walk
 from optgen.ir.nodes import Call, Expr, Function, Kind, Steps, Values
-from optgen.plan.nodes import Plan
+from optgen.plan.nodes import RulePlan
 
 __all__ = ["Cells", "Tables", "cells", "tables_of"]
 
@@ -83,7 +83,7 @@ class Tables:
         return count
 
 
-def tables_of(plan: Plan) -> Tables:
+def tables_of(plan: RulePlan) -> Tables:
     """Tabulate what can be; a function that only a tabulated one calls is not needed any more."""
     every = {function.name: function for kernel in plan.kernels for function in kernel.functions}
     looked_up = {name for name, function in every.items() if _has_table(function)}

@@ -1,0 +1,160 @@
+"""A spec file -> Spec and a Program for each of its rules; all user errors end here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from optgen.diagnostics import Diagnostics
+from optgen.diagnostics.diagnostic import quoted
+from optgen.ir.names import is_reserved, is_symbol_name
+from optgen.ir.nodes import Expr, Hyper, Program
+from optgen.spec.check_used import check_everything_used, check_hypers_used, read_names
+from optgen.spec.define import Definition
+from optgen.spec.lower import lower
+from optgen.spec.model import Rule, Spec
+from optgen.spec.read import read
+from optgen.spec.rename import arguments_first, rename, rename_hyper, rename_text, taken_hypers
+from optgen.spec.resolve import MAXIMIZE
+
+__all__ = ["load_program", "load_programs"]
+
+
+def load_program(path: str | Definition) -> tuple[Spec, Program]:
+    """Read, lower and check a spec that has no rules.
+
+    Raises:
+        SpecError: with every independent fault.
+        ValueError: for a spec with rules.
+    """
+    spec, (program,) = load_programs(path)
+    return spec, program
+
+
+def load_programs(path: str | Definition) -> tuple[Spec, tuple[Program, ...]]:
+    """Read, lower and check the spec at `path`, or one that was defined in Python; a program for each of `spec.parts`.
+
+    Raises:
+        SpecError: with every independent fault.
+    """
+    found = Diagnostics()
+    spec = read(path, found)
+    programs: tuple[Program, ...] = ()
+    if spec is not None and spec.rules:
+        spec, programs = _with_rules(spec, found)
+    elif spec is not None:
+        programs = (lower(spec, found),)
+        if not len(found):
+            check_everything_used(spec, programs[0], found)
+            check_hypers_used(spec, programs, found)
+    found.raise_if_any()
+    assert spec is not None
+    return spec, programs
+
+
+def _with_rules(spec: Spec, found: Diagnostics) -> tuple[Spec, tuple[Program, ...]]:
+    """Lower every rule, and give the hyperparameters of used specs their names as arguments."""
+    programs = [lower(rule.spec, found) for rule in spec.rules]
+    if len(found):
+        return spec, ()
+    for rule, program in zip(spec.rules, programs, strict=True):
+        check_everything_used(rule.spec, program, found)
+        if rule.uses:
+            check_hypers_used(rule.spec, [program], found)
+    names = [_argument_names(rule, spec) for rule in spec.rules]
+    for rule, program, new in zip(spec.rules, programs, names, strict=True):
+        _check_names_free(rule, program, new, found)
+    _check_arguments(spec, names, found)
+    if len(found):
+        return spec, ()
+    own = [rename(program, new) for program, new in zip(programs, names, strict=True)]
+    check_hypers_used(spec, own, found)
+    hypers = _arguments(spec, names)
+    rules = tuple(_renamed(rule, new) for rule, new in zip(spec.rules, names, strict=True))
+    known = _Flags()
+    made = [known.unified(rule, taken_hypers(p, read_names(p))) for rule, p in zip(rules, own, strict=True)]
+    ordered = tuple(arguments_first(program, (*hypers, MAXIMIZE)) for program in made)
+    return replace(spec, hypers=hypers, rules=rules), ordered
+
+
+def _argument_names(rule: Rule, spec: Spec) -> dict[str, str]:
+    """What the hyperparameters of a used spec, and their parts, are called as arguments of the whole spec."""
+    names: dict[str, str] = {}
+    own = {hyper.name: hyper for hyper in spec.hypers}
+    for hyper in rule.spec.hypers if rule.uses else ():
+        if hyper.name not in rule.shared:
+            names |= {name: f"{rule.name}_{name}" for name in (hyper.name, *hyper.names)}
+        else:
+            taken = own[rule.shared[hyper.name]]
+            names |= dict(zip((hyper.name, *hyper.names), (taken.name, *taken.names), strict=True))
+    return {old: new for old, new in names.items() if old != new}
+
+
+def _arguments(spec: Spec, names: Sequence[dict[str, str]]) -> tuple[Hyper, ...]:
+    """The spec's own hyperparameters, and then those that used specs add."""
+    added = [
+        replace(rename_hyper(hyper, new), doc=f"{rule.name}: {hyper.doc or hyper.name}")
+        for rule, new in zip(spec.rules, names, strict=True)
+        for hyper in rule.added
+    ]
+    return (*spec.hypers, *added)
+
+
+def _check_names_free(rule: Rule, program: Program, new: dict[str, str], found: Diagnostics) -> None:
+    """Report an argument's name that the used spec has for something else."""
+    hypers = {name for h in rule.spec.hypers for name in (h.name, *h.names)}
+    taken = (program.symbols.keys() | program.flags.keys()) - hypers
+    for old, name in new.items():
+        if name in taken:
+            assert rule.span is not None
+            message = f"'{old}' of {quoted(rule.uses)} cannot be called '{name}', which has another meaning there"
+            found.add("name-clash", message, rule.span, help="give the rule another 'name'")
+
+
+def _check_arguments(spec: Spec, names: Sequence[dict[str, str]], found: Diagnostics) -> None:
+    """Report names of arguments that are taken, or no names."""
+    taken = {name for hyper in spec.hypers for name in (hyper.name, *hyper.names)}
+    for rule, new in zip(spec.rules, names, strict=True):
+        assert rule.span is not None
+        apart = {name for hyper in rule.added for name in (hyper.name, *hyper.names)}
+        for old, name in new.items():
+            if old not in apart:
+                continue
+            if name in taken:
+                message = f"the argument '{name}', for '{old}' of {quoted(rule.uses)}, is declared already"
+                help_text = f"give the rule another 'name', or share it: 'hyper: {{{old}: {name}}}'"
+                found.add("name-clash", message, rule.span, help=help_text)
+            elif not is_symbol_name(name) or is_reserved(name):
+                message = f"'{old}' of {quoted(rule.uses)} would be the argument {quoted(name)}, which cannot be a name"
+                found.add("bad-name", message, rule.span, help="give the rule a shorter 'name'")
+
+
+def _renamed(rule: Rule, names: dict[str, str]) -> Rule:
+    """A rule whose formulas, as the documentation shows them, speak of the arguments."""
+    spec = rule.spec
+    return replace(
+        rule,
+        spec=replace(
+            spec,
+            update_text=rename_text(spec.update_text, names),
+            conditions={name: replace(t, text=rename_text(t.text, names)) for name, t in spec.conditions.items()},
+            inits={name: replace(text, text=rename_text(text.text, names)) for name, text in spec.inits.items()},
+        ),
+    )
+
+
+class _Flags:
+    """The compile-time flags of all rules so far: one name is one condition."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Expr] = {}
+
+    def unified(self, rule: Rule, program: Program) -> Program:
+        new: dict[str, str] = {}
+        for name, condition in program.flags.items():
+            chosen = name
+            while self.known.get(chosen, condition) != condition or (chosen != name and chosen in program.symbols):
+                chosen = f"{chosen}_{rule.name}"
+            new |= {name: chosen} if chosen != name else {}
+            self.known[chosen] = condition
+        return rename(program, new) if new else program
