@@ -14,7 +14,7 @@ from itertools import product
 from optgen.ir.infer import infer, refs
 from optgen.ir.nodes import Assign, Domain, Op, Ref, Store
 from optgen.plan.nodes import CHUNK, COLUMNS, STRIP, Buffer, Kernel, Layout
-from optgen.plan.traffic import buffer_bytes
+from optgen.plan.traffic import buffer_bytes, kernel_bytes
 
 __all__ = ["fewest_bytes", "planned_bytes"]
 
@@ -54,9 +54,7 @@ class Step:
 
 def planned_bytes(kernel: Kernel) -> float:
     """What the planner's sweeps move per element when all flags are off, parameters and gradients being float32."""
-    sweeps = [sweep for sweep in kernel.sweeps if sweep.over == Domain.ELEMENT]
-    moved = [b for sweep in sweeps for b in sweep.buffers if b.guard is None or not b.guard.holds]
-    return sum(buffer_bytes(buffer, param=4, grad=4) for buffer in moved)
+    return kernel_bytes(kernel, param=4, grad=4)
 
 
 def fewest_bytes(kernel: Kernel) -> float:

@@ -107,7 +107,12 @@ def gradients(params: list[Tensor], generator: torch.Generator) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("ours", "theirs", "options"), TABLE, ids=lambda x: getattr(x, "__name__", str(x)))
 def test_equals_its_oracle(ours: Any, theirs: Any, options: dict[str, Any], dtype: torch.dtype) -> None:
-    mine, other = parameters(dtype), parameters(dtype)
+    compare(ours, theirs, options, parameters(dtype), parameters(dtype))
+
+
+def compare(ours: Any, theirs: Any, options: dict[str, Any], mine: list[Tensor], other: list[Tensor]) -> None:
+    """Twenty steps of both on equal parameters and gradients."""
+    dtype = mine[0].dtype
     start = [p.detach().clone() for p in mine]
     optimizers = ours(mine, **options), theirs(other, **options)
     generators = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)

@@ -17,10 +17,10 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import product
 
-from optgen.ir.nodes import VECTORS, Assign, Domain, Program, Ref, Statement, Store
+from optgen.ir.nodes import VECTORS, Assign, Program, Ref, Statement, Store
 from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout, Sweep
 from optgen.plan.splitter import Splitter, Sweeps, is_reduction
-from optgen.plan.traffic import buffer_bytes
+from optgen.plan.traffic import sweep_bytes
 
 __all__ = ["split_sweeps"]
 
@@ -80,8 +80,7 @@ def _improved(
 
 def _bytes(split: Sweeps) -> float:
     """Bytes per element, parameters and gradients being float32."""
-    over_elements = [sweep for sweep in split.sweeps if sweep.over == Domain.ELEMENT]
-    return sum(buffer_bytes(b, param=4, grad=4) for sweep in over_elements for b in sweep.buffers if b.guard is None)
+    return sum(sweep_bytes(sweep, param=4, grad=4) for sweep in split.sweeps)
 
 
 def _is_exact(store: Statement, body: Sequence[Statement], buffers: Sequence[Buffer]) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from optgen.ir.nodes import Domain
-from optgen.plan.nodes import Buffer, Kernel, Layout
+from optgen.ir.infer import refs
+from optgen.ir.nodes import Domain, Guard, Store
+from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
 
-__all__ = ["buffer_bytes", "kernel_bytes"]
+__all__ = ["buffer_bytes", "kernel_bytes", "sweep_bytes"]
 
 
 def kernel_bytes(kernel: Kernel, *, param: int, grad: int, flags: Mapping[str, bool] | None = None) -> float:
@@ -16,10 +18,38 @@ def kernel_bytes(kernel: Kernel, *, param: int, grad: int, flags: Mapping[str, b
     Buffers under a flag count if `flags` has it so; flags that are not given are off. `is_corrected` is one of them: of
     a parameter with corrections of its own dtype.
     """
+    return sum(sweep_bytes(sweep, param=param, grad=grad, flags=flags) for sweep in kernel.sweeps)
+
+
+def sweep_bytes(sweep: Sweep, *, param: int, grad: int, flags: Mapping[str, bool] | None = None) -> float:
+    """Bytes that a sweep reads and writes per element; those of one over vectors are next to nothing."""
+    if sweep.over != Domain.ELEMENT:
+        return 0
     flags = flags or {}
-    moved = [buffer for sweep in kernel.sweeps if sweep.over == Domain.ELEMENT for buffer in sweep.buffers]
-    present = [b for b in moved if b.guard is None or flags.get(b.guard.flag, False) == b.guard.holds]
+    present = [b for b in _used(sweep, flags) if b.guard is None or _holds(b.guard, flags)]
     return sum(buffer_bytes(buffer, param=param, grad=grad) for buffer in present)
+
+
+def _holds(guard: Guard, flags: Mapping[str, bool]) -> bool:
+    return flags.get(guard.flag, False) == guard.holds
+
+
+def _used(sweep: Sweep, flags: Mapping[str, bool]) -> list[Buffer]:
+    """The buffers that are read and written under these flags: compilers leave out a load of what nothing reads."""
+    needed, written = set[str](), set[str]()
+    for statement in reversed(sweep.body):
+        if not all(_holds(guard, flags) for guard in statement.guards):
+            continue
+        if isinstance(statement, Store):
+            written.add(statement.buffer)
+        elif statement.target in needed:
+            needed.remove(statement.target)
+        else:
+            continue
+        needed |= set(refs(statement.value))
+    needed |= {"correction"} if "param" in needed else set()
+    written |= {"correction"} if "param" in written else set()
+    return [replace(b, read=b.read and b.name in needed, written=b.written and b.name in written) for b in sweep.buffers]
 
 
 def buffer_bytes(buffer: Buffer, *, param: int, grad: int) -> float:

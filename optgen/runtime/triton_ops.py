@@ -2,8 +2,8 @@
 
 A tile is TILE elements. A coded kernel counts in blocks of WIDE elements, the largest block of its states: tile values
 per element are shaped (TILE,), values in blocks of BLOCK elements (TILE // BLOCK, BLOCK), block scalars (TILE // BLOCK, 1).
-BULK says that the whole tile lies inside the parameter and that its rows are whole blocks, so that everything is
-contiguous and nothing needs a mask: a mask on bulk accesses would turn them scalar.
+BULK says that the whole tile lies inside the parameter and its rows are whole blocks, so that all is contiguous and nothing
+needs a mask, which would turn accesses scalar.
 """
 
 import triton
@@ -25,7 +25,7 @@ from optgen.runtime.triton_numbers import (
     step_at,
     value_at,
 )
-from optgen.runtime.triton_random import hashed, random_bits, random_elements, random_words
+from optgen.runtime.triton_random import random_bits, random_elements, random_words
 from optgen.runtime.triton_reduce import part_max, part_min, part_sum, store_number, store_parts
 from optgen.runtime.triton_select import block_low, block_select
 
@@ -34,7 +34,6 @@ __all__ = [
     "block_low",
     "block_select",
     "divide",
-    "hashed",
     "integer_at",
     "load_codes",
     "load_elements",
@@ -152,8 +151,7 @@ def _scalar_places(
 ):
     """Where a tile's block scalars begin (int64), their offsets from there (int32 (TILE // BLOCK,)), which exist.
 
-    In a kernel that knows rows and columns (GRID), whose tiles are WIDE columns of some rows, `first` is where the tile is:
-    matrix, strip and column, and `blocks` the rows of a matrix.
+    In a kernel that knows rows and columns (GRID) `first` is a tile's matrix, strip and column, `blocks` the rows of a matrix.
     """
     if GRID:
         per_row = (length + BLOCK - 1) // BLOCK
