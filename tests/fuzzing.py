@@ -12,6 +12,7 @@ from optgen.build import Built, emit, plan_programs
 from optgen.diagnostics import SpecError
 from optgen.diagnostics.render import render_all, to_json
 from optgen.reference.compare import Case, compare
+from optgen.reference.disguise import fitted
 from optgen.spec.load import load_programs
 from optgen.spec.show import spec_text
 from optgen.verify import imported
@@ -51,15 +52,16 @@ def build_text(path: Path) -> Built:
 def run_spec(path: Path, backend: str = "torch") -> None:
     """A valid spec on a backend against the reference, with defaults and with other flags and choices."""
     built = build_text(path)
-    other = {
-        h.name: not h.default if isinstance(h.default, bool) else h.choices[-1] for h in built.program.hypers if is_option(h)
-    }
+    other = {h.name: not h.default if isinstance(h.default, bool) else h.choices[-1] for h in built.plan.hypers if is_option(h)}
     with imported(built) as optimizer_class:
         for hypers in ({}, {**other, "maximize": False}):
-            case = Case(path.stem, ((3, 5), (2, 64)), torch.float64, steps=3, hypers=hypers)
-            difference = compare(optimizer_class, built.program, case, backend=backend)
-            assert difference.p < LIMIT and difference.state < LIMIT and not difference.far_codes, (hypers, difference)
-            assert difference.wrong_codes <= 1, (hypers, difference)
+            given = Case(path.stem, ((3, 5), (2, 64)), torch.float64, steps=3, hypers=hypers)
+            for rule, program in zip(built.spec.parts, built.programs, strict=True):
+                case = fitted(given, built.spec, rule)
+                assert case is not None
+                difference = compare(optimizer_class, program, case, backend=backend)
+                assert difference.p < LIMIT and difference.state < LIMIT and not difference.far_codes, (case, difference)
+                assert difference.wrong_codes <= 1, (case, difference)
 
 
 def is_option(hyper: object) -> bool:

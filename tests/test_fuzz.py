@@ -52,6 +52,28 @@ def test_random_rules_equal_the_reference_in_cpp(seed: int, path: Path) -> None:
     run_spec(path, backend="cpp")
 
 
+RULES = """
+name: Rules
+summary: Two random rules.
+rules:
+  - when: size(cols) == 5
+    use: first
+  - otherwise: second
+"""
+
+
+@fuzz(12)
+@given(seed=seeds)
+def test_random_specs_as_rules_equal_the_reference(seed: int, path: Path) -> None:
+    """Arguments, flags and scalars of both keep apart, whatever they are called."""
+    for name, text in (("first", random_spec(seed)), ("second", random_spec(seed + 1)), ("rules", RULES)):
+        path.with_name(f"{name}.yaml").write_text(text, encoding="utf-8")
+    try:
+        run_spec(path.with_name("rules.yaml"))
+    except SpecError as error:  # an argument such as `second_code`, or one that is a local there
+        assert {d.code for d in error.diagnostics} <= {"bad-name", "name-clash"}
+
+
 @fuzz(100)
 @given(seed=seeds, base=st.sampled_from([MIXED, OWN]))
 def test_damaged_rules(seed: int, base: str, path: Path) -> None:

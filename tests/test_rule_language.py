@@ -215,6 +215,18 @@ def test_names_that_clash(tmp_path: Path) -> None:
     assert faults(tmp_path, rules) == ["'eps' of 'other' cannot be called 'other_eps', which has another meaning there"]
 
 
+def test_arguments_of_two_used_specs_that_clash(tmp_path: Path) -> None:
+    for name, hyper in (("one", "b_x"), ("two", "x")):
+        write(tmp_path, f"name: Used\nsummary: x\nhyper: {{{hyper}: {{default: 1}}}}\nupdate: p = p - {hyper}*g", name)
+    rules = """
+    rules:
+      - {when: ndim == 2, use: one, name: a}
+      - {when: ndim == 1, use: two, name: a_b}
+      - {otherwise: , update: p = p - lr*g}
+    """
+    assert faults(tmp_path, rules) == ["the argument 'a_b_x', for 'x' of 'two', is declared already"]
+
+
 def test_a_spec_with_rules_is_no_rule(tmp_path: Path) -> None:
     write(tmp_path, MIXED, "mixed")
     message = "'mixed.yaml' has rules itself, and only one rule can be used"

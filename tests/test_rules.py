@@ -308,6 +308,10 @@ def test_a_compiled_step_is_one_graph(name: str, backend: str, request: pytest.F
         other.step()
     assert counter.frame_count <= 2
     assert distance([p for _, p in params], [p for _, p in plain]) < 1e-6
+    for (_, p), (_, q) in zip(params, plain, strict=True):
+        kept, expected = optimizer.state[p], other.state[q]
+        assert kept.keys() == expected.keys()
+        assert all(kept[key] == expected[key] for key in ("step", "product", "rounding_key") if key in expected)
     torch._dynamo.reset()
 
 

@@ -118,15 +118,15 @@ def _check_arguments(spec: Spec, names: Sequence[dict[str, str]], found: Diagnos
         assert rule.span is not None
         apart = {name for hyper in rule.added for name in (hyper.name, *hyper.names)}
         for old, name in new.items():
-            if old not in apart:
-                continue
-            if name in taken:
+            if old in apart and name in taken:
                 message = f"the argument '{name}', for '{old}' of {quoted(rule.uses)}, is declared already"
                 help_text = f"give the rule another 'name', or share it: 'hyper: {{{old}: {name}}}'"
                 found.add("name-clash", message, rule.span, help=help_text)
-            elif not is_symbol_name(name) or is_reserved(name):
+            elif old in apart and (not is_symbol_name(name) or is_reserved(name)):
                 message = f"'{old}' of {quoted(rule.uses)} would be the argument {quoted(name)}, which cannot be a name"
-                found.add("bad-name", message, rule.span, help="give the rule a shorter 'name'")
+                share = f"share one of this spec: 'hyper: {{{old}: ...}}'"
+                found.add("bad-name", message, rule.span, help=f"{share}, or give the rule a shorter 'name'")
+        taken |= {new[name] for name in apart}
 
 
 def _renamed(rule: Rule, names: dict[str, str]) -> Rule:
