@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optgen.ir.nodes import VECTORS, Domain, Program, State
-from optgen.runtime.layout import vector_shape
+from optgen.runtime.layout import vector_shape, view_shape
 from optgen.runtime.rules import Parameter
 from optgen.spec.model import Spec
 from optgen.storage.codebooks import state_codes
@@ -160,7 +160,10 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
         if state.domain in VECTORS and exists_by_default(program, state):
             if len(shape.shape) < 2:
                 raise ModelError(f"'{shape.name}' has shape {list(shape.shape)}: {program.name} needs rows and columns")
-            parts["floats"] += 4 * math.prod(vector_shape(state.shape, shape.shape))
+            default = next((hyper.default for hyper in program.hypers if hyper.name == program.view), 0.0)
+            rows = int(default) if isinstance(default, float) else 0
+            seen = view_shape(shape.shape, rows) if rows and shape.shape[-2] % rows == 0 else shape.shape
+            parts["floats"] += 4 * math.prod(vector_shape(state.shape, seen))
     for state in kept_states(program):
         codes = state_codes(state)
         if codes is None:

@@ -282,3 +282,4 @@ class Program:
     host: tuple[Assign, ...] = ()
     outputs: dict[str, str] = field(default_factory=dict)  # scalar state -> host value that it becomes
     functions: tuple[Function, ...] = ()
+    view: str = ""  # the hyperparameter that says how many rows the matrices have that the rule sees

@@ -14,6 +14,7 @@ from optgen.spec.model import Rule, Spec
 __all__ = ["fitted"]
 
 USUAL = ((33,), (16, 256), (5, 7), (4, 3, 5), (3, 2, 2, 3), ())
+ROWS = 4  # of the matrices that a rule sees which cuts others
 LARGEST = 2**20  # elements of a parameter that is tried
 
 
@@ -21,6 +22,8 @@ def fitted(case: Case, spec: Spec, rule: Rule) -> Case | None:
     """A case for one rule of a spec: those of its shapes that can be made to take it, or else others; None if none was found."""
     if not rule.name:
         return case
+    if rule.spec.view:
+        case = replace(case, hypers={**case.hypers, rule.spec.view: ROWS})
     found = [made for shape in case.shapes if (made := _disguised(spec, rule, shape)) is not None]
     if not found:
         shapes = (shape for shape in chain(USUAL, _asked_shapes(spec)) if math.prod(shape) <= LARGEST)
@@ -38,7 +41,8 @@ def _disguised(spec: Spec, rule: Rule, shape: tuple[int, ...]) -> Parameter | No
     names: list[str | None] = ["parameter", *map(_example, patterns)] if patterns else [None]
     for name, chosen in product(names, [(), *((tag,) for tag in tags), tuple(tags)]):
         parameter = Parameter(name, shape, frozenset(chosen))
-        if spec.rule_for(parameter) is rule:
+        is_cut = not rule.spec.view or (len(shape) > 1 and shape[-2] % ROWS == 0)
+        if is_cut and spec.rule_for(parameter) is rule:
             return parameter
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from optgen.ir.nodes import SHAPES, VECTORS, Assign, Domain, Function, Program, Role, State
 from optgen.reference import narrow, packing
 from optgen.reference.evaluate import call, evaluate
-from optgen.runtime.layout import vector_shape
+from optgen.runtime.layout import vector_shape, view_shape
 from optgen.storage.codebooks import CODEBOOKS, half_gap, state_codes
 from optgen.storage.codec import build_functions
 
@@ -38,6 +38,8 @@ class Reference:
         Returns:
             The parameter in float64 and the new state dict.
         """
+        if self.program.view:
+            return self.viewed_step(p, g, state, hypers)
         t = int(state.get("step", np.zeros(()))) + 1
         env = self.inputs(p, g, t, hypers)
         flags = {name: bool(evaluate(condition, env, {}, np.float64)) for name, condition in self.program.flags.items()}
@@ -61,6 +63,17 @@ class Reference:
             if s in present:
                 new |= self.write(s, env[s.name], p.shape, index, state, t)
         return np.asarray(env["p"]), new
+
+    def viewed_step(
+        self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any]
+    ) -> tuple[Array, dict[str, Array]]:
+        """The same for a rule that cuts matrices into such of fewer rows: it sees p, g and states like p in another shape."""
+        default = next(hyper.default for hyper in self.program.hypers if hyper.name == self.program.view)
+        seen = view_shape(p.shape, int(hypers.get(self.program.view, default)))
+        inner = Reference(replace(self.program, view=""))
+        cut = {key: x.reshape(seen) if x.shape == p.shape else x for key, x in state.items()}
+        new_p, new = inner.step(p.reshape(seen), g.reshape(seen), cut, hypers)
+        return new_p.reshape(p.shape), {key: x.reshape(p.shape) if x.shape == seen else x for key, x in new.items()}
 
     def inputs(self, p: Array, g: Array, t: int, hypers: Mapping[str, Any]) -> dict[str, Any]:
         """The values of p, g, t and every hyperparameter."""

@@ -178,7 +178,7 @@ def _expected(
     if kind is not None:
         expected[CORRECTION] = (Kept(tuple(p.shape), kind, "like"), False)
     for state in rule.states:
-        tensors = state_tensors(state, state.name in stored, p.shape, p.dtype)
+        tensors = state_tensors(state, state.name in stored, p.shape, p.dtype, rule.seen(p.shape, group))
         needed = state.flag is None or any(name in present for name in tensors)
         expected |= {name: (kept, needed) for name, kept in tensors.items()}
     return expected

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optgen.runtime.layout import Codes
+from optgen.runtime.layout import Codes, view_shape
 from optgen.runtime.low_precision import check_low_precision
 
 __all__ = ["Description", "Hyper", "KernelInfo", "RuleInfo", "State"]
 
+MATRIX = 2  # dimensions
 FORMAT = 1  # of the state dict; raised when a key changes its meaning
 
 
@@ -85,6 +86,25 @@ class RuleInfo:
     whole: bool = False  # whether the rule reduces over all elements of a parameter
     hypers: tuple[str, ...] | None = None
     flags: tuple[str, ...] | None = None
+    view: str = ""  # the argument that says how many rows the matrices have that it sees; empty for those that there are
+
+    def rows(self, group: Mapping[str, Any]) -> int:
+        """How many rows the matrices have that the rule sees; 0 for those that there are."""
+        return int(group[self.view]) if self.view else 0
+
+    def seen(self, shape: Sequence[int], group: Mapping[str, Any]) -> Sequence[int]:
+        """The shape that the rule sees of a parameter."""
+        rows = self.rows(group)
+        return view_shape(shape, rows) if rows else shape
+
+    def view_fault(self, shape: Sequence[int], group: Mapping[str, Any]) -> str:
+        """What keeps a parameter of this shape from being seen so; empty if nothing does."""
+        rows = float(group[self.view]) if self.view else 1.0
+        if rows < 1 or rows != int(rows):
+            return f"{self.view} is a whole number of rows from 1, got {group[self.view]!r}"
+        if self.view and (len(shape) < MATRIX or shape[-2] % int(rows)):
+            return f"the rule '{self.name}' cuts its rows into matrices of {self.view}={int(rows)} rows, which does not divide them"
+        return ""
 
     @property
     def scalars(self) -> list[State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +34,7 @@ def explain(optimizer: Any) -> str:
 def _row(optimizer: Any, group: dict[str, Any], p: Tensor, index: int, parameter: Parameter) -> tuple[str, ...]:
     rule, kernel = optimizer.description.rule_of(index), optimizer.description.kernels[index]
     flags = type(optimizer).flags(group)
-    states = [_state(s, p, kernel.stored) for s in rule.states if s.exists(flags)]
+    states = [_state(s, p, kernel.stored, rule.seen(p.shape, group)) for s in rule.states if s.exists(flags)]
     tags = f" (tags: {', '.join(sorted(parameter.tags))})" if parameter.tags else ""
     return (
         parameter.name or optimizer._name_of(p),
@@ -55,13 +56,13 @@ def _backend(optimizer: Any, p: Tensor) -> str:
         return f"none: {error}"
 
 
-def _state(state: State, p: Tensor, stored: tuple[str, ...]) -> str:
+def _state(state: State, p: Tensor, stored: tuple[str, ...], seen: Sequence[int]) -> str:
     if state.scalar:
         return f"{state.name} one number"
     if state.whole:
         return f"{state.name} one number of all elements"
     if state.shape:
-        return f"{state.name} {tuple(vector_shape(state.shape, p.shape))}"
+        return f"{state.name} {tuple(vector_shape(state.shape, seen))}"
     if state.name in stored and state.codes is not None:
         codes = state.codes
         where = f"in blocks of {codes.block}" if codes.scope == "block" else f"with one scale per {codes.scope}"

@@ -152,8 +152,10 @@ class Known:
         return (*flags.values(), group["low_precision"], group["storage"], *group.get("tags", ()))
 
     def remember(self, groups: list[tuple[dict[str, Any], dict[str, bool], Collected]], states: States) -> None:
-        """Keep what a step has collected, unless a parameter is sharded or listed twice: then each step looks again."""
+        """Keep what a step has collected, unless a parameter is sharded, listed twice or seen in another shape: then each step looks again."""
         self._forget()
+        if any(rule.view for rule in self.description.rules):
+            return
         settings = []
         for group, flags, found in groups:
             settings.append(self._settings(group, flags))

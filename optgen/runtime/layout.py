@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["WHOLE", "Codes", "Shard", "frame", "matrices", "row_shape", "vector_shape"]
+__all__ = ["WHOLE", "Codes", "Shard", "frame", "matrices", "row_shape", "vector_shape", "view_shape"]
 
 
 class Shard(NamedTuple):
@@ -52,6 +52,11 @@ def frame(shape: Sequence[int], over: str) -> tuple[int, int, int]:
     """
     count, rows, cols = matrices(shape)
     return {"element": (count, rows, cols), "row": (1, count, rows), "col": (1, count, cols), "matrix": (1, 1, count)}[over]
+
+
+def view_shape(shape: Sequence[int], rows: int) -> tuple[int, ...]:
+    """A parameter of this shape whose matrices are cut into matrices of so many rows."""
+    return (*shape[:-2], shape[-2] // rows, rows, shape[-1])
 
 
 def vector_shape(shape: str, of: Sequence[int]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from optgen.runtime.description import Description
 from optgen.runtime.explain import explain
 from optgen.runtime.host import Scalar
 from optgen.runtime.known import Known
+from optgen.runtime.layout import view_shape
 from optgen.runtime.low_precision import (
     CORRECTION,
     correction_dtype,
@@ -108,7 +109,7 @@ class GeneratedOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             for p, kernel in zip(group["params"], kernels_of(self, group), strict=True):
-                self._check_param(p, kernel)
+                self._check_param(p, kernel, group)
         except (TypeError, RuntimeError, ValueError):
             self.param_groups.pop()
             raise
@@ -130,11 +131,11 @@ class GeneratedOptimizer(Optimizer):
         corrected = masters.load(self, self.description.name, tensors)
         chosen = {p: k for group in self.param_groups for p, k in zip(group["params"], kernels_of(self, group), strict=True)}
         for p, group, correction in corrected:
-            self._init_state(p, self.state[p], chosen[p], type(self).flags(group), group["low_precision"])
+            self._init_state(p, self.state[p], chosen[p], group, type(self).flags(group))
             sharding.local(self.state[p][CORRECTION]).copy_(correction)
 
-    def _check_param(self, p: Tensor, kernel: int) -> None:
-        name = self.description.name
+    def _check_param(self, p: Tensor, kernel: int, group: dict[str, Any]) -> None:
+        name, rule = self.description.name, self.description.rule_of(kernel)
         if p.dtype not in DTYPES:
             raise TypeError(f"{name} updates float32, bfloat16, float16 and float64 parameters, got {p.dtype}")
         if p.layout != torch.strided:
@@ -149,8 +150,10 @@ class GeneratedOptimizer(Optimizer):
                 f"{self._owner(p)} has shape {tuple(p.shape)}, and this rule needs rows and columns, the last two of two or more "
                 "dimensions: give it to another optimizer"
             )
-        stored, whole = self.description.stored_codes(kernel), self.description.rule_of(kernel).whole
-        sharding.check_parameter(lambda: self._owner(p), p, stored, whole=whole)
+        if fault := rule.view_fault(p.shape, group):
+            raise ValueError(f"{self._owner(p)} has shape {tuple(p.shape)}: {fault}")
+        stored = self.description.stored_codes(kernel)
+        sharding.check_parameter(lambda: self._owner(p), p, stored, whole=rule.whole or bool(rule.view))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -211,7 +214,7 @@ class GeneratedOptimizer(Optimizer):
                     self._check_grad(p, p.grad)
                     devices.add(p.device)
                     if state := self.state.get(p):
-                        self._fit_state(p, state, kernel)
+                        self._fit_state(p, state, kernel, group)
         for device in devices:
             self._backend(device)
 
@@ -252,11 +255,12 @@ class GeneratedOptimizer(Optimizer):
             seen.add(p)
             state = self.state[p]
             if state:
-                self._fit_state(p, state, index)
-            self._init_state(p, state, index, flags, mode)
-            part = sharding.local(p)
+                self._fit_state(p, state, index, group)
+            self._init_state(p, state, index, group, flags)
+            rows = self.description.rule_of(index).rows(group)
+            part = _seen(sharding.local(p), p, rows)
             params.append(part)
-            grads.append(sharding.local(p.grad))
+            grads.append(_seen(sharding.local(p.grad), p, rows))
             steps.append(state["step"])
             kernels.append(index)
             if random:
@@ -264,41 +268,45 @@ class GeneratedOptimizer(Optimizer):
             scalar_states += [state.get(s.key, NO_SCALAR) for s in self.description.rule_of(index).scalars]
             # the parameter stands in for states that do not exist
             taken = self.description.kernels[index].keys
-            tensors += [sharding.local(state[key]) if key in state else part for _, key in taken]
+            tensors += [_seen(sharding.local(state[key]), p, rows) if key in state else part for _, key in taken]
             shards += sharding.place(p)
 
     def _is_random(self, p: Tensor, kernel: int, mode: str) -> bool:
         """Whether a parameter or one of its states is rounded stochastically."""
         return self.description.rule_of(kernel).random or is_random(p.dtype, mode)
 
-    def _init_state(self, p: Tensor, state: dict[str, Tensor], kernel: int, flags: dict[str, bool], mode: str) -> None:
+    def _init_state(
+        self, p: Tensor, state: dict[str, Tensor], kernel: int, group: dict[str, Any], flags: dict[str, bool]
+    ) -> None:
         """Create what is missing of a parameter's state; every state starts as zeros."""
+        mode = group["low_precision"]
         if "step" not in state:
             state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
         if "rounding_key" not in state and self._is_random(p, kernel, mode):
             state["rounding_key"] = keys.draw_key(self._options["seed"], self._name_of(p))
-        stored = self.description.kernels[kernel].stored
-        for declared in self.description.rule_of(kernel).states:
+        stored, rule = self.description.kernels[kernel].stored, self.description.rule_of(kernel)
+        seen = rule.seen(p.shape, group)
+        for declared in rule.states:
             if declared.exists(flags):
-                for key, kept in state_tensors(declared, declared.name in stored, p.shape, p.dtype).items():
+                for key, kept in state_tensors(declared, declared.name in stored, p.shape, p.dtype, seen).items():
                     if key not in state:
                         state[key] = kept.zeros(p)
         kind = correction_dtype(p.dtype, mode)
         if kind is not None and (CORRECTION not in state or state[CORRECTION].dtype != kind):
             state[CORRECTION] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
 
-    def _fit_state(self, p: Tensor, state: dict[str, Tensor], kernel: int) -> None:
+    def _fit_state(self, p: Tensor, state: dict[str, Tensor], kernel: int, group: dict[str, Any]) -> None:
         """Let states follow a parameter to another dtype or device; refuse a parameter of another shape or rule than theirs."""
         rule, stored = self.description.rule_of(kernel), self.description.kernels[kernel].stored
         if self.description.has_rules:
-            names = {name for s in rule.states for name in state_tensors(s, s.name in stored, p.shape, p.dtype)}
+            names = {name for s in rule.states for name in state_tensors(s, s.name in stored, p.shape, p.dtype, p.shape)}
             foreign = state.keys() - names - {"step", "rounding_key", CORRECTION}
             if foreign:
                 raise RuntimeError(
                     f"{self._owner(p)} is updated by the rule '{rule.name}' ({rule.when}), but its state was made by another: "
                     f"it has '{min(foreign)}'; after such a change, clear the state: optimizer.state.pop(parameter)"
                 )
-        if not fit_states(rule.states, stored, p, state):
+        if not fit_states(rule.states, stored, p, state, rule.seen(p.shape, group)):
             raise RuntimeError(
                 f"{self._owner(p)} has shape {tuple(p.shape)}, but its state was made for another shape or storage; after such "
                 "a change, clear the state: optimizer.state.pop(parameter)"
@@ -369,3 +377,8 @@ class GeneratedOptimizer(Optimizer):
     def explain(self) -> str:
         """A table of all parameters: shape, dtype, the rule and kernel that update each, how its states are stored, and why."""
         return explain(self)
+
+
+def _seen(tensor: Tensor, p: Tensor, rows: int) -> Tensor:
+    """A tensor as a rule sees it that cuts matrices into such of so many rows: one like the parameter is seen in another shape."""
+    return tensor.view(view_shape(tensor.shape, rows)) if rows and tensor.shape == p.shape else tensor

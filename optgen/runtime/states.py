@@ -37,14 +37,17 @@ class Kept(NamedTuple):
         return sharding.zeros(self.shape, self.dtype, p)
 
 
-def state_tensors(state: State, coded: bool, shape: Sequence[int], param: torch.dtype) -> dict[str, Kept]:
-    """The keys of a state in the state dict, each with its tensor, for a parameter of this global shape and dtype."""
+def state_tensors(state: State, coded: bool, shape: Sequence[int], param: torch.dtype, seen: Sequence[int]) -> dict[str, Kept]:
+    """The keys of a state in the state dict, each with its tensor, for a parameter of this global shape and dtype.
+
+    `seen` is the shape that the parameter's rule sees, which says how many rows, columns and matrices it has.
+    """
     if state.scalar:
         return {state.key: Kept((), torch.float64, "host")}
     if state.whole:
         return {state.key: Kept((), real_dtype(param), "beside")}
     if state.shape:
-        return {state.key: Kept(vector_shape(state.shape, shape), real_dtype(param), "beside")}
+        return {state.key: Kept(vector_shape(state.shape, seen), real_dtype(param), "beside")}
     codes = state.codes
     if not coded or codes is None:
         return {state.key: Kept(tuple(shape), float_dtype(state, param), "like")}
@@ -62,12 +65,12 @@ def float_dtype(state: State, param: torch.dtype) -> torch.dtype:
     return real_dtype(param) if state.dtype is None else DTYPES[state.dtype]
 
 
-def fit_states(states: Sequence[State], stored: Sequence[str], p: Tensor, kept: dict[str, Tensor]) -> bool:
+def fit_states(states: Sequence[State], stored: Sequence[str], p: Tensor, kept: dict[str, Tensor], seen: Sequence[int]) -> bool:
     """Let what was kept of a parameter follow it to another dtype or device; False if it was made for another shape."""
     for state in states:
         if state.scalar:
             continue
-        tensors = state_tensors(state, state.name in stored, p.shape, p.dtype)
+        tensors = state_tensors(state, state.name in stored, p.shape, p.dtype, seen)
         if any(key in kept and key not in tensors for key in (state.key, f"{state.key}.codes")):
             return False
         if any(key in kept and kept[key].shape != declared.shape for key, declared in tensors.items()):

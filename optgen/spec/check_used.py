@@ -43,7 +43,8 @@ def check_hypers_used(spec: Spec, programs: Iterable[Program], found: Diagnostic
 def read_names(program: Program) -> set[str]:
     """Every name that a formula of a program reads."""
     conditions = [*program.flags.values(), *(state.init for state in program.states)]
-    return {name for value in (*(s.value for s in program.body), *conditions) for name in refs(value)}
+    read = {name for value in (*(s.value for s in program.body), *conditions) for name in refs(value)}
+    return read | ({program.view} if program.view else set())
 
 
 def _check_states(spec: Spec, program: Program, body: list[Assign], read: set[str], found: Diagnostics) -> None:

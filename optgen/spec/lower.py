@@ -62,7 +62,8 @@ class _Lowering:
         ranked = any(state.storage is not None and state.storage.scope == "rank1" for state in states)
         if ranked or any(symbol.domain in VECTORS for symbol in self.symbols.values()):
             states = tuple(self.with_rows(state) for state in states)
-        return Program(self.spec.name, self.symbols, self.flags, hypers, (*states, *made), tuple(self.body))
+        program = Program(self.spec.name, self.symbols, self.flags, hypers, (*states, *made), tuple(self.body))
+        return replace(program, view=self.spec.view)
 
     def with_rows(self, state: State) -> State:
         """Where the rule knows rows and columns, a state's blocks lie in the rows of the last dimension."""

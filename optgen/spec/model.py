@@ -36,6 +36,7 @@ class Spec:
     unread: frozenset[str] = frozenset()
     removed: dict[str, Span] = field(default_factory=dict, repr=False)
     rules: tuple["Rule", ...] = ()
+    view: str = ""  # of a rule: the hyperparameter that says how many rows the matrices have that it sees
 
     @property
     def parts(self) -> tuple["Rule", ...]:

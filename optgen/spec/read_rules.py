@@ -19,7 +19,7 @@ from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
 __all__ = ["RulesReader"]
 
-KEYS = ("when", "otherwise", "name", "state", "update", "use", "hyper")
+KEYS = ("when", "otherwise", "name", "view", "state", "update", "use", "hyper")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
 MOST = 16
 Part = Callable[[Mapping, dict[str, Node]], Spec | None]
@@ -66,7 +66,7 @@ class RulesReader:
         condition = self.condition(table, keys, start, is_last=is_last)
         spec, uses, shared = None, "", dict[str, str]()
         if "use" in table:
-            for key in ("state", "update"):
+            for key in ("state", "update", "view"):
                 if key in table:
                     message = f"a rule that uses another spec has no '{key}' of its own"
                     help_text = "put it into a spec that extends that one, and use this"
@@ -79,7 +79,8 @@ class RulesReader:
                 self.found.add("bad-rule", message, keys["hyper"].span, help=help_text)
             if "update" not in table:
                 self.found.add("missing-key", "a rule needs the key 'update' or 'use'", start, help="add a line 'update: |'")
-            spec = self.part(entry, table)
+            spec, view = self.part(entry, table), self.view(table["view"]) if "view" in table else ""
+            spec = replace(spec, view=view) if spec is not None else None
         if spec is None or name is None:
             return None
         return Rule(name, condition, spec, uses, shared, keys["name"].span if "name" in keys else start)
@@ -114,6 +115,18 @@ class RulesReader:
             text = self.fields.formula(table["when"], "'when' of a rule", block=False)
             return parse_condition(text, self.found) if text is not None else None
         return None
+
+    def view(self, node: Node) -> str:
+        """The hyperparameter that says how many rows the matrices have that a rule sees."""
+        table = self.fields.table(node, "'view'", ("rows",))
+        name = table.get("rows")
+        hyper = self.hypers.get(name.text) if isinstance(name, Scalar) else None
+        if hyper is not None and isinstance(hyper.default, float) and not hyper.choices:
+            return hyper.name
+        known = [h.name for h in self.hypers.values() if isinstance(h.default, float)]
+        help_text = f"write 'view: {{rows: ...}}' with one of {', '.join(known)}" if known else "declare one in 'hyper'"
+        self.found.add("bad-rule", "'view' names a number that says how many rows a matrix has", node.span, help=help_text)
+        return ""
 
     def used(self, table: dict[str, Node]) -> tuple[Spec | None, str, dict[str, str]]:
         """The spec that a rule uses, its name, and which of its hyperparameters are arguments of the whole spec."""

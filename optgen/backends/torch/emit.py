@@ -169,6 +169,8 @@ def _rule_text(plan: RulePlan) -> list[str]:
         lines.append(f"outputs={tuple(plan.outputs)!r}")
     if plan.random:
         lines.append("random=True")
+    if plan.program.view:
+        lines.append(f"view={plan.program.view!r}")
     if plan.whole:
         lines.append("whole=True")
     return lines
