@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optgen import __version__
 from optgen.ir.nodes import VECTORS, Hyper, State
 from optgen.plan.nodes import Plan, RulePlan
-from optgen.spec.model import Rule, Spec
+from optgen.spec.model import Blocks, Rule, Spec
 
 __all__ = [
     "Argument",
@@ -59,6 +59,7 @@ class PackageView:
     keyword_arguments: tuple[Argument, ...]
     rules: tuple[RuleView, ...] = ()
     tags: tuple[str, ...] = ()  # that conditions ask for
+    blocks: Blocks | None = None  # whether blocks of parameters take turns
 
 
 def package_view(spec: Spec, plan: Plan, path: str, text: str) -> PackageView:
@@ -80,6 +81,7 @@ def package_view(spec: Spec, plan: Plan, path: str, text: str) -> PackageView:
         keyword_arguments=tuple(a for a, h in zip(arguments, plan.hypers, strict=True) if not _positional(h)),
         rules=tuple(_rule(rule, made) for rule, made in zip(spec.rules, plan.rules, strict=False)),
         tags=asked_tags(spec),
+        blocks=spec.blocks,
     )
 
 

@@ -126,6 +126,7 @@ CLASSES = frozenset(
             "Codes",
             "Description",
             "False",
+            "BlockOptimizer",
             "GeneratedOptimizer",
             "Hyper",
             "KernelInfo",
@@ -159,7 +160,21 @@ CLASSES = frozenset(
     ]
 )
 CONSTRUCTOR = frozenset(
-    {"backend", "codes", "compile", "low_precision", "maximize", "optgen", "params", "seed", "storage", "tags"}
+    {
+        "backend",
+        "block_order",
+        "blocks",
+        "switch_every",
+        "codes",
+        "compile",
+        "low_precision",
+        "maximize",
+        "optgen",
+        "params",
+        "seed",
+        "storage",
+        "tags",
+    }
 )
 MAX_LENGTH = 40
 

@@ -8,7 +8,7 @@ from optgen.ir.nodes import Hyper, State
 from optgen.runtime.rules import Parameter
 from optgen.spec.conditions import Condition
 
-__all__ = ["Rule", "Spec"]
+__all__ = ["Blocks", "Rule", "Spec"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Spec:
     removed: dict[str, Span] = field(default_factory=dict, repr=False)
     rules: tuple["Rule", ...] = ()
     view: str = ""  # of a rule: the hyperparameter that says how many rows the matrices have that it sees
+    blocks: "Blocks | None" = None
 
     @property
     def parts(self) -> tuple["Rule", ...]:
@@ -55,6 +56,14 @@ class Spec:
         """The place of the rule that updates a parameter among all; the first if none does."""
         rule = self.rule_for(p)
         return next((place for place, other in enumerate(self.parts) if rule is not None and other.name == rule.name), 0)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of parameters take turns of so many steps, in this order: these are defaults of the class."""
+
+    every: int
+    order: str
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from optgen.spec.define import Definition, in_file
 from optgen.spec.fields import Fields
 from optgen.spec.find import missing_help
 from optgen.spec.inherit import inherit, read_root
-from optgen.spec.model import Spec
+from optgen.spec.model import Blocks, Spec
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import declared_names, read_hypers
 from optgen.spec.read_rules import RulesReader
@@ -25,7 +25,8 @@ from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
 __all__ = ["read", "read_spec"]
 
-KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "state", "update", "rules")
+KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "state", "update", "rules", "blocks")
+ORDERS = ("ascending", "descending", "random")
 TABLES = ("hyper", "state")
 
 
@@ -79,7 +80,15 @@ class _SpecReader:
         self.reference = self.fields.text(table["reference"], "'reference'") if "reference" in table else None
         self.hypers, self.spans = read_hypers(table.get("hyper"), self.fields)
         self.storages = NamedStorages(table.get("storages"), self.fields)
+        self.blocks = self.turns(table["blocks"]) if "blocks" in table else None
         return self.part(self.root, table) if "rules" not in table else self.with_rules(table)
+
+    def turns(self, node: Node) -> Blocks:
+        """How blocks of parameters take turns."""
+        table = self.fields.table(node, "'blocks'", ("every", "order"))
+        every = self.fields.integer(table["every"], "'every'", 1, 2**31) if "every" in table else 50
+        order = self.fields.choice(table["order"], "'order'", ORDERS) if "order" in table else "descending"
+        return Blocks(every or 50, order or "descending")
 
     def with_rules(self, table: dict[str, Node]) -> Spec | None:
         """A spec whose states and updates stand in its rules."""
@@ -139,6 +148,7 @@ class _SpecReader:
             update=(),
             update_text="",
             spans=self.spans,
+            blocks=self.blocks,
         )
 
     def misses_parent(self) -> bool:
