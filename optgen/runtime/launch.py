@@ -115,7 +115,8 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
         for bucket in buckets:
             _launch(kernels[bucket.kernel], bucket)
 
-    run_buckets(batches, launch, by_alignment=True)
+    grids = [place for place, kernel in enumerate(kernels) if kernel.width]
+    run_buckets(batches, launch, by_alignment=True, grids=grids)
 
 
 def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
