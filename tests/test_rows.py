@@ -125,7 +125,7 @@ update: |
 RULES = {"factored": FACTORED, "every": EVERY, "chains": CHAINS, "conditions": CONDITIONS, "starts": STARTS, "orders": ORDERS}
 SHAPES = ((1, 1), (5, 7), (33, 129), (40, 300), (2, 3, 70, 130), (3, 1, 256), (257, 1), (1, 5000), (64, 2049))
 FEW = ((5, 7), (33, 129), (3, 1, 256))
-SMALL = ((1, 1), (5, 7), (33, 129), (2, 3, 34, 5), (64, 256), (40, 1))  # for the interpreter: whole tiles and others
+SMALL = ((1, 1), (33, 129), (2, 2, 5, 3), (32, 128))  # for the interpreter: whole tiles and others
 
 
 def optimizer_class(path: Path) -> Any:
@@ -214,8 +214,8 @@ def test_triton_equals_the_reference(tmp_path: Path) -> None:
     code = (
         "from tests.test_rows import *\n"
         f"for path in {paths!r}:\n"
-        "    equal_the_reference(Path(path), 'triton', SMALL, (torch.float32, torch.float64), steps=2)\n"
-        f"equal_the_reference(Path({paths[0]!r}), 'triton', FEW, (torch.bfloat16, torch.float16), steps=2)\n"
+        "    equal_the_reference(Path(path), 'triton', SMALL, (torch.float32,), steps=2)\n"
+        f"equal_the_reference(Path({paths[0]!r}), 'triton', SMALL[1:], (torch.bfloat16, torch.float64), steps=2)\n"
     )
     interpreted("-c", code)
 
