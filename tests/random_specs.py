@@ -1,13 +1,14 @@
-"""Random specs: valid ones that use the whole language, and damaged ones that need not be specs at all."""
+"""Random specs: valid ones that use the whole language."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 from optgen.ir.names import is_reserved
 
-__all__ = ["damaged", "random_spec"]
+__all__ = ["random_spec"]
 
 # Names that generated code might use for something of its own.
 NAME_TEXT = """
@@ -44,6 +45,13 @@ UNSIGNED_STORAGES = (
     "{codebook: log, bits: 2, block: 32, rounding: unbiased, min_size: 0}",
     "{codebook: table, bits: 2, levels: [0, 0.01, 0.2, 1], block: 32, min_size: 0}",
 )
+VECTORS = {"row": "[..., rows, 1]", "col": "[..., 1, cols]", "matrix": "[..., 1, 1]"}  # their shapes
+REDUCED = {  # what becomes one number of all, or one for each of VECTORS: values of what, reduced over what
+    "all": [("element", ""), ("row", ""), ("col", ""), ("matrix", "")],
+    "row": [("element", ", over=cols")],
+    "col": [("element", ", over=rows")],
+    "matrix": [("element", ", over=(rows, cols)"), ("row", ", over=rows"), ("col", ", over=cols")],
+}
 
 
 def random_spec(seed: int) -> str:
@@ -62,6 +70,7 @@ class _Writer:
         self.host: list[str] = ["t"]
         self.element: list[str] = ["p", "g"]
         self.numbers: list[str] = []  # states that are one number of all elements
+        self.vectors: dict[str, list[str]] = {name: [] for name in VECTORS} if rng.random() < 0.5 else {}
         self.conditions: list[str] = []  # static
         self.lines: list[str] = []
 
@@ -70,7 +79,7 @@ class _Writer:
         states = self.states()
         for _ in range(self.rng.randint(1, 6)):
             self.statement("", 0)
-        everything = [*self.element[2:], *self.numbers, *self.host[1:]]
+        everything = [*self.element[2:], *self.all_vectors(), *self.numbers, *self.host[1:]]
         total = " + ".join(f"0.1*{name}" for name in everything) or "0"
         self.lines.append(f"final_sum = {total}")
         for condition in self.conditions:
@@ -124,6 +133,9 @@ class _Writer:
                 self.numbers.append(name)
                 self.lines.append(f"{name} = 0.5*{name} + {self.reduction(2)}")
                 continue
+            if self.vectors and self.rng.random() < 0.6:
+                lines.append(self.vector_state(name, has_condition="when" in "".join(lines)))
+                continue
             init = self.rng.choice(["", "", ", init: p", ", init: g**2", ", init: 0.25"])
             unsigned = self.rng.random() < 0.3
             storages = UNSIGNED_STORAGES if unsigned else STORAGES
@@ -142,6 +154,25 @@ class _Writer:
             self.element.append(name)
         return "state:\n" + "".join(f"  {line}\n" for line in lines) if lines else ""
 
+    def vector_state(self, name: str, has_condition: bool) -> str:
+        """One number for each row, column or matrix."""
+        domain = self.rng.choice(list(VECTORS))
+        inits = ["", "\n    init: 0.7", f"\n    init: mean(g**2{REDUCED[domain][0][1]})"]
+        declared = f"{name}:\n    shape: {VECTORS[domain]}{self.rng.choice(inits)}"
+        value = f"ema({name}, {self.reduction(2, domain)}, 0.5)"
+        if self.conditions and not has_condition and self.rng.random() < 0.3:
+            condition, local = self.rng.choice(self.conditions), next(self.names)
+            begun = self.reduction(1, domain)
+            self.lines += [f"{local} = {begun}", f"if {condition}:", f"  {name} = {value}", f"  {local} = {name}"]
+            self.vectors[domain].append(local)
+            return f"{declared}\n    when: {condition}"
+        self.lines.append(f"{name} = {value}")
+        self.vectors[domain].append(name)
+        return declared
+
+    def all_vectors(self) -> list[str]:
+        return [name for names in self.vectors.values() for name in names]
+
     def bounded(self, name: str, unsigned: bool) -> str:
         value = self.squash(f"({self.element_value(2)})")
         return f"0.5*{name} + {value}**2" if unsigned else f"ema({name}, {value}, 0.5)"
@@ -151,6 +182,7 @@ class _Writer:
 
     def statement(self, indent: str, depth: int) -> None:
         kinds: list[Callable[[str, int], None]] = [self.local, self.local, self.again, self.branch, self.flag]
+        kinds += [self.vector_local, self.vector_local] if self.vectors else []
         self.rng.choice(kinds)(indent, depth)
 
     def local(self, indent: str, depth: int) -> None:
@@ -163,14 +195,23 @@ class _Writer:
         (self.host if host else self.element).append(name)
         return None
 
+    def vector_local(self, indent: str, depth: int) -> None:
+        if depth:
+            return self.again(indent, depth)
+        domain, name = self.rng.choice(list(VECTORS)), next(self.names)
+        self.lines.append(f"{indent}{name} = {self.reduction(2, domain)} + {self.squash(f'({self.vector_value(domain, 2)})')}")
+        self.vectors[domain].append(name)
+        return None
+
     def again(self, indent: str, depth: int) -> None:  # noqa: ARG002
         """Assign once more to a local."""
         assigned = {line.split(" = ")[0].strip() for line in self.lines if " = " in line}
-        declared = [name for name in (*self.host, *self.element[2:]) if name in assigned]
+        declared = [name for name in (*self.host, *self.element[2:], *self.all_vectors()) if name in assigned]
         if not declared:
             return
         name = self.rng.choice(declared)
-        value = self.host_value(2) if name in self.host else self.element_value(2)
+        domain = next((domain for domain, names in self.vectors.items() if name in names), "element")
+        value = self.host_value(2) if name in self.host else self.value(domain, 2)
         sign = self.rng.choice(["=", "+=", "-=", "*="])
         line = f"{name} {sign} {self.squash(f'({value})')}"
         guarded = any(f"{name}: {{" in text for text in self.lines)
@@ -183,10 +224,13 @@ class _Writer:
             return
         name = next(self.names)
         host = self.rng.random() < 0.5
-        self.lines.append(f"{indent}{name} = {self.host_condition(2) if host else self.element_condition(2)}")
         target = next(self.names)
-        self.lines.append(f"{indent}{target} = where({name}, {self.element_value(1)}, {self.element_value(1)})")
-        self.element.append(target)
+        known = [domain for domain, names in self.vectors.items() if names and self.rng.random() < 0.3]
+        domain = known[0] if known else "element"
+        self.lines.append(f"{indent}{name} = {self.host_condition(2) if host else self.condition(domain, 2)}")
+        chosen = f"where({name}, {self.value(domain, 1)}, {self.value(domain, 1)})"
+        self.lines.append(f"{indent}{target} = {f'{self.rng.choice(self.vectors[domain])} + ' if known else ''}{chosen}")
+        (self.vectors[domain] if known else self.element).append(target)
         if host:
             self.lines += [f"if {name}:", f"  {target} = 0.5*{target}"]
 
@@ -219,18 +263,41 @@ class _Writer:
         return self.combine(self.host_value, self.host_condition, depth, leaf)
 
     def element_value(self, depth: int) -> str:
-        leaf = self.rng.choice([*self.element, *self.element, *self.numbers, *self.host, self.constant()])
+        leaf = self.rng.choice([*self.element, *self.element, *self.all_vectors(), *self.numbers, *self.host, self.constant()])
         if depth == 0 or self.rng.random() < 0.15:
             return leaf
         if self.rng.random() < 0.08:
-            return self.reduction(depth)
+            return self.reduction(depth, self.rng.choice(["all", *self.vectors]))
         return self.combine(self.element_value, self.element_condition, depth, leaf)
 
-    def reduction(self, depth: int) -> str:
-        """One number of all elements; g is among them, so that there are some."""
-        value = self.squash(f"(g + {self.element_value(depth - 1)})")
+    def vector_value(self, domain: str, depth: int) -> str:
+        """Of each row, column or matrix; perhaps a number that is the same for all."""
+        others = self.vectors["matrix"] + self.numbers
+        leaf = self.rng.choice([*self.vectors[domain], *self.vectors[domain], *others, *self.host, self.constant()])
+        if depth == 0 or self.rng.random() < 0.15:
+            return leaf
+        if self.rng.random() < 0.2:
+            return self.reduction(depth, domain)
+        return self.combine(partial(self.vector_value, domain), partial(self.condition, domain), depth, leaf)
+
+    def value(self, domain: str, depth: int) -> str:
+        return self.element_value(depth) if domain == "element" else self.vector_value(domain, depth)
+
+    def condition(self, domain: str, depth: int) -> str:
+        if domain == "element":
+            return self.element_condition(depth)
+        names = self.vectors[domain] or self.host
+        plain = f"{self.rng.choice(names)} {self.rng.choice(['<', '>='])} {self.rng.choice(['0.3719', '0.1137'])}"
+        return plain if depth == 0 else self.logic(plain, self.rng.choice([self.host_condition(1), *self.conditions]))
+
+    def reduction(self, depth: int, domain: str = "all") -> str:
+        """One number of all elements, or for each row, column or matrix; what is reduced has g in it, so that there are some."""
+        inner, over = self.rng.choice(REDUCED[domain] if self.vectors else REDUCED["all"][:1])
+        some = "g" if inner == "element" else self.rng.choice([*self.vectors[inner], f"mean(g{REDUCED[inner][0][1]})"])
+        value = self.squash(f"({some} + {self.value(inner, depth - 1)})")
         word = self.rng.choice(["mean", "rms", "max", "min", "l1", "l2", "sum"])
-        return f"{word}({value})" if word in ("mean", "rms", "max", "min") else f"{word}({value})/(1 + l1({value}))"
+        reduced = f"{word}({value}{over})"
+        return reduced if word in ("mean", "rms", "max", "min") else f"{reduced}/(1 + l1({value}{over}))"
 
     def combine(self, value: Callable[[int], str], condition: Callable[[int], str], depth: int, leaf: str) -> str:
         a, b = value(depth - 1), value(depth - 1)
@@ -281,7 +348,8 @@ class _Writer:
 
     def element_condition(self, depth: int) -> str:
         plain = (
-            f"{self.rng.choice(self.element)} {self.rng.choice(['<', '<=', '>', '>='])} {self.rng.choice(['0.3719', '-1.137'])}"
+            f"{self.rng.choice([*self.element, *self.all_vectors()])} {self.rng.choice(['<', '<=', '>', '>='])} "
+            f"{self.rng.choice(['0.3719', '-1.137'])}"
         )
         if depth == 0:
             return plain
@@ -290,60 +358,3 @@ class _Writer:
     def logic(self, a: str, b: str) -> str:
         forms = [f"{a}", f"not ({a})", f"({a}) and ({b})", f"({a}) or ({b})", f"not ({b}) and ({a})", f"({a}) == ({b})"]
         return self.rng.choice([*forms, f"({a}) != ({b})", f"where({a}, {b}, {a})"])
-
-
-TOKEN_TEXT = """
-: :: - -- --- ... , [ ] { } ( ) & * ! | |- |2 |9 > ' " # % @ ` ~ \\ / // ** ^ = == := -> <<: ? &a *a !!python/object: !t
-null true True no on 1e-8 1e400 1e-400 0x1F 1_000 10**10**10 9**9**9**9 1/0 0**-1 -1 nan inf 1j "" '' None lambda yield await
-if else: for while def class import return pass del in is not and or x[0] p.grad f"{p}" (p:=1) [x for x in g] *g **g a<b<c
-p g t lr m v beta1 self __class__ extends: hyper: state: update: name: when: init: storage: like: shape: scalar default: names:
-choices: codebook: bits: block: log linear 128 0 -0 0.5 sqrt( ema( where( max( min( bits( half_gap( clamp( \t \r \x00 \x07
-\ufeff \u200b \u202e \u2028 \x85 \xa0 é β 大 🙂 ÷ ² ١ "\\x00" "\\ud800" "\\U00110000" '''  \"\"\" {{ }} {% %} {# \\N{DASH} \\u
-"""
-TOKENS = TOKEN_TEXT.replace("\n", " ").split(" ")
-
-
-def damaged(text: str, seed: int) -> bytes:
-    """`text` after some random damage."""
-    rng = random.Random(seed)
-    for _ in range(rng.randint(1, 4)):
-        text = rng.choice(DAMAGES)(text, rng)
-    data = text.encode("utf-8", errors="surrogatepass")
-    if rng.random() < 0.1:
-        place = rng.randint(0, len(data))
-        data = data[:place] + bytes(rng.randrange(256) for _ in range(rng.randint(1, 3))) + data[place:]
-    return data
-
-
-def _insert(text: str, rng: random.Random) -> str:
-    place = rng.randint(0, len(text))
-    return text[:place] + rng.choice(TOKENS) + text[place:]
-
-
-def _replace_word(text: str, rng: random.Random) -> str:
-    words = text.split(" ")
-    words[rng.randrange(len(words))] = rng.choice([*TOKENS, rng.choice(words)])
-    return " ".join(words)
-
-
-def _cut(text: str, rng: random.Random) -> str:
-    place = rng.randint(0, len(text))
-    return text[:place] + text[place + rng.choice([1, 1, 2, 5, 30]) :]
-
-
-def _repeat(text: str, rng: random.Random) -> str:
-    place, length = rng.randint(0, len(text)), rng.choice([1, 3, 10, 60])
-    return text[:place] + text[place : place + length] * rng.choice([2, 3, 30]) + text[place + length :]
-
-
-def _lines(text: str, rng: random.Random) -> str:
-    lines = text.split("\n")
-    one, other = rng.randrange(len(lines)), rng.randrange(len(lines))
-    if rng.random() < 0.5:
-        lines[one], lines[other] = lines[other], lines[one]
-    else:
-        lines.insert(other, lines[one])
-    return rng.choice(["\n", "\n", "\r\n", "\r"]).join(lines)
-
-
-DAMAGES = (_insert, _insert, _replace_word, _replace_word, _cut, _repeat, _lines)

@@ -19,8 +19,9 @@ from optgen.ir.names import is_reserved
 from optgen.runtime import torch_ops
 from optgen.spec.load import load_program
 from tests.conftest import ROOT, interpreted
+from tests.damaged_specs import damaged
 from tests.fuzzing import run_spec, try_spec
-from tests.random_specs import damaged, random_spec
+from tests.random_specs import random_spec
 from tests.rule_specs import MIXED, OWN
 
 TIMES = int(os.environ.get("OPTGEN_FUZZ", "1"))

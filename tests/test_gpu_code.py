@@ -12,8 +12,11 @@ import pytest
 
 from optgen.analysis.gpu_code import TARGETS, GpuCode, compile_kernel
 from optgen.build import build
+from optgen.in_memory import package_of
+from optgen.ir.nodes import Domain
 from optgen.plan.nodes import Buffer, Kernel, Layout
 from tests.conftest import SHIPPED
+from tests.test_rows import FACTORED, HEAD
 
 pytest.importorskip("triton")
 
@@ -137,6 +140,30 @@ def test_every_sweep_compiles_without_spills_and_with_wide_accesses(generate: Ca
             loads, stores = wide_accesses(sweep.buffers, kernel.tile, kernel.threads, "bf16", "bf16")
             tables = looked_up(kernel) if number == 1 else 0  # the first sweep only finds the scales
             assert facts(code) == (loads + tables, stores)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_kernels_of_rows_compile_without_spills_and_with_wide_accesses(target: str, tmp_path: Path) -> None:
+    """Sweeps over vectors have masks always, so only their spills are looked at."""
+    path = tmp_path / "rows.yaml"
+    path.write_text(HEAD + FACTORED.lstrip(), encoding="utf-8")
+    built = build(str(path))
+    (plan,) = built.plan.kernels
+    (kernel,) = importlib.import_module(f"{package_of(built)}.triton_backend").KERNELS
+    flags = dict.fromkeys(plan.flags, False)
+    for number, sweep in enumerate(plan.sweeps):
+        if sweep.over != Domain.ELEMENT:
+            code = compile_kernel(kernel, target, flags=flags, sweep=number, bulk=False)
+            assert code.spill_bytes == 0, sweep.name
+            continue
+        code = compiled(kernel, target, sweep.name, flags=flags, sweep=number)
+        present = [b for b in sweep.buffers if b.dtype in ("param", "grad")]
+        loads, stores = wide_accesses(present, kernel.tile, kernel.threads, "bf16", "bf16")
+        assert facts(code)[0] >= loads, sweep.name  # values of columns are wide too
+        assert facts(code)[1] == stores, sweep.name
+        narrow = ("LDG.E.U16", "STG.E.U16", "global_load_ushort", "global_store_short")
+        assert not any(operation.startswith(narrow) for operation in code.operations), sweep.name
+        assert not code.fault, sweep.name  # such as a division of 64 bits, which is a call
 
 
 @pytest.mark.parametrize("op", ["max", "min", "sum", "mean"])

@@ -52,6 +52,11 @@ CASES = [
     ("fold-scalar-factors", "p = sqrt(lr*g**2) + sqrt(m*mu)", ["p = sqrt(lr * square(g)) + sqrt(m * mu)"]),
     ("fold-scalar-factors", "p = g/mu*2*m/lr", ["p = g * (1 / mu * 2 / lr) * m"]),
     ("hoist-scalars", "p = p*(1 - lr*mu)", ["p = p * one_minus_lr_mu"]),
+    (
+        "number-conditions",
+        "up = mean(g, over=cols) > lr\nm = where(up, g, m)",
+        ["cols_mean_g = cols_mean(g)", "up = where(cols_mean_g > lr, 1.0, 0.0)", "m = where(up != 0.0, g, m)"],
+    ),
     ("share-subexpressions", "m = sqrt(g)*g\nv = sqrt(g)", ["sqrt_g = sqrt(g)", "m = sqrt_g * g", "v = sqrt_g"]),
     ("share-subexpressions", "v = sqrt(m)\nm = g\nv = v + sqrt(m)", ["v = sqrt(m)", "m = g", "v = v + sqrt(m)"]),
 ]

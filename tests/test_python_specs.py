@@ -24,8 +24,8 @@ from optgen.spec.inherit import read_root
 from optgen.spec.load import load_program
 from optgen.spec.yaml_nodes import Mapping, Node, Sequence, is_empty
 from tests.conftest import SHIPPED
+from tests.damaged_specs import damaged
 from tests.fuzzing import try_spec
-from tests.random_specs import damaged
 
 YAML = {name: path for name, path in SHIPPED.items() if path.suffix == ".yaml"}
 HEAD = "from optgen import define\n"

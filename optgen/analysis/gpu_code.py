@@ -94,6 +94,8 @@ def compile_kernel(
         "TILE": kernel.tile_of({**flags, "low_precision": low_precision}, bulk=bulk),
         "BULK": bulk,
     }
+    if kernel.width:
+        constants |= kernel.grid_sizes(kernel.sweeps[sweep].over)
     names = list(entry.arg_names)
     pointers = {**POINTERS, "scalars": f"*{real}"}
     signature = {name: "constexpr" if name in constants else pointers[name] for name in names}

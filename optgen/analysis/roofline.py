@@ -19,6 +19,7 @@ from optgen.analysis.pipes import KINDS, by_kind
 from optgen.build import Built
 from optgen.in_memory import package_of
 from optgen.ir.constants import default_flags
+from optgen.ir.nodes import Domain
 from optgen.plan.nodes import Kernel
 from optgen.plan.traffic import kernel_bytes
 from optgen.runtime.rules import Parameter
@@ -35,7 +36,7 @@ class RooflineError(RuntimeError):
 
 @dataclass(frozen=True)
 class KernelRoofline:
-    """One kernel, its sweeps together.
+    """One kernel, its sweeps over elements together.
 
     `bytes_moved` and `kinds`, instructions by kind, are per element. `accesses` counts those of a thread and tile to global
     memory, by bits. `times` are picoseconds per element that memory and each pipe need.
@@ -111,7 +112,8 @@ def _entries(built: Built) -> Any:
 def _kernel(plan: Kernel, entry: Any, device: Device, target: str, param: str, grad: str, rounding: str) -> KernelRoofline:
     flags = default_flags(plan.program)
     codes = []
-    for sweep in range(len(entry.sweeps)):
+    over_elements = [number for number, sweep in enumerate(plan.sweeps) if sweep.over == Domain.ELEMENT]
+    for sweep in over_elements:  # those over rows and columns have few elements
         given = {flag: flags[flag] for flag in plan.flags}
         code = compile_kernel(entry, target, param=param, grad=grad, flags=given, low_precision=rounding, sweep=sweep)
         if code.fault:

@@ -14,6 +14,7 @@ from optgen.passes.fold_scalar_factors import fold_scalar_factors
 from optgen.passes.hoist_scalars import hoist_scalars
 from optgen.passes.name_reductions import name_reductions
 from optgen.passes.name_vectors import name_vectors
+from optgen.passes.number_conditions import number_conditions
 from optgen.passes.remove_dead import remove_dead
 from optgen.passes.select_branches import select_branches
 from optgen.passes.share_subexpressions import share_subexpressions
@@ -45,6 +46,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("name-vectors", name_vectors, "hoisted"),
     # after hoisting, when what two expressions share is per element and worth a register
     Pass("share-subexpressions", share_subexpressions, "hoisted"),
+    # after sharing, which gives names to conditions
+    Pass("number-conditions", number_conditions, "hoisted"),
     Pass("remove-dead", remove_dead, "hoisted"),
 )
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from optgen.ir.infer import infer, refs
-from optgen.ir.nodes import VECTORS, Assign, Const, Domain, Expr, Op, Program, Ref, Statement, Store
+from optgen.ir.nodes import VECTORS, Assign, Const, Domain, Expr, Guard, Op, Program, Ref, Statement, Store
 from optgen.ir.ops import REDUCED, REDUCTIONS, SPREAD, WIDE_REDUCTIONS
 from optgen.plan.nodes import COLUMNS, STRIP, VECTOR_LAYOUTS, Buffer, Layout, Reduction, Sweep
 
@@ -100,12 +100,24 @@ class Splitter:
                 made[place] = found
         for place in sorted(made):
             ended = {i for i in results if self.place(i) == place}
-            own = {i: buffer for i, buffer in wanted.items() if self.place(i) == place}
+            own = {i: self.kept(i, buffer) for i, buffer in wanted.items() if self.place(i) == place}
             statements = [(i, _deferred(s, self.buffers, out)) for i, s in made[place]]
             body = _with_parts(_with_wanted(statements, own), {i: part for i, part in parts.items() if i in ended})
             joins = [reduction for i, reduction in reductions.items() if i in ended]
             out.sweeps.append(self.sweep(self.label(place, made, out), place, body, joins, out))
         return out
+
+    def kept(self, i: int, buffer: Buffer) -> Store:
+        """The write, behind a statement, of what it has assigned."""
+        statement = self.body[i]
+        assert isinstance(statement, Assign)
+        return Store(buffer.name, Ref(statement.target), self.exists(i))
+
+    def exists(self, i: int) -> tuple[Guard, ...]:
+        """The guards under which a name has a value behind a statement: those that all its assignments so far share."""
+        target = getattr(self.body[i], "target", None)
+        assigned = [s.guards for s in self.body[: i + 1] if isinstance(s, Assign) and s.target == target]
+        return tuple(guard for guard in assigned[-1] if all(guard in guards for guards in assigned))
 
     def sweep(self, label: str, place: Place, body: Sequence[Statement], joins: Sequence[Reduction], out: Sweeps) -> Sweep:
         """One pass, with the buffers and host scalars that it uses."""
@@ -212,22 +224,25 @@ class _View:
         if i not in self.wanted:
             layout = VECTOR_LAYOUTS[self.splitter.homes[i]]
             name = self.out.free(f"{statement.target}_{layout.value}")
-            self.wanted[i] = Buffer(name, layout, "real", None, None, False, False, f"{statement.target} for other sweeps")
+            when = next(iter(self.splitter.exists(i)), None)
+            self.wanted[i] = Buffer(
+                name, layout, "real", None, None, False, False, f"{statement.target} for other sweeps", when
+            )
             self.out.scratch.append(self.wanted[i])
-        return Assign(statement.target, Op("load", (Ref(self.wanted[i].name),)))
+        return Assign(statement.target, Op("load", (Ref(self.wanted[i].name),)), self.splitter.exists(i))
 
 
 def _is_load(statement: Statement) -> bool:
     return isinstance(statement.value, Op) and statement.value.op == "load"
 
 
-def _with_wanted(statements: Sequence[tuple[int, Statement]], wanted: Mapping[int, Buffer]) -> list[tuple[int, Statement]]:
+def _with_wanted(statements: Sequence[tuple[int, Statement]], wanted: Mapping[int, Store]) -> list[tuple[int, Statement]]:
     """A sweep's statements, and behind those whose values others want their stores."""
     kept: list[tuple[int, Statement]] = []
     for place, statement in statements:
         kept.append((place, statement))
-        if place in wanted and isinstance(statement, Assign):
-            kept.append((place, Store(wanted[place].name, Ref(statement.target))))
+        if place in wanted:
+            kept.append((place, wanted[place]))
     return kept
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain, repeat
 from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -131,24 +131,29 @@ def _take(table: Tensor, at: list[int]) -> Tensor:
     return table if len(at) == len(table) else table[at]
 
 
-def run_buckets(batches: Sequence[Batch], launch: Callable[[list[Bucket]], None], *, by_alignment: bool) -> None:
+def run_buckets(
+    batches: Sequence[Batch], launch: Callable[[list[Bucket]], None], *, by_alignment: bool, grids: Collection[int] = ()
+) -> None:
     """Let `launch` update every bucket of `batches`.
 
-    Tensors that are not 16-byte aligned make buckets of their own where `by_alignment` says so.
+    Tensors that are not 16-byte aligned make buckets of their own where `by_alignment` says so. `grids` are the places of the
+    kernels that know rows and columns.
     """
     finish: list[tuple[Tensor, Tensor]] = []
-    launch(_make_buckets(batches, finish, by_alignment=by_alignment))
+    launch(_make_buckets(batches, finish, by_alignment=by_alignment, grids=grids))
     for target, made in finish:
         target.copy_(made)
     for batch in batches:
         torch.autograd.graph.increment_version(batch.columns[0])
 
 
-def _make_buckets(batches: Sequence[Batch], finish: list[tuple[Tensor, Tensor]], *, by_alignment: bool) -> list[Bucket]:
+def _make_buckets(
+    batches: Sequence[Batch], finish: list[tuple[Tensor, Tensor]], *, by_alignment: bool, grids: Collection[int]
+) -> list[Bucket]:
     """The buckets of `batches`; what must be copied back after the launches is added to `finish`, as (target, source)."""
     parts: dict[tuple[Any, ...], list[Bucket]] = {}
     for batch in batches:
-        columns = _in_order(batch.columns, finish, ordered=batch.words is not None)
+        columns = _in_order(batch.columns, finish, ordered=batch.words is not None or batch.kernel in grids)
         addresses = addresses_of(columns)
         aligned = (addresses % 16 == 0).all(dim=1).tolist() if by_alignment else [True] * len(addresses)
         for (grad, correction, is_aligned), at in _alike(columns, aligned).items():
@@ -200,7 +205,8 @@ def _in_order(columns: list[list[Tensor]], finish: list[tuple[Tensor, Tensor]], 
 def _row_in_order(tensors: list[Tensor], finish: list[tuple[Tensor, Tensor]], *, ordered: bool) -> list[Tensor]:
     """Those of one parameter.
 
-    Tensors per element may share any dense order: without codes and random bits an element's place does not matter.
+    Tensors per element may share any dense order: without codes, random bits, rows and columns an element's place does not
+    matter.
     """
     if all(map(Tensor.is_contiguous, tensors)):
         return tensors

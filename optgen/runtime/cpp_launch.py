@@ -67,7 +67,8 @@ def run_cpp(source: str, kernels: Sequence[CppKernel], flags: Sequence[str], bat
         for bucket, compiled in zip(buckets, libraries, strict=True):
             _call(kernels[bucket.kernel], compiled, bucket)
 
-    run_buckets(batches, launch, by_alignment=False)
+    grids = [place for place, kernel in enumerate(kernels) if kernel.grid]
+    run_buckets(batches, launch, by_alignment=False, grids=grids)
 
 
 def _definitions(bucket: Bucket, flags: Sequence[str]) -> tuple[tuple[str, str], ...]:

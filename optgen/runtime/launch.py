@@ -92,6 +92,10 @@ class TritonKernel(NamedTuple):
         share = (2 if has_more else 1) * (1 if bulk else TAIL)
         return max(self.tile // share, self.wide)
 
+    def grid_sizes(self, over: str) -> dict[str, int]:
+        """The elements and the width of a tile that knows rows and columns; that of a sweep over vectors is one row."""
+        return {"TILE": self.tile, "WIDTH": self.width} if over == "element" else {"TILE": VECTOR, "WIDTH": VECTOR}
+
     def options(self, platform: str, warp_size: int, tile: int, *, bulk: bool, double: bool) -> dict[str, int]:
         """What the compiler is told for a GPU of this platform, "cuda" or "hip", and for tiles of this size; `double`: of float64.
 
@@ -115,7 +119,8 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
         for bucket in buckets:
             _launch(kernels[bucket.kernel], bucket)
 
-    run_buckets(batches, launch, by_alignment=True)
+    grids = [place for place, kernel in enumerate(kernels) if kernel.width]
+    run_buckets(batches, launch, by_alignment=True, grids=grids)
 
 
 def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
@@ -253,7 +258,8 @@ def _cut_grid(
 
     A tile of the bulk is whole, and so are those in its row.
     """
-    height, width = (kernel.tile // kernel.width, kernel.width) if over == "element" else (1, VECTOR)
+    sizes = kernel.grid_sizes(over)
+    height, width = sizes["TILE"] // sizes["WIDTH"], sizes["WIDTH"]
     bulk, rest = [], []
     for shape, is_regular in zip(shapes, regular, strict=True):
         count, rows, length = frame(shape, over)
@@ -262,7 +268,6 @@ def _cut_grid(
         whole = (numbers // across % strips < rows // height) & (is_regular and over == "element" and length % width == 0)
         bulk.append(numbers[whole])
         rest.append(numbers[~whole])
-    sizes = {"TILE": height * width, "WIDTH": width}
     return [(_tiles(each, device), sizes, each is bulk) for each in (bulk, rest) if any(map(len, each))]
 
 

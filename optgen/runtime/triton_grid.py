@@ -33,12 +33,14 @@ def grid_tile(number, rows, length, WIDTH: tl.constexpr, TILE: tl.constexpr, BUL
     `number` counts the tiles of a parameter: of a strip from left to right, then strips, then matrices of `rows` rows.
     """
     height: tl.constexpr = TILE // WIDTH
-    across, strips = (length + WIDTH - 1) // WIDTH, (rows + height - 1) // height
-    column, strip, matrix = number % across * WIDTH, number // across % strips, number // across // strips
+    across, strips = ((length + WIDTH - 1) // WIDTH).to(tl.int32), ((rows + height - 1) // height).to(tl.int32)
+    if BULK:  # a row is whole tiles: so the compiler sees where accesses are aligned
+        length = across.to(tl.int64) * WIDTH
+    counted = number.to(tl.int32)  # divisions of 64 bits call a function
+    column, strip = (counted % across * WIDTH).to(tl.int64), (counted // across % strips).to(tl.int64)
+    matrix = (counted // across // strips).to(tl.int64)
     start = (matrix * rows + strip * height) * length + column
     short = length.to(tl.int32)
-    if BULK:
-        short = tl.multiple_of(short, 16)
     down, along = tl.arange(0, TILE) // WIDTH, tl.arange(0, TILE) % WIDTH
     valid = (strip * height + down < rows) & (column + along < length)
     return (matrix, strip, column), start, down * short + along, valid
@@ -60,6 +62,8 @@ def row_values(start, at, rows, WIDTH: tl.constexpr, TILE: tl.constexpr, BULK: t
 @triton.jit
 def column_values(start, at, length, WIDTH: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
     """Of each element the value of its column."""
+    if BULK:
+        length = length // WIDTH * WIDTH  # as in `grid_tile`
     places = at[2] + tl.arange(0, WIDTH)
     pointers = start + at[0] * length + places
     if BULK:
@@ -121,6 +125,8 @@ def strip_min(values, valid, WIDTH: tl.constexpr, TILE: tl.constexpr, BULK: tl.c
 def store_strips(to, parts, at, rows, length, WIDTH: tl.constexpr, TILE: tl.constexpr, BULK: tl.constexpr):
     """Write what a strip leaves of each column."""
     height: tl.constexpr = TILE // WIDTH
+    if BULK:
+        length = length // WIDTH * WIDTH
     strips = (rows + height - 1) // height
     columns = at[2] + tl.arange(0, WIDTH)
     places = to + (at[0] * strips + at[1]) * length + columns
