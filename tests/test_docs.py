@@ -28,7 +28,7 @@ def test_every_spec_builds_and_steps(kind: str, text: str, generate: Callable[..
     module = generate(text, suffix={"yaml": ".yaml", "python": ".py"}[kind])
     p = torch.nn.Parameter(torch.ones(64, 128))
     p.grad = torch.ones_like(p)
-    getattr(module, module.__all__[0])([p]).step()
+    getattr(module, module.__all__[0])([("layers.0.weight", p)]).step()
     assert p.isfinite().all()
     assert (p < 1).all()
 

@@ -87,7 +87,7 @@ TABLE = "codebook: table, bits: 2, block: 32"
         ("codebook: bfloat16, rounding: unbiased", "'rounding' cannot be 'unbiased'; "),
         (
             "codebook: linear, bits: 4, block: rows",
-            "'block' is a whole number, 'row' or 'tensor', got 'rows'; 'block: 128' for",
+            "'block' is a whole number, 'row', 'tensor' or 'rank1', got 'rows'; 'block: 128' for",
         ),
         ("codebook: linear, bits: 4, block: 16", "'block' is a whole number from 32 to 2048, got 16"),
         ("codebook: log, bits: 4, block: row", "log levels need a quantile of each block, which a whole row has not; take"),

@@ -16,6 +16,7 @@ def spec_text(spec: Spec) -> str:
     lines += [f"reference: {spec.reference}"] if spec.reference else []
     used = {f"{rule.name}_{hyper.name}" for rule in spec.rules for hyper in rule.added}
     hypers = [hyper for hyper in spec.hypers if hyper.name not in used]
+    lines += [f"blocks: {{every: {spec.blocks.every}, order: {spec.blocks.order}}}"] if spec.blocks is not None else []
     lines += ["hyper:", *(f"  {hyper.name}: {hyper_text(hyper)}" for hyper in hypers)] if hypers else []
     if not spec.rules:
         return "\n".join([*lines, *_part(spec)])
@@ -32,7 +33,8 @@ def spec_text(spec: Spec) -> str:
 
 def _part(spec: Spec) -> list[str]:
     """What stands in a spec, or in a rule of it: states and the update."""
-    lines = ["state:", *(f"  {state.name}: {state_text(spec, state)}" for state in spec.states)] if spec.states else []
+    lines = [f"view: {{rows: {spec.view}}}"] if spec.view else []
+    lines += ["state:", *(f"  {state.name}: {state_text(spec, state)}" for state in spec.states)] if spec.states else []
     return [*lines, "update: |", *(f"  {line}".rstrip() for line in spec.update_text.split("\n"))]
 
 
