@@ -37,6 +37,10 @@ DEFAULT = (
     "solo",
     "solo_2bit",
     "solo_3bit",
+    "lamb",
+    "adafactor",
+    "sm3",
+    "adamw_4bit_rank1",
 )
 SHAPES = ("matrix", "gpt2", "tiny")
 

@@ -547,7 +547,7 @@ KERNELS = (
         wide=0,
         row=4611686018427387904,
         tile=4096,
-        threads=256,
+        threads=128,
         registers=168,
         scratch=(
             Scratch("block", 128, copy_to=None, flag="scale_parameter", holds=True, real=True),

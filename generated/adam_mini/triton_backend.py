@@ -781,7 +781,7 @@ KERNELS = (
         wide=0,
         row=4611686018427387904,
         tile=4096,
-        threads=256,
+        threads=128,
         registers=168,
         scratch=(
             Scratch("block", 128, copy_to=None, real=True),
@@ -799,7 +799,7 @@ KERNELS = (
         wide=0,
         row=4611686018427387904,
         tile=4096,
-        threads=256,
+        threads=128,
         registers=168,
         scratch=(
             Scratch("block", 128, copy_to=None, real=True),
@@ -817,7 +817,7 @@ KERNELS = (
         wide=0,
         row=4611686018427387904,
         tile=4096,
-        threads=256,
+        threads=128,
         registers=168,
         scratch=(
             Scratch("strips", 32, copy_to=None, real=True),

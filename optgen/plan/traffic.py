@@ -9,7 +9,7 @@ from optgen.ir.infer import refs
 from optgen.ir.nodes import Domain, Guard, Store
 from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
 
-__all__ = ["buffer_bytes", "kernel_bytes", "sweep_bytes"]
+__all__ = ["buffer_bytes", "kernel_bytes", "sweep_bytes", "used_buffers"]
 
 
 def kernel_bytes(kernel: Kernel, *, param: int, grad: int, flags: Mapping[str, bool] | None = None) -> float:
@@ -26,7 +26,7 @@ def sweep_bytes(sweep: Sweep, *, param: int, grad: int, flags: Mapping[str, bool
     if sweep.over != Domain.ELEMENT:
         return 0
     flags = flags or {}
-    present = [b for b in _used(sweep, flags) if b.guard is None or _holds(b.guard, flags)]
+    present = [b for b in used_buffers(sweep, flags) if b.guard is None or _holds(b.guard, flags)]
     return sum(buffer_bytes(buffer, param=param, grad=grad) for buffer in present)
 
 
@@ -34,7 +34,7 @@ def _holds(guard: Guard, flags: Mapping[str, bool]) -> bool:
     return flags.get(guard.flag, False) == guard.holds
 
 
-def _used(sweep: Sweep, flags: Mapping[str, bool]) -> list[Buffer]:
+def used_buffers(sweep: Sweep, flags: Mapping[str, bool]) -> list[Buffer]:
     """The buffers that are read and written under these flags: compilers leave out a load of what nothing reads."""
     needed, written = set[str](), set[str]()
     for statement in reversed(sweep.body):

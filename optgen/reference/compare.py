@@ -15,6 +15,7 @@ from optgen.ir.nodes import Program
 from optgen.reference import narrow, packing
 from optgen.reference.interpreter import Reference, rounded
 from optgen.reference.tolerances import TOLERANCES, Tolerance
+from optgen.runtime.blocks import BlockOptimizer
 from optgen.runtime.rules import Parameter
 
 __all__ = ["Case", "Difference", "compare", "spread_gradient"]
@@ -62,9 +63,13 @@ def compare(optimizer_class: type[torch.optim.Optimizer], program: Program, case
         torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(device, case.dtype))
         for shape in case.shapes
     ]
+    groups = _groups(params, case.given)
+    if issubclass(optimizer_class, BlockOptimizer):  # all of them in one block, whose turn never ends
+        groups = [(str(place), p) for place, p in enumerate(params)]
+        options = {**options, "blocks": [["*"]], "switch_every": 2**31}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of rounding to the nearest, which is a case here
-        optimizer = optimizer_class(_groups(params, case.given), **{**case.hypers, **options})
+        optimizer = optimizer_class(groups, **{**case.hypers, **options})
     with np.errstate(all="ignore"):
         return _compared(optimizer, program, case, params, generator)
 

@@ -17,6 +17,11 @@ from tests.contract.test_state_dict import copies, file
 SPECS = sorted(SHIPPED)
 
 
+def named(params: list[Any]) -> list[tuple[str, Any]]:
+    """With names that rules and blocks can be made of."""
+    return [(f"layers.0.mlp.{place}", p) for place, p in enumerate(params)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", SPECS)
 def test_training_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
@@ -26,10 +31,10 @@ def test_training_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     chosen: list[dict[str, Any]] = [{}, *(dict(case.hypers) for program in programs for case in hyper_cases(program, 1))]
     for options in chosen:
         params = make_params(dtype=dtype)
-        optimizer = make(params, **options)
+        optimizer = make(named(params), **options)
         run(optimizer, range(3))
         again = copies(params)
-        resumed = make(again)
+        resumed = make(named(again))
         resumed.load_state_dict(file(optimizer.state_dict()))
         run(optimizer, range(3, 6))
         run(resumed, range(3, 6))

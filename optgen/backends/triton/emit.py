@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from optgen.backends.paragraphs import buffer_comment, paragraphs, scratch_table, sweep_doc
 from optgen.backends.printer import NARROW_HELPERS
 from optgen.backends.render import COLUMNS, render
-from optgen.backends.triton.config import CODED_REGISTERS, CODED_SHARE, GRID_THREADS, REGISTERS, SHARE, THREADS, WORD_BITS
+from optgen.backends.triton.config import CODED_REGISTERS, CODED_SHARE, GRID_SHARE, REGISTERS, SHARE, THREADS, WORD_BITS
 from optgen.backends.triton.printer import KernelPrinter, TritonPrinter
 from optgen.backends.triton.tables import Tables, tables_of
 from optgen.backends.view import PackageView
@@ -127,7 +127,7 @@ def _kernel(kernel: Kernel, plan: RulePlan, tables: Tables, helpers: set[str]) -
         wide=wide,
         row=kernel.row,
         tile=max(tile, wide),
-        threads=GRID_THREADS if kernel.grid else THREADS,
+        threads=max(tile // GRID_SHARE, THREADS) if kernel.grid and wide else THREADS,
         width=kernel.chunk if kernel.grid else 0,
         registers=CODED_REGISTERS if kernel.variant.stored else REGISTERS,
         extras=_extras(kernel) if kernel.variant.stored else (),
