@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from optgen.diagnostics import SpecError
 from optgen.generated.badam import BAdam
+from optgen.spec.load import load_program
 
 
 class Model(torch.nn.Module):
@@ -145,3 +148,11 @@ def test_names_and_layers_are_asked_for() -> None:
     optimizer = BAdam(Model().named_parameters())
     with pytest.raises(RuntimeError, match="cannot be added"):
         optimizer.add_param_group({"params": [("x", torch.nn.Parameter(torch.zeros(2)))]})
+
+
+def test_names_of_the_arguments_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "rule.yaml"
+    text = "name: Rule\nsummary: x\nhyper: {switch_every: {default: 1}}\nblocks: {every: 2}\nupdate: p = p - switch_every*g\n"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError, match="'switch_every' is an argument of every class with blocks"):
+        load_program(str(path))

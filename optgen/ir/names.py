@@ -162,9 +162,6 @@ CLASSES = frozenset(
 CONSTRUCTOR = frozenset(
     {
         "backend",
-        "block_order",
-        "blocks",
-        "switch_every",
         "codes",
         "compile",
         "low_precision",

@@ -145,7 +145,7 @@ def _patterns(names: Mapping[str, Tensor], blocks: Sequence[Sequence[str]] | Non
     if not names:
         raise ValueError(f"{owner}: blocks are made of names: pass model.named_parameters(), not model.parameters()")
     if blocks is None:
-        layers = dict.fromkeys(match.group(0) for name in names if (match := LAYER.match(name)))
+        layers = dict.fromkeys(found.group(0) for found in map(LAYER.match, names) if found is not None)
         if not layers:
             message = "no name has a numbered layer such as 'layers.0.': pass blocks=[['*.attn.*'], ['*.mlp.*']]"
             raise ValueError(f"{owner}: {message}")

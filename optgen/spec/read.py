@@ -26,6 +26,7 @@ from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 __all__ = ["read", "read_spec"]
 
 KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "state", "update", "rules", "blocks")
+TURNS = ("blocks", "block_order", "switch_every")  # arguments of a class whose blocks take turns
 ORDERS = ("ascending", "descending", "random")
 TABLES = ("hyper", "state")
 
@@ -86,6 +87,9 @@ class _SpecReader:
     def turns(self, node: Node) -> Blocks:
         """How blocks of parameters take turns."""
         table = self.fields.table(node, "'blocks'", ("every", "order"))
+        for name in {hyper.name for hyper in self.hypers} & set(TURNS):
+            message = f"'{name}' is an argument of every class with blocks"
+            self.found.add("reserved-name", message, self.spans[name], help=f"write '{name}_value'")
         every = self.fields.integer(table["every"], "'every'", 1, 2**31) if "every" in table else 50
         order = self.fields.choice(table["order"], "'order'", ORDERS) if "order" in table else "descending"
         return Blocks(every or 50, order or "descending")
