@@ -17,8 +17,9 @@ from optgen.analysis import devices
 from optgen.analysis.devices import load_devices
 from optgen.analysis.gpu_code import TARGETS, compile_kernel
 from optgen.analysis.machine_code import PathError, bulk_path, parse_amdgcn, parse_sass
+from optgen.analysis.memory import MATRIX
 from optgen.analysis.pipes import KINDS, WORDS, by_kind, kind, words
-from optgen.analysis.roofline import MATRIX, PARAMS, roofline
+from optgen.analysis.roofline import PARAMS, roofline
 from optgen.build import build
 from optgen.cli.main import main
 from optgen.cli.roofline import DTYPES

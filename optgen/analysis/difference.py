@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from optgen.analysis.memory import kept_states
+from optgen.analysis.memory import MATRIX, VECTOR, kept_states
 from optgen.backends.view import state_bytes
 from optgen.build import Built
 from optgen.ir.nodes import State
@@ -19,7 +19,6 @@ from optgen.spec.show import hyper_text, state_text
 __all__ = ["Change", "Difference", "StateChange", "compare_specs"]
 
 T = TypeVar("T")
-MATRIX, VECTOR = Parameter("weight", (4096, 4096)), Parameter("bias", (4096,))
 
 
 @dataclass(frozen=True)

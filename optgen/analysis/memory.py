@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optgen.ir.constants import by_part, default_flags
 from optgen.ir.nodes import VECTORS, Domain, Program, State
 from optgen.runtime.layout import vector_shape, view_shape
 from optgen.runtime.rules import Parameter
@@ -16,8 +17,10 @@ from optgen.spec.model import Spec
 from optgen.storage.codebooks import state_codes
 
 __all__ = [
+    "MATRIX",
     "MODELS",
     "PARTS",
+    "VECTOR",
     "Model",
     "ModelError",
     "ParameterMemory",
@@ -29,6 +32,7 @@ __all__ = [
     "memory",
 ]
 
+MATRIX, VECTOR = Parameter("weight", (4096, 4096)), Parameter("bias", (4096,))  # such as most parameters are
 FOLDER = Path(__file__).parent / "models"
 MODELS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 ADAM_BYTES = 8  # of float32 Adam, per parameter
@@ -160,8 +164,7 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
         if state.domain in VECTORS and exists_by_default(program, state):
             if len(shape.shape) < 2:
                 raise ModelError(f"'{shape.name}' has shape {list(shape.shape)}: {program.name} needs rows and columns")
-            default = next((hyper.default for hyper in program.hypers if hyper.name == program.view), 0.0)
-            rows = int(default) if isinstance(default, float) else 0
+            rows = int(by_part(program, {})[program.view]) if program.view else 0
             seen = view_shape(shape.shape, rows) if rows and shape.shape[-2] % rows == 0 else shape.shape
             parts["floats"] += 4 * math.prod(vector_shape(state.shape, seen))
     for state in kept_states(program):
@@ -199,6 +202,4 @@ def binary_unit(nbytes: int) -> tuple[int, str]:
 
 def exists_by_default(program: Program, state: State) -> bool:
     """Whether a state exists when every hyperparameter has its default."""
-    from optgen.ir.constants import default_flags
-
     return state.when is None or default_flags(program)[state.when.flag] == state.when.holds

@@ -15,6 +15,7 @@ from typing import Any
 from optgen.analysis.devices import Device, load_devices
 from optgen.analysis.gpu_code import GpuCode, compile_kernel
 from optgen.analysis.machine_code import access_bits
+from optgen.analysis.memory import MATRIX
 from optgen.analysis.pipes import KINDS, by_kind
 from optgen.build import Built
 from optgen.in_memory import package_of
@@ -22,11 +23,9 @@ from optgen.ir.constants import default_flags
 from optgen.ir.nodes import Domain
 from optgen.plan.nodes import Kernel
 from optgen.plan.traffic import kernel_bytes
-from optgen.runtime.rules import Parameter
 
 __all__ = ["PARAMS", "KernelRoofline", "Roofline", "RooflineError", "measure", "roofline"]
 
-MATRIX = Parameter("weight", (4096, 4096))
 PARAMS = {"bf16": 2, "fp32": 4, "fp16": 2}  # bytes of an element
 
 

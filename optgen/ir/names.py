@@ -160,18 +160,7 @@ CLASSES = frozenset(
     ]
 )
 CONSTRUCTOR = frozenset(
-    {
-        "backend",
-        "codes",
-        "compile",
-        "low_precision",
-        "maximize",
-        "optgen",
-        "params",
-        "seed",
-        "storage",
-        "tags",
-    }
+    {"backend", "codes", "compile", "low_precision", "maximize", "optgen", "params", "seed", "storage", "tags"}
 )
 MAX_LENGTH = 40
 

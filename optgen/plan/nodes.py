@@ -217,15 +217,10 @@ class RulePlan:
 
     @property
     def whole(self) -> bool:
-        """Whether the rule itself reduces over elements of a parameter, or keeps a number of many."""
-        return any(state.whole or state.domain in VECTORS for state in self.program.states) or any(
-            isinstance(s.value, Op) and s.value.op in REDUCTIONS for s in self.program.body
-        )
-
-    @property
-    def grid(self) -> bool:
-        """Whether the rule knows rows and columns."""
-        return any(kernel.grid for kernel in self.kernels)
+        """Whether the rule itself reduces over elements of a parameter, keeps a number of many, or cuts matrices."""
+        keeps = any(state.whole or state.domain in VECTORS for state in self.program.states)
+        reduces = any(isinstance(s.value, Op) and s.value.op in REDUCTIONS for s in self.program.body)
+        return keeps or reduces or bool(self.program.view)
 
     @property
     def random(self) -> bool:

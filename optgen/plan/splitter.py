@@ -91,8 +91,7 @@ class Splitter:
         possible = {*stores.values(), *map(self.place, range(len(self.body)))}
         for place in sorted(possible, reverse=True):
             done = [i for i, at in stores.items() if at < place and i in sweep_of]
-            ends = [*results, *(i for i in wanted if self.homes[i] in VECTORS)]
-            ends = [i for i in ends if self.place(i) == place] + [i for i, at in stores.items() if at == place]
+            ends = [i for i in (*results, *wanted) if self.place(i) == place] + [i for i, at in stores.items() if at == place]
             found = _View(self, place, results, done, wanted, out).slice(ends)
             if found is None:
                 return None
@@ -157,7 +156,8 @@ class Splitter:
         assert isinstance(statement, Assign) and isinstance(statement.value, Op)
         op, block, home = statement.value.op, _block(place, self.body, self.program, self.chunk), self.homes[place]
         if op in REDUCTIONS:
-            how, dtype, layout = REDUCTIONS[op], "real", _result(self.program.symbols[statement.target].domain)
+            how, dtype = REDUCTIONS[op], "real"
+            layout = VECTOR_LAYOUTS.get(self.program.symbols[statement.target].domain, Layout.TENSOR)
             is_strip = REDUCED[op][0] == "rows" and home == Domain.ELEMENT
             part = f"{'strip' if is_strip else 'part'}_{'sum' if how == 'mean' else how}"
             lie, block = (Layout.STRIPS, STRIP) if is_strip else (Layout.BLOCK, block if home == Domain.ELEMENT else COLUMNS)
@@ -178,10 +178,6 @@ class Splitter:
         out.scratch += [left, result]
         partial: Expr = Op(part, statement.value.args)
         return Store(left.name, partial, statement.guards), Reduction(how, left.name, result.name), result
-
-
-def _result(domain: Domain) -> Layout:
-    return VECTOR_LAYOUTS.get(domain, Layout.TENSOR)
 
 
 @dataclass

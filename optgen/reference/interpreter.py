@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from optgen.ir.constants import by_part
 from optgen.ir.nodes import SHAPES, VECTORS, Assign, Domain, Function, Program, Role, State
 from optgen.reference import narrow, packing
 from optgen.reference.evaluate import call, evaluate
@@ -68,8 +69,7 @@ class Reference:
         self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         """The same for a rule that cuts matrices into such of fewer rows: it sees p, g and states like p in another shape."""
-        default = next(hyper.default for hyper in self.program.hypers if hyper.name == self.program.view)
-        seen = view_shape(p.shape, int(hypers.get(self.program.view, default)))
+        seen = view_shape(p.shape, int(by_part(self.program, hypers)[self.program.view]))
         inner = Reference(replace(self.program, view=""))
         cut = {key: x.reshape(seen) if x.shape == p.shape else x for key, x in state.items()}
         new_p, new = inner.step(p.reshape(seen), g.reshape(seen), cut, hypers)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime.optimizer import GeneratedOptimizer
+from optgen.runtime.rules import is_like
 
 __all__ = ["BlockOptimizer"]
 
@@ -74,7 +74,7 @@ class BlockOptimizer(GeneratedOptimizer):
     def blocks(self) -> list[list[str]]:
         """The names of the parameters of each block; what is in none is never trained."""
         names = self._named()
-        return [[name for name in names if _is_like(name, block)] for block in self._turns["patterns"]]
+        return [[name for name in names if is_like(name, block)] for block in self._turns["patterns"]]
 
     @property
     def active_block(self) -> int:
@@ -103,8 +103,9 @@ class BlockOptimizer(GeneratedOptimizer):
         passes, turn, steps = self.param_groups[0][SCHEDULE]
         steps += 1
         if steps == self._turns["every"]:
+            named = self._named()
             for name in self.blocks[self.active_block]:
-                self.state.pop(self._named()[name], None)
+                self.state.pop(named[name], None)
             steps, turn = 0, turn + 1
             if turn == len(self._turns["patterns"]):
                 turn, passes = 0, passes + 1
@@ -153,14 +154,10 @@ def _patterns(names: Mapping[str, Tensor], blocks: Sequence[Sequence[str]] | Non
     made = [[block] if isinstance(block, str) else list(block) for block in blocks]
     taken: dict[str, int] = {}
     for place, block in enumerate(made):
-        found = [name for name in names if _is_like(name, block)]
+        found = [name for name in names if is_like(name, block)]
         if not found:
             raise ValueError(f"{owner}: no parameter is called like block {place}, {block!r}")
         for name in found:
             if taken.setdefault(name, place) != place:
                 raise ValueError(f"{owner}: '{name}' is in block {taken[name]} and in block {place}")
     return made
-
-
-def _is_like(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -21,14 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Bucket", "Scratch", "addresses_of", "copy_back", "make_scratch", "rows_of", "run_buckets"]
 
 
-STRIP = 32  # rows of a part of a column; as in plan/nodes.py
-
-
 class Scratch(NamedTuple):
     """A tensor between sweeps: a number for each block, row or the tensor; in the end it may be copied to a slot.
 
     In kernels that know rows and columns it may be one for each column of a strip of rows, of the "rows", "cols" or
-    "matrices"; `over` says what the sweep is over that leaves parts.
+    "matrices"; `block` is then the rows of a strip, and `over` says what the sweep is over that leaves parts.
 
     It is used only where `flag`, if there is one, is as `holds` says. Numbers are float32, or those of the arithmetic.
     """
@@ -45,7 +42,7 @@ class Scratch(NamedTuple):
         """Its elements, for a parameter of this shape whose rows and columns are known."""
         if self.layout in ("block", "strips"):
             matrices, rows, cols = frame(shape, self.over)
-            return matrices * (rows * -(-cols // self.block) if self.layout == "block" else -(-rows // STRIP) * cols)
+            return matrices * (rows * -(-cols // self.block) if self.layout == "block" else -(-rows // self.block) * cols)
         count, rows, cols = frame(shape, "element")
         return count * {"rows": rows, "row": rows, "cols": cols}.get(self.layout, 1) if self.layout != "tensor" else 1
 
@@ -53,7 +50,7 @@ class Scratch(NamedTuple):
         """How these parts become `result`: a stack of so many, parts of each, how far apart parts lie, elements of each."""
         matrices, rows, cols = frame(shape, self.over)
         if self.layout == "strips":
-            stack, each, apart = matrices, -(-rows // STRIP), cols
+            stack, each, apart = matrices, -(-rows // self.block), cols
         else:
             stack, apart = result.size_in(shape), 1
             each = self.size_in(shape) // stack

@@ -187,23 +187,21 @@ def _join(kernel: TritonKernel, reduction: Reduction, bucket: Bucket, slots: Ten
     first = len(bucket.columns)
     parts, result = kernel.scratch[reduction.parts - first], kernel.scratch[reduction.result - first]
     real = TRITON_DTYPES[bucket.dtypes[3]] if parts.real else tl.float32
-    rows, most = [], 0
+    rows, most, is_strip = [], 0, parts.layout == "strips"
     for shape, addresses in zip(bucket.shapes, slots.tolist(), strict=True):
         if kernel.width:
-            stack, each, apart, elements = parts.parts_of(result, shape)
-            row = [addresses[reduction.parts], each, addresses[reduction.result], stack, elements]
-            rows.append([*row, apart] if parts.layout == "strips" else row)
-            most = max(most, stack * -(-apart // JOINED))
-            continue
-        extent = rows_of(shape, kernel.row)
-        count = result.size(*extent)
-        each = parts.size(*extent) // count
-        rows.append([addresses[reduction.parts], each, addresses[reduction.result], count, math.prod(extent)])
+            count, each, apart, elements = parts.parts_of(result, shape)
+        else:
+            extent = rows_of(shape, kernel.row)
+            count, apart, elements = result.size(*extent), 1, math.prod(extent)
+            each = parts.size(*extent) // count
+        rows.append([addresses[reduction.parts], each, addresses[reduction.result], count, elements, apart][: 5 + is_strip])
+        most = max(most, count * -(-apart // JOINED))
     table = torch.tensor(rows, dtype=torch.int64, device=bucket.device)
-    if parts.layout == "strips":
+    if is_strip:
         join_strips[(most, len(rows))](table, OP=reduction.op, REAL=real, WIDTH=JOINED)
-        return
-    join_parts[(max(row[3] for row in rows), len(rows))](table, OP=reduction.op, REAL=real, CHUNK=1024)
+    else:
+        join_parts[(most, len(rows))](table, OP=reduction.op, REAL=real, CHUNK=1024)
 
 
 @functools.cache

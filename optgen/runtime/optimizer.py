@@ -13,7 +13,7 @@ from torch.optim.optimizer import ParamsT
 from optgen.runtime import checkpoint, cpp_op, keys, masters, sharding
 from optgen.runtime.backends import launch, pick_backend, traced_backend
 from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, Part, Scalars, divide, hyper_values, make_batches
-from optgen.runtime.description import Description
+from optgen.runtime.description import MATRIX, Description
 from optgen.runtime.explain import explain
 from optgen.runtime.host import Scalar
 from optgen.runtime.known import Known
@@ -29,7 +29,6 @@ from optgen.runtime.states import fit_states, state_tensors
 
 __all__ = ["GeneratedOptimizer"]
 
-MATRIX = 2  # dimensions
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -153,7 +152,7 @@ class GeneratedOptimizer(Optimizer):
         if fault := rule.view_fault(p.shape, group):
             raise ValueError(f"{self._owner(p)} has shape {tuple(p.shape)}: {fault}")
         stored = self.description.stored_codes(kernel)
-        sharding.check_parameter(lambda: self._owner(p), p, stored, whole=rule.whole or bool(rule.view))
+        sharding.check_parameter(lambda: self._owner(p), p, stored, whole=rule.whole)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

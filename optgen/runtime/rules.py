@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-__all__ = ["NamelessError", "Parameter", "check_tags", "kernels_of", "parameters", "route"]
+__all__ = ["NamelessError", "Parameter", "check_tags", "is_like", "kernels_of", "parameters", "route"]
 
 
 class NamelessError(ValueError):
@@ -43,7 +43,7 @@ class Parameter(NamedTuple):
         """
         if self.name is None:
             raise NamelessError
-        return any(fnmatchcase(self.name, pattern) for pattern in patterns)
+        return is_like(self.name, patterns)
 
     def tagged(self, *tags: str) -> bool:
         """Whether it has one of the tags."""
@@ -89,7 +89,7 @@ def parameters(optimizer: Any, group: Mapping[str, Any]) -> Iterator[Parameter]:
         raise TypeError(f"{owner}: the tags of a group are a list of names such as ['embedding'], got {given!r}")
     names: Sequence[str | None] = group.get("param_names") or [None] * len(group["params"])
     for p, name in zip(group["params"], names, strict=True):
-        by_name = [tag for tag, patterns in optimizer._tags.items() if name is not None and _is_like(name, patterns)]
+        by_name = [tag for tag, patterns in optimizer._tags.items() if name is not None and is_like(name, patterns)]
         yield Parameter(name, p.shape, frozenset([*given, *by_name]))
 
 
@@ -117,7 +117,8 @@ def check_tags(optimizer: Any) -> None:
                 raise ValueError(f"{description.name}: no parameter is called {pattern!r}, to be tagged {tag!r}")
 
 
-def _is_like(name: str, patterns: Sequence[str]) -> bool:
+def is_like(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is like one of the patterns, as `Parameter.named` has them."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -32,24 +32,15 @@ struct GridWalk {
     const int64_t* tensor;
     const int64_t* key;
     const Frame frame;
-    char* memory;  // for copies of all columns
+    Copies<TILE, COLUMNS> copies;
     Tile& tile;
-
-    char* copy(int c) const { return memory + c * TILE * 8; }
-    int32_t* exists() const { return reinterpret_cast<int32_t*>(memory + COLUMNS * TILE * 8); }
-    int64_t* index() const { return reinterpret_cast<int64_t*>(memory + COLUMNS * TILE * 8 + TILE * 4); }
-
-    static int64_t bytes() { return COLUMNS * TILE * 8 + TILE * 12; }
 
     // Whether a scale of a row or the tensor is given for each block of the tile.
     static bool is_repeated(const Column& column) {
         return (column.layout == Layout::row || column.layout == Layout::tensor) && column.block;
     }
 
-    // Bytes of one of a column's items, and elements of a row that it stands for; 0 where there is one number for the tile.
-    static int64_t item(const Column& column) {
-        return column.layout == Layout::code ? column.block * column.size / 8 : column.size;
-    }
+    // Elements of a row that one of a column's items stands for; 0 where there is one number for the tile.
     static int64_t elements(const Column& column) {
         switch (column.layout) {
             case Layout::element: case Layout::cols: case Layout::strips: return 1;
@@ -84,39 +75,39 @@ struct GridWalk {
             const int64_t size = elements(column);
             tile.at[c] = theirs;
             if (is_repeated(column)) {
-                tile.at[c] = copy(c);
-                for (int i = 0; i < count / column.block; ++i) __builtin_memcpy(copy(c) + i * column.size, theirs, column.size);
+                tile.at[c] = copies.of(c);
+                for (int i = 0; i < count / column.block; ++i) __builtin_memcpy(copies.of(c) + i * column.size, theirs, column.size);
                 continue;
             }
-            if (!size && column.written && !is_first) tile.at[c] = copy(c);  // the first tile writes what is one for all
-            if (!size && column.written && !is_first && column.read) __builtin_memcpy(copy(c), theirs, column.size);
+            if (!size && column.written && !is_first) tile.at[c] = copies.of(c);  // the first tile writes what is one for all
+            if (!size && column.written && !is_first && column.read) __builtin_memcpy(copies.of(c), theirs, column.size);
             if (!size || is_whole) continue;
-            tile.at[c] = copy(c);
+            tile.at[c] = copies.of(c);
             if (!column.read && column.layout != Layout::strips) continue;
             const int64_t bytes = (present + size - 1) / size * item(column);
-            __builtin_memcpy(copy(c), theirs, bytes);
-            __builtin_memset(copy(c) + bytes, 0, count / size * item(column) - bytes);
+            __builtin_memcpy(copies.of(c), theirs, bytes);
+            __builtin_memset(copies.of(c) + bytes, 0, count / size * item(column) - bytes);
         }
         const int64_t start = (matrix * frame.rows + row) * frame.length + begin;
         tile.count = count;
         tile.starts_strip = row % STRIP == 0;
         tile.exists = nullptr;
         if (!is_whole) {
-            for (int i = 0; i < count; ++i) exists()[i] = i < present;
-            tile.exists = exists();
+            for (int i = 0; i < count; ++i) copies.exists()[i] = i < present;
+            tile.exists = copies.exists();
         }
         tile.places = {{uint32_t(key[0]), uint32_t(uint64_t(key[0]) >> 32)}, key[1] + start, nullptr};
-        if (random && !(is_whole && key[1] % 4 == 0 && key[3] == 0 && start % 4 == 0)) {
-            for (int i = 0; i < count; ++i) index()[i] = key[1] + start + i + (start + i) / key[2] * key[3];
-            tile.places.index = index();
+        if (random && !(is_whole && is_regular(key) && start % 4 == 0)) {
+            for (int i = 0; i < count; ++i) copies.index()[i] = key[1] + start + i + (start + i) / key[2] * key[3];
+            tile.places.index = copies.index();
         }
         body(tile);
         for (int c = 0; c < COLUMNS; ++c) {
             const int64_t size = elements(columns[c]);
             if (is_repeated(columns[c]) && columns[c].written && (columns[c].layout == Layout::row ? begin == 0 : is_first))
-                __builtin_memcpy(place(c, matrix, row, begin), copy(c), columns[c].size);
+                __builtin_memcpy(place(c, matrix, row, begin), copies.of(c), columns[c].size);
             if (!is_whole && columns[c].written && size)
-                __builtin_memcpy(place(c, matrix, row, begin), copy(c), (present + size - 1) / size * item(columns[c]));
+                __builtin_memcpy(place(c, matrix, row, begin), copies.of(c), (present + size - 1) / size * item(columns[c]));
         }
     }
 
@@ -161,12 +152,12 @@ static void for_each_strip(const Bucket& bucket, const Column (&columns)[COLUMNS
 #endif
         const int64_t end = all * (thread + 1) / threads;
         int64_t number = all * thread / threads, i = 0, strip = number;
-        char* memory = static_cast<char*>(__builtin_malloc(Walker::bytes()));
+        char* memory = static_cast<char*>(__builtin_malloc(Copies<TILE, COLUMNS>::bytes()));
         for (; number < end; ++number, ++strip) {
             const Frame f = find<OVER, COLUMNS>(bucket, i, strip);
             char* at[COLUMNS];
             Tile tile{at, bucket.scalars + i * scalars, {}, nullptr, 0};
-            const Walker walk{columns, bucket.tensors + i * SLOTS, bucket.keys + i * 4, f, memory, tile};
+            const Walker walk{columns, bucket.tensors + i * SLOTS, bucket.keys + i * 4, f, {memory}, tile};
             const int64_t matrix = strip / f.strips(), first = strip % f.strips() * STRIP;
             for (int64_t row = first; row < first + STRIP && row < f.rows; ++row) walk.run_row(matrix, row, random, body);
         }

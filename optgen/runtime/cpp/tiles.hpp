@@ -57,6 +57,26 @@ INLINE V existing(const Tile& tile, int i, V x, float other = 0.0f) {
         return __builtin_convertvector(exists, Vector<int64_t>) != 0 ? x : V{} + double(other);
 }
 
+// Room for copies of a tile's part of each column, and for what is said of its elements.
+template <int TILE, int COLUMNS>
+struct Copies {
+    char* memory;
+
+    char* of(int c) const { return memory + c * TILE * 8; }
+    int32_t* exists() const { return reinterpret_cast<int32_t*>(memory + COLUMNS * TILE * 8); }
+    int64_t* index() const { return reinterpret_cast<int64_t*>(memory + COLUMNS * TILE * 8 + TILE * 4); }
+
+    static int64_t bytes() { return COLUMNS * TILE * 8 + TILE * 12; }
+};
+
+// Whether a shard's elements by fours are such in the whole parameter.
+INLINE bool is_regular(const int64_t* key) { return key[1] % 4 == 0 && key[3] == 0; }
+
+// Bytes of one of a column's items: an element, a scalar, or the codes of a block.
+INLINE int64_t item(const Column& column) {
+    return column.layout == Layout::code ? column.block * column.size / 8 : column.size;
+}
+
 // WIDE elements are the largest block of a kernel's states (a vector, or a part of a reduction, if it has none), TILE a tile.
 template <int WIDE, int TILE, int COLUMNS>
 struct Walk {
@@ -64,21 +84,10 @@ struct Walk {
     const int64_t* tensor;
     const int64_t* key;
     int64_t length, per_row;
-    char* memory;  // for copies of all columns
+    Copies<TILE, COLUMNS> copies;
     Tile& tile;
 
-    char* copy(int c) const { return memory + c * TILE * 8; }
-    int32_t* exists() const { return reinterpret_cast<int32_t*>(memory + COLUMNS * TILE * 8); }
-    int64_t* index() const { return reinterpret_cast<int64_t*>(memory + COLUMNS * TILE * 8 + TILE * 4); }
-
-    static int64_t bytes() { return COLUMNS * TILE * 8 + TILE * 12; }
-
-    bool is_regular() const { return key[1] % 4 == 0 && key[3] == 0; }
-
-    // Bytes of one of a column's items in a block, and elements that it stands for.
-    static int64_t item(const Column& column) {
-        return column.layout == Layout::code ? column.block * column.size / 8 : column.size;
-    }
+    // Elements that one of a column's items stands for.
     static int64_t elements(const Column& column) { return column.layout == Layout::element ? 1 : column.block; }
 
     // Copy a column's part of the WIDE block `number`, the tile's `place`-th, there or back.
@@ -86,7 +95,7 @@ struct Walk {
         const Column& column = columns[c];
         const int64_t row = number / per_row, begin = number % per_row * WIDE, bytes = item(column), size = elements(column);
         char* theirs = reinterpret_cast<char*>(tensor[c]);
-        char* ours = copy(c) + place * (WIDE / size) * bytes;
+        char* ours = copies.of(c) + place * (WIDE / size) * bytes;
         if (column.layout == Layout::row || column.layout == Layout::tensor) {
             theirs += column.layout == Layout::row ? row * bytes : 0;
             if (!back)
@@ -110,7 +119,7 @@ struct Walk {
         for (int place = 0; place < blocks; ++place) {
             const int64_t begin = (first + place) / per_row * length + (first + place) % per_row * WIDE;
             for (int64_t i = 0; i < WIDE; ++i)
-                index()[place * WIDE + i] = key[1] + begin + i + (begin + i) / key[2] * key[3];
+                copies.index()[place * WIDE + i] = key[1] + begin + i + (begin + i) / key[2] * key[3];
         }
     }
 
@@ -125,20 +134,20 @@ struct Walk {
                 tile.at[c] = reinterpret_cast<char*>(tensor[c]) + first * (WIDE / elements(column)) * item(column);
                 continue;
             }
-            tile.at[c] = copy(c);
+            tile.at[c] = copies.of(c);
             for (int place = 0; place < blocks && column.read; ++place) move(c, first + place, place, false);
         }
         tile.count = blocks * WIDE;
         tile.exists = nullptr;
         if (!contiguous) {
             for (int i = 0; i < tile.count; ++i)
-                exists()[i] = (first + i / WIDE) % per_row * WIDE + i % WIDE < length;
-            tile.exists = exists();
+                copies.exists()[i] = (first + i / WIDE) % per_row * WIDE + i % WIDE < length;
+            tile.exists = copies.exists();
         }
         tile.places = {{uint32_t(key[0]), uint32_t(uint64_t(key[0]) >> 32)}, key[1] + first * WIDE, nullptr};
-        if (random && !(contiguous && is_regular())) {
+        if (random && !(contiguous && is_regular(key))) {
             fill_index(first, blocks);
-            tile.places.index = index();
+            tile.places.index = copies.index();
         }
         body(tile);
         for (int c = 0; c < COLUMNS; ++c)
@@ -161,7 +170,7 @@ static void for_each_tile(const Bucket& bucket, const Column (&columns)[COLUMNS]
 #endif
         const int64_t end = bucket.tiles * (thread + 1) / threads;
         int64_t number = bucket.tiles * thread / threads, i = 0;
-        char* memory = static_cast<char*>(__builtin_malloc(Walker::bytes()));
+        char* memory = static_cast<char*>(__builtin_malloc(Copies<TILE, COLUMNS>::bytes()));
         while (number < end) {
             while (i + 1 < bucket.count && bucket.tensors[(i + 1) * SLOTS + COLUMNS + 2] <= number) ++i;
             const int64_t* tensor = bucket.tensors + i * SLOTS;
@@ -170,7 +179,7 @@ static void for_each_tile(const Bucket& bucket, const Column (&columns)[COLUMNS]
             const int taken = blocks - first < TILE / WIDE ? blocks - first : TILE / WIDE;
             char* at[COLUMNS];
             Tile tile{at, bucket.scalars + i * scalars, {}, nullptr, 0};
-            const Walker walk{columns, tensor, bucket.keys + i * 4, length, per_row, memory, tile};
+            const Walker walk{columns, tensor, bucket.keys + i * 4, length, per_row, {memory}, tile};
             const bool is_whole = length % WIDE == 0;
             // of one row, all but the last block is contiguous
             const int contiguous = is_whole ? taken : rows > 1 ? 0 : first + taken == blocks ? taken - 1 : taken;
