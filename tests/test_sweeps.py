@@ -90,7 +90,7 @@ def test_reductions_one_after_the_other() -> None:
         Assign("far", ref("row_max", "away")),
         Store("param", ref("sub", "p", "far")),
     ]
-    split = split_sweeps("k", buffers, (), body, program, 256)
+    split = split_sweeps("k", buffers, (), body, program, {Domain.ELEMENT: 256})
     assert [sweep.name for sweep in split.sweeps] == ["k_1", "k_2", "k"]
     reads = [[buffer.name for buffer in sweep.buffers if buffer.read] for sweep in split.sweeps]
     assert reads == [["grad"], ["grad", "top_whole"], ["param", "far_rows"]]

@@ -156,19 +156,16 @@ def memory(spec: Spec, programs: Sequence[Program], model: Model) -> list[Parame
 
 def _parameter(program: Program, shape: Shape) -> ParameterMemory:
     parts, coded, fallback = dict.fromkeys(PARTS, 0), [], []
-    size = math.prod(shape.shape)
     is_random = any(how is not None and how.rounding != "nearest" for s in program.states for how in (s.storage, s.floats))
     scalars = sum(state.scalar and exists_by_default(program, state) for state in program.states)
     parts["counters"] = 4 + 8 * is_random + 8 * scalars + 4 * len(kept_numbers(program))
-    for state in program.states:
-        if state.domain in VECTORS and exists_by_default(program, state):
-            if len(shape.shape) < 2:
-                raise ModelError(f"'{shape.name}' has shape {list(shape.shape)}: {program.name} needs rows and columns")
-            rows = int(by_part(program, {})[program.view]) if program.view else 0
-            seen = view_shape(shape.shape, rows) if rows and shape.shape[-2] % rows == 0 else shape.shape
-            parts["floats"] += 4 * math.prod(vector_shape(state.shape, seen))
-    for state in kept_states(program):
-        codes = state_codes(state)
+    rows = int(by_part(program, {})[program.view]) if program.view else 0
+    seen = view_shape(shape.shape, rows) if rows and shape.shape[-2] % rows == 0 else shape.shape
+    vectors = [state for state in program.states if state.domain in VECTORS and exists_by_default(program, state)]
+    for state in (*kept_states(program), *vectors):
+        if state.domain in VECTORS and len(shape.shape) < 2:
+            raise ModelError(f"'{shape.name}' has shape {list(shape.shape)}: {program.name} needs rows and columns")
+        codes, size = state_codes(state), math.prod(vector_shape(state.shape, seen) if state.domain in VECTORS else shape.shape)
         if codes is None:
             parts["floats"] += (4 if state.floats is None else 2) * size
         elif codes.applies_to(shape.shape):

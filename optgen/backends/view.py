@@ -155,7 +155,7 @@ def _state_line(state: State) -> str:
     if state.whole:
         return f"{state.name}: one number of all elements{when}{saved}. {state.doc}".strip()
     if state.domain in VECTORS:
-        return f"{state.name}: float32, shaped {state.shape}{when}{saved}. {state.doc}".strip()
+        return f"{state.name}: {state_place(state)}, shaped {state.shape}{when}{saved}. {state.doc}".strip()
     how = f"{state_place(state)} ({state_bytes(state):g} B per element)"
     return f"{state.name}: {how}{when}{saved}. {state.doc}".strip()
 

@@ -156,7 +156,7 @@ class _Lowering:
 
     def decode(self, state: State, names: dict[str, str], saved: list[str], index: int) -> None:
         guards = _guards(state)
-        code = self.local(f"{state.name}_code", Kind.INT, Domain.ELEMENT)
+        code = self.local(f"{state.name}_code", Kind.INT, state.domain)
         self.out.body.append(Assign(code, Op("load_codes", (Ref(f"{state.name}_codes"),)), guards))
         args: list[Expr] = [Ref(code)]
         for scalar in saved:
@@ -171,7 +171,7 @@ class _Lowering:
     def encode(self, state: State, codec: Codec, names: dict[str, str], index: int) -> None:
         assert state.storage is not None
         guards = _guards(state)
-        arranged = self.local(f"{state.name}_blocks", Kind.REAL, Domain.ELEMENT)
+        arranged = self.local(f"{state.name}_blocks", Kind.REAL, state.domain)
         finite = Op("where", (Op("is_finite", (Ref(arranged),)), Ref(arranged), Const(0.0)))
         self.stores += [
             Assign(arranged, Op("blocks", (Ref(state.name), Const(index))), guards),
@@ -199,7 +199,7 @@ class _Lowering:
         guards = _guards(state)
         if codec.random:
             known["u"] = Op("random_bits", (Const(index),))
-        code = self.local(f"{state.name}_code", Kind.INT, Domain.ELEMENT)
+        code = self.local(f"{state.name}_code", Kind.INT, state.domain)
         self.stores.append(Assign(code, self.call(names["encode"], known), guards))
         self.stores.append(Store(f"{state.name}_codes", Ref(code), guards))
 

@@ -122,9 +122,13 @@ class Variant:
     stored: tuple[str, ...]
     facts: dict[str, float]
 
-    def wide(self, program: Program) -> int:
-        """The largest block of its states; 0 if it has none."""
-        return max((s.storage.block for s in program.states if s.storage and s.name in self.stored), default=0)
+    def kept(self, program: Program, over: Domain = Domain.ELEMENT) -> list[State]:
+        """Those states that are like the parameter, or have a number for each row, column or matrix."""
+        return [state for state in program.states if state.name in self.stored and state.domain == over]
+
+    def wide(self, program: Program, over: Domain = Domain.ELEMENT) -> int:
+        """The largest block of these states; 0 if there are none."""
+        return max((s.storage.block for s in self.kept(program, over) if s.storage), default=0)
 
 
 @dataclass(frozen=True)
@@ -159,12 +163,14 @@ class Kernel:
             name: replace(symbol, domain=Domain.ELEMENT) if symbol.domain in VECTORS else symbol
             for name, symbol in self.program.symbols.items()
         }
+        kept = self.variant.kept(self.program, sweep.over)
+        states = tuple(replace(state, domain=Domain.ELEMENT) if state in kept else state for state in self.program.states)
         return replace(
             self,
-            variant=self.variant if sweep.over == Domain.ELEMENT else Variant((), {}),
+            variant=Variant(tuple(state.name for state in kept), self.variant.facts),
             buffers=tuple(map(seen, self.buffers)),
             scratch=tuple(map(seen, self.scratch)),
-            program=replace(self.program, symbols=symbols),
+            program=replace(self.program, symbols=symbols, states=states),
         )
 
     @property
@@ -188,11 +194,8 @@ class Kernel:
     @property
     def row(self) -> int:
         """How many elements a row has at least; 0 if there are no blocks and no parts of reductions."""
-        stored = [
-            max(state.storage.row, state.storage.block)
-            for state in self.program.states
-            if state.storage and state.name in self.variant.stored
-        ]
+        kept = self.variant.kept(self.program)
+        stored = [max(state.storage.row, state.storage.block) for state in kept if state.storage]
         return max(stored, default=WHOLE if self.chunk else 0)
 
     def stored(self, number: object) -> Storage:

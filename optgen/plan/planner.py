@@ -44,14 +44,14 @@ def _rule(name: str, program: Program) -> RulePlan:
 def _variants(program: Program) -> list[Variant]:
     """The sets of states that can be stored as codes together, from none to all.
 
-    States with equal conditions on the parameter (rank, size, block) are stored together. A parameter that meets a
-    condition meets every weaker one, but two conditions need not be comparable, so every union of them is a variant.
+    States of one shape with equal conditions on it (rank, size, block) are stored together. What meets a condition
+    meets every weaker one, but two conditions need not be comparable, so every union of them is a variant.
     """
-    groups: dict[tuple[int, ...], list[str]] = {}
+    groups: dict[tuple[Domain, tuple[int, ...]], list[str]] = {}
     for state in program.states:
         if state.storage is not None:
-            groups.setdefault(_condition(state.storage), []).append(state.name)
-    subsets: list[list[tuple[int, ...]]] = [[]]
+            groups.setdefault((state.domain, _condition(state.storage)), []).append(state.name)
+    subsets: list[list[tuple[Domain, tuple[int, ...]]]] = [[]]
     for condition in groups:
         subsets += [[*subset, condition] for subset in subsets]
     order = [state.name for state in program.states]
@@ -64,15 +64,17 @@ def _condition(storage: Storage) -> tuple[int, ...]:
 
 
 def _closed(stored: list[str], program: Program) -> bool:
-    """Whether some parameter has just this set: no state left out has a condition that the others imply."""
-    if not stored:
-        return True
-    held = [_condition(s.storage) for s in program.states if s.storage is not None and s.name in stored]
-    strongest = tuple(max(values) for values in zip(*held, strict=True))
+    """Whether some parameter has just this set: no state left out has a condition that those of its shape imply."""
+    held: dict[Domain, tuple[int, ...]] = {}  # the strongest condition that the parameter meets
+    for state in program.states:
+        if state.storage is not None and state.name in stored:
+            condition = _condition(state.storage)
+            held[state.domain] = tuple(map(max, held.get(state.domain, condition), condition))
     return all(
-        any(need > have for need, have in zip(_condition(s.storage), strongest, strict=True))
-        for s in program.states
-        if s.storage is not None and s.name not in stored
+        state.domain not in held
+        or any(need > have for need, have in zip(_condition(state.storage), held[state.domain], strict=True))
+        for state in program.states
+        if state.storage is not None and state.name not in stored
     )
 
 
@@ -102,8 +104,8 @@ def _kernel(program: Program, variant: Variant, rule: str) -> Kernel:
     columns = tuple(name for name in program.symbols if name in read & host)
     known = replace(program, symbols={**program.symbols, **lowered.symbols})
     grid = _knows_rows(lowered.body, known)
-    chunk = variant.wide(program) or (COLUMNS if grid else CHUNK)
-    split = split_sweeps(name, lowered.buffers, columns, lowered.body, known, chunk)
+    chunks = {over: variant.wide(program, over) or (COLUMNS if grid else CHUNK) for over in (Domain.ELEMENT, *VECTORS)}
+    split = split_sweeps(name, lowered.buffers, columns, lowered.body, known, chunks)
     symbols = {**lowered.symbols, **{b.name: _buffer_symbol(b.name) for b in (*lowered.buffers, *split.scratch)}}
     return Kernel(
         name=name,

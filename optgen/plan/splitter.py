@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from optgen.ir.infer import infer, refs
+from optgen.ir.infer import refs
 from optgen.ir.nodes import VECTORS, Assign, Const, Domain, Expr, Guard, Op, Program, Ref, Statement, Store
 from optgen.ir.ops import REDUCED, REDUCTIONS, SPREAD, WIDE_REDUCTIONS
-from optgen.plan.nodes import COLUMNS, STRIP, VECTOR_LAYOUTS, Buffer, Layout, Reduction, Sweep
+from optgen.plan.homes import Homes, is_reduction
+from optgen.plan.nodes import STRIP, VECTOR_LAYOUTS, Buffer, Layout, Reduction, Sweep
 
-__all__ = ["Splitter", "Sweeps", "is_reduction", "levels_of"]
+__all__ = ["Splitter", "Sweeps", "levels_of"]
 
 WIDE = (Layout.ROW, Layout.TENSOR)
-SMALL = {layout: domain for domain, layout in VECTOR_LAYOUTS.items()}
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Splitter:
     columns: Sequence[str]
     body: Sequence[Statement]
     program: Program
-    chunk: int
+    chunks: Mapping[Domain, int]
 
     @cached_property
     def levels(self) -> list[int]:
@@ -65,18 +65,12 @@ class Splitter:
     @cached_property
     def homes(self) -> list[Domain]:
         """For each statement what the sweeps are over that it belongs to; a reduction belongs to its argument."""
-        return [self.home(statement) for statement in self.body]
+        return self.narrow.homes
 
-    def home(self, statement: Statement) -> Domain:
-        """What the sweeps of a statement are over: elements, or the rows, columns or matrices that it has values for."""
-        if isinstance(statement, Store):
-            layout = next(b.layout for b in self.buffers if b.name == statement.buffer)
-            return SMALL.get(layout, Domain.ELEMENT)
-        domain = self.program.symbols[statement.target].domain
-        if is_reduction(statement):
-            assert isinstance(statement.value, Op)
-            domain = infer(statement.value.args[0], self.program.symbols)[1]
-        return domain if domain in VECTORS else Domain.ELEMENT
+    @cached_property
+    def narrow(self) -> Homes:
+        """Where statements belong, and which of them read and write what is rounded."""
+        return Homes(self.buffers, self.body, self.program)
 
     def place(self, i: int) -> Place:
         """The sweep that a statement belongs to, if it is one of vectors or ends a sweep."""
@@ -137,8 +131,13 @@ class Splitter:
         return out.free(f"{self.name}_{what}_{place.level}")
 
     def level_of_store(self, place: int, sweep_of: Mapping[int, int], last: int) -> int:
-        """When a store is done; of what is not chosen, behind everything that may read the old value."""
-        return sweep_of.get(place, last + (self.homes[place] in VECTORS))
+        """When a store is done; of what is not chosen, behind everything that may read the old value.
+
+        What is rounded is stored where it is made: the sweeps that read the old value behind that find it written out.
+        """
+        return (
+            self.levels[place] if self.narrow.is_inexact(place) else sweep_of.get(place, last + (self.homes[place] in VECTORS))
+        )
 
     def reduced(self, out: Sweeps) -> tuple[dict[int, Buffer], dict[int, Statement], dict[int, Reduction]]:
         """Of the reduction at each place its result, what a tile writes of it, and how the parts are joined."""
@@ -154,16 +153,17 @@ class Splitter:
         """What each tile writes of a reduction, how the parts become one, and where that is."""
         statement = self.body[place]
         assert isinstance(statement, Assign) and isinstance(statement.value, Op)
-        op, block, home = statement.value.op, _block(place, self.body, self.program, self.chunk), self.homes[place]
+        op, home = statement.value.op, self.homes[place]
         if op in REDUCTIONS:
             how, dtype = REDUCTIONS[op], "real"
             layout = VECTOR_LAYOUTS.get(self.program.symbols[statement.target].domain, Layout.TENSOR)
             is_strip = REDUCED[op][0] == "rows" and home == Domain.ELEMENT
             part = f"{'strip' if is_strip else 'part'}_{'sum' if how == 'mean' else how}"
-            lie, block = (Layout.STRIPS, STRIP) if is_strip else (Layout.BLOCK, block if home == Domain.ELEMENT else COLUMNS)
+            lie, block = (Layout.STRIPS, STRIP) if is_strip else (Layout.BLOCK, self.chunks[home])
         else:
             scope, how = WIDE_REDUCTIONS[op]
-            dtype, layout, lie, part = "float32", Layout(scope), Layout.BLOCK, f"block_{how}"
+            dtype, layout, part = "float32", Layout(scope), f"block_{how}"
+            lie, block = Layout.BLOCK, _block(place, self.body, self.program)
         when = statement.guards[0] if statement.guards else None
         word = {Layout.ROW: "rows", Layout.TENSOR: "whole"}.get(layout, layout.value)
 
@@ -210,8 +210,13 @@ class _View:
     def is_passed(self, i: int) -> bool:
         """Whether the value of a statement comes from another sweep, over vectors."""
         statement, place = self.splitter.body[i], self.splitter.place(i)
-        is_made = isinstance(statement, Assign) and i not in self.results and not _is_load(statement)
-        return place.over in VECTORS and is_made and place != self.place
+        if place.over not in VECTORS or not isinstance(statement, Assign) or i in self.results or place == self.place:
+            return False
+        state = self.splitter.narrow.decoded(i)
+        if state is not None:
+            stored = max(self.splitter.levels[store] for store in self.splitter.narrow.stores(state))
+            return self.place.over != place.over or self.place.level > stored
+        return not _is_load(statement)
 
     def passed(self, i: int) -> Assign:
         """The read of a vector that another sweep writes."""
@@ -283,11 +288,6 @@ def _last_assignment(store: int, body: Sequence[Statement]) -> int:
     return max(i for i, s in enumerate(body) if isinstance(s, Assign) and s.target == value.name)
 
 
-def is_reduction(statement: Statement) -> bool:
-    """Whether a statement is a reduction of more than a tile."""
-    return isinstance(statement.value, Op) and statement.value.op in (*WIDE_REDUCTIONS, *REDUCTIONS)
-
-
 def levels_of(body: Sequence[Statement], program: Program) -> list[int]:
     """For each statement how many reductions, one after the other, its value waits for."""
     known: dict[str, int] = {}
@@ -319,12 +319,9 @@ def _slice(body: Sequence[Statement], ends: Iterable[int]) -> list[int]:
     return kept[::-1]
 
 
-def _block(place: int, body: Sequence[Statement], program: Program, chunk: int) -> int:
-    """The size of the blocks that a reduction is over, from where its argument was arranged in blocks."""
-    value = body[place].value
-    if isinstance(value, Op) and value.op in REDUCTIONS:
-        return chunk
-    names = set(refs(value))
+def _block(place: int, body: Sequence[Statement], program: Program) -> int:
+    """The size of the blocks that a reduction of blocks is over, from where its argument was arranged in them."""
+    names = set(refs(body[place].value))
     for statement in reversed(body[:place]):
         if isinstance(statement, Assign) and statement.target in names:
             match statement.value:

@@ -14,12 +14,13 @@ that is not rounded may be written by an earlier sweep than the last; later ones
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
-from optgen.ir.nodes import VECTORS, Assign, Program, Ref, Statement, Store
+from optgen.ir.nodes import VECTORS, Assign, Domain, Program, Ref, Statement, Store
+from optgen.plan.homes import is_reduction
 from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout, Sweep
-from optgen.plan.splitter import Splitter, Sweeps, is_reduction
+from optgen.plan.splitter import Splitter, Sweeps
 from optgen.plan.traffic import sweep_bytes
 
 __all__ = ["split_sweeps"]
@@ -29,19 +30,24 @@ MOST_CHOICES = 1024  # of sweeps that write states: so many are all tried
 
 
 def split_sweeps(
-    name: str, buffers: Sequence[Buffer], columns: Sequence[str], body: Sequence[Statement], program: Program, chunk: int
+    name: str,
+    buffers: Sequence[Buffer],
+    columns: Sequence[str],
+    body: Sequence[Statement],
+    program: Program,
+    chunks: Mapping[Domain, int],
 ) -> Sweeps:
     """Split `body` at its wide reductions; without any it is one sweep.
 
     Of all choices of the sweeps that write states, the one with the fewest bytes is taken, of equal ones that which writes
-    last; of very many, a good one. `program` has the symbols of the body, `chunk` is how many elements are a part of a
-    reduction of the rule.
+    last; of very many, a good one. `program` has the symbols of the body, `chunks` say how many
+    elements, or numbers of rows, columns or matrices, are a part of a reduction of the rule.
     """
     taken = {*program.symbols, *program.flags, *(buffer.name for buffer in buffers)}
     wide = {buffer.name for buffer in buffers if buffer.layout in WIDE}
     if not any(is_reduction(s) or (isinstance(s, Store) and s.buffer in wide) for s in body):
         return Sweeps(taken, [Sweep(name, tuple(buffers), tuple(columns), tuple(body))])
-    splitter = Splitter(name, buffers, columns, body, program, chunk)
+    splitter = Splitter(name, buffers, columns, body, program, chunks)
     levels = splitter.levels
     last = max((levels[i] + 1 for i, statement in enumerate(body) if is_reduction(statement)), default=0)
     early = {

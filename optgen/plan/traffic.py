@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from optgen.ir.infer import refs
-from optgen.ir.nodes import Domain, Guard, Store
+from optgen.ir.nodes import VECTORS, Domain, Guard, Store
 from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
 
 __all__ = ["buffer_bytes", "kernel_bytes", "sweep_bytes", "used_buffers"]
@@ -55,7 +55,8 @@ def used_buffers(sweep: Sweep, flags: Mapping[str, bool]) -> list[Buffer]:
 def buffer_bytes(buffer: Buffer, *, param: int, grad: int) -> float:
     """Bytes of one buffer per element and sweep; one number for each row, column or matrix, or for the tensor, is nothing."""
     ways = int(buffer.read) + int(buffer.written)
-    if buffer.layout in (Layout.ROW, Layout.TENSOR, Layout.ROWS, Layout.COLS, Layout.MATRICES):
+    is_small = buffer.state is not None and buffer.state.domain in VECTORS
+    if is_small or buffer.layout in (Layout.ROW, Layout.TENSOR, Layout.ROWS, Layout.COLS, Layout.MATRICES):
         return 0
     if buffer.layout == Layout.ELEMENT:
         real = 8 if param == 8 else 4

@@ -10,7 +10,7 @@ import torch
 
 from optgen.ir.constants import by_part, evaluate_condition
 from optgen.ir.infer import refs
-from optgen.ir.nodes import VECTORS, Assign, Const, Hyper, Op, Program, Ref
+from optgen.ir.nodes import VECTORS, Assign, Const, Domain, Hyper, Op, Program, Ref
 from optgen.reference.compare import Case
 
 __all__ = ["dtype_cases", "hyper_cases", "late_cases", "shape_cases"]
@@ -19,6 +19,7 @@ SMALL = ((), (1,), (33,), (5, 7))
 SMALL_MATRICES = ((1, 1), (2, 3, 4, 5), (3, 33), (70, 5))
 MODES = ("nearest", "kahan", "correction8", "correction16")
 LATE = 1000
+MOST = 2**16  # elements of a parameter that makes several states codes
 OTHERS = (0.1, 0.5, 0.9, 0.0, 1.0, 2.0, 1e-3, -1.0, 10.0)  # what a number is set to when its default will not do
 
 
@@ -74,12 +75,28 @@ def late_cases(program: Program, steps: int) -> list[Case]:
 
 def _matrices(program: Program) -> tuple[tuple[int, ...], ...]:
     """Shapes with whole blocks, padded ones and, if blocks differ, rows of a length between theirs."""
-    blocks = [state.storage.block for state in program.states if state.storage is not None]
-    wide = max([128, *blocks])
+    blocks = [s.storage.block for s in program.states if s.storage is not None and s.domain == Domain.ELEMENT]
+    wide, long = max([128, *blocks]), _long(program)
     if not blocks:
-        return ((16, 2 * wide),)
+        return ((16, 2 * wide), *long)
     between = min(blocks) + 8
-    return ((16, 2 * wide), (40, wide + 7), *(((-(-4096 // between), between),) if between < wide else ()))
+    return ((16, 2 * wide), (40, wide + 7), *(((-(-4096 // between), between),) if between < wide else ()), *long)
+
+
+def _long(program: Program) -> tuple[tuple[int, ...], ...]:
+    """Shapes with as many rows, columns or matrices as states that have a number for each need to be stored as codes."""
+    need = {
+        s.domain: max(s.storage.min_size, s.storage.block, s.storage.row) + 8 for s in program.states if s.storage is not None
+    }
+    rows, cols, count = (need.get(domain, 3) for domain in (Domain.ROW, Domain.COL, Domain.MATRIX))
+    shapes = []
+    if Domain.ROW in need and Domain.COL in need and rows * cols <= MOST:
+        shapes.append((rows, cols))
+    elif Domain.ROW in need and Domain.COL in need:
+        shapes += [(rows, 3), (3, cols)]
+    elif Domain.ROW in need or Domain.COL in need:
+        shapes.append((rows, cols))
+    return (*shapes, *([(count, 2, 3)] if Domain.MATRIX in need else []))
 
 
 def _without_zeros(program: Program) -> dict[str, Any]:

@@ -55,8 +55,8 @@ class Reference:
             if all(bool(conditions[guard.flag]) == guard.holds for guard in statement.guards):
                 value = evaluate(statement.value, env, {}, np.float64)
                 domain = self.program.symbols[statement.target].domain
-                full = p.shape if domain == Domain.ELEMENT else vector_shape(SHAPES[domain], p.shape)
-                env[statement.target] = np.broadcast_to(value, full) if domain in (*VECTORS, Domain.ELEMENT) else value
+                is_full = domain in (*VECTORS, Domain.ELEMENT)
+                env[statement.target] = np.broadcast_to(value, full_shape(domain, p.shape)) if is_full else value
         new: dict[str, Array] = {"step": np.asarray(float(t))}
         if "rounding_key" in state:
             new["rounding_key"] = state["rounding_key"]
@@ -102,13 +102,11 @@ class Reference:
         codes = state_codes(s)
         if s.scalar:
             return np.float64(state.get(s.save_as, 0.0))
-        if s.whole or s.domain in VECTORS:
-            zeros = np.zeros(() if s.whole else vector_shape(s.shape, shape))
-            return np.asarray(state.get(s.save_as, zeros)).astype(np.float64)
+        own = full_shape(s.domain, shape)
         if codes is None or not codes.applies_to(shape):
-            return np.asarray(state.get(s.save_as, np.zeros(shape))).astype(np.float64)
+            return np.asarray(state.get(s.save_as, np.zeros(own))).astype(np.float64)
         if f"{s.save_as}.codes" not in state:
-            return np.zeros(shape)
+            return np.zeros(own)
         functions, formulas = self.functions(s)
         code = packing.unpack(state[f"{s.save_as}.codes"], codes.bits, codes.block)
         scalars = [state[f"{s.save_as}.{name}"] for name in codes.scalars]
@@ -117,24 +115,21 @@ class Reference:
             args = [code, packing.to_blocks(scale, codes)]
         else:
             args = [code, *(x.reshape(-1, x.shape[-1], 1) for x in scalars)]
-        return packing.from_blocks(call(formulas["decode"], args, functions), shape, codes)
+        return packing.from_blocks(call(formulas["decode"], args, functions), codes.elements(shape), codes).reshape(own)
 
     def write(
         self, s: State, value: Any, shape: tuple[int, ...], index: int, state: Mapping[str, Array], t: int
     ) -> dict[str, Array]:
         """The new entries of a state in the state dict."""
-        codes = state_codes(s)
+        codes, own = state_codes(s), full_shape(s.domain, shape)
         if s.floats is not None:
-            return {s.save_as: rounded(np.broadcast_to(value, shape), s.floats.dtype, s.floats.rounding, index, state, t)}
-        if s.domain in VECTORS:
-            return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), vector_shape(s.shape, shape))}
-        if s.domain != Domain.ELEMENT:
-            return {s.save_as: np.asarray(value, dtype=np.float64)}
+            return {s.save_as: rounded(np.broadcast_to(value, own), s.floats.dtype, s.floats.rounding, index, state, t)}
         if codes is None or not codes.applies_to(shape):
-            return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), shape)}
+            return {s.save_as: np.broadcast_to(np.asarray(value, dtype=np.float64), own)}
         assert s.storage is not None
         functions, formulas = self.functions(s)
-        x = packing.to_blocks(np.broadcast_to(value, shape), codes)
+        coded = codes.elements(shape)
+        x = packing.to_blocks(np.broadcast_to(value, own).reshape(coded), codes)
         known: dict[str, Any] = {"x": np.where(np.isfinite(x), x, np.float32(0))}
         codec = CODEBOOKS[s.storage.codebook].codec(s.storage, s.unsigned)
         if codes.scope == "rank1":
@@ -147,7 +142,7 @@ class Reference:
             known[scalar.name] = self.apply(formulas[scalar.name], known, functions)
         if codec.random:
             words = packing.step_words(int(state["rounding_key"]) % 2**64, t)
-            known["u"] = packing.random_bits(words, shape, codes, index)
+            known["u"] = packing.random_bits(words, coded, codes, index)
         code = self.apply(formulas["encode"], known, functions)
         new = {f"{s.save_as}.codes": packing.pack(np.broadcast_to(code, x.shape), codes.bits).reshape(codes.codes_shape(shape))}
         for name in codes.scalars:
@@ -175,6 +170,13 @@ class Reference:
         functions, formulas = self.functions(s)
         values = call(formulas["decode"], [code, np.float32(1)], functions)
         return np.unique(values, return_inverse=True)[1].astype(np.int32)
+
+
+def full_shape(domain: Domain, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what has a value for each element, row, column or matrix of a parameter of this shape, or one for all."""
+    if domain in VECTORS:
+        return vector_shape(SHAPES[domain], shape)
+    return shape if domain == Domain.ELEMENT else ()
 
 
 def rounded(x: Array, dtype: str, rounding: str, salt: int, state: Mapping[str, Array], t: int) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optgen.runtime.layout import Codes
+from optgen.runtime.layout import Codes, row_shape
 
 __all__ = ["from_blocks", "pack", "random_bits", "random_elements", "step_words", "to_blocks", "unpack"]
 
@@ -30,8 +30,8 @@ def pack(codes: Array, bits: int) -> Array:
 
 
 def to_blocks(x: Array, codes: Codes) -> Array:
-    """Elements -> float32 (rows, blocks per row, block), each row padded with zeros."""
-    block, (_, length) = codes.block, codes.row_shape(x.shape)
+    """What is coded -> float32 (rows, blocks per row, block), each row padded with zeros."""
+    block, (_, length) = codes.block, row_shape(x.shape, codes.least_row)
     with np.errstate(over="ignore"):
         rows = x.reshape(-1, length).astype(np.float32)
     padded = np.pad(rows, ((0, 0), (0, -length % block)))
@@ -39,8 +39,8 @@ def to_blocks(x: Array, codes: Codes) -> Array:
 
 
 def from_blocks(x: Array, shape: Sequence[int], codes: Codes) -> Array:
-    """The inverse, as float64."""
-    _, length = codes.row_shape(shape)
+    """The inverse, as float64: what is coded, in its shape."""
+    _, length = row_shape(shape, codes.least_row)
     return x.reshape(x.shape[0], -1)[:, :length].reshape(shape).astype(np.float64)
 
 
@@ -56,7 +56,7 @@ def step_words(key: int, t: int) -> tuple[int, int]:
 
 def random_bits(words: tuple[int, int], shape: Sequence[int], codes: Codes, salt: int) -> Array:
     """16 bits for each element of (rows, blocks per row, block), from the element's index in the parameter."""
-    block, (leading, length) = codes.block, codes.row_shape(shape)
+    block, (leading, length) = codes.block, row_shape(shape, codes.least_row)
     row = np.arange(math.prod(leading), dtype=np.uint64)[:, None]
     column = np.arange(-(-length // block) * block, dtype=np.uint64)
     index: Array = (row * np.uint64(length) + column).reshape(len(row), -1, block)

@@ -61,12 +61,13 @@ def _state(state: State, p: Tensor, stored: tuple[str, ...], seen: Sequence[int]
         return f"{state.name} one number"
     if state.whole:
         return f"{state.name} one number of all elements"
-    if state.shape:
-        return f"{state.name} {tuple(vector_shape(state.shape, seen))}"
     if state.name in stored and state.codes is not None:
         codes = state.codes
         where = f"in blocks of {codes.block}" if codes.scope == "block" else f"with one scale per {codes.scope}"
         where = "with scales of rows and columns" if codes.scope == "rank1" else where
         return f"{state.name} {codes.bits} bits {where} ({codes.reason(p.shape)})"
+    form = f" {vector_shape(state.shape, seen)}" if state.shape else ""
     why = "" if state.codes is None else f" ({'as asked' if state.codes.applies_to(p.shape) else state.codes.reason(p.shape)})"
-    return f"{state.name} {str(float_dtype(state, p.dtype)).removeprefix('torch.')}{why}"
+    if form and state.codes is None and state.dtype is None:
+        return f"{state.name}{form}"
+    return f"{state.name}{form} {str(float_dtype(state, p.dtype)).removeprefix('torch.')}{why}"

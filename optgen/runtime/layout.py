@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["WHOLE", "Codes", "Shard", "frame", "matrices", "row_shape", "vector_shape", "view_shape"]
+__all__ = ["WHOLE", "Codes", "Shard", "frame", "lines_shape", "matrices", "row_shape", "vector_shape", "view_shape"]
 
 
 class Shard(NamedTuple):
@@ -64,6 +64,11 @@ def vector_shape(shape: str, of: Sequence[int]) -> tuple[int, ...]:
     return (*of[:-2], of[-2] if "rows" in shape else 1, of[-1] if "cols" in shape else 1)
 
 
+def lines_shape(shape: str, of: Sequence[int]) -> tuple[int, int]:
+    """Such a tensor as a pass over its numbers sees it, and as its codes lie: a line for each matrix, or one of all matrices."""
+    return frame(of, {"[..., rows, 1]": "row", "[..., 1, cols]": "col", "[..., 1, 1]": "matrix"}[shape])[1:]
+
+
 @dataclass(frozen=True)
 class Codes:
     """How a state is kept as codes: `bits` per element, blocks of `block`, the names of the saved scalars.
@@ -72,7 +77,8 @@ class Codes:
     of those of its row and its column. Rows have at least `row` elements, if
     there are as many: the largest block of an optimizer's states, so that all of them have the same rows. A parameter is
     stored so if it has at least `min_ndim` dimensions, `min_size` elements and one whole block. For a rule that knows rows and
-    columns (`grid`) the last dimension must have so many elements as a row.
+    columns (`grid`) the last dimension must have so many elements as a row. What is said of elements holds for the numbers of a
+    state of another `shape`, "[..., rows, 1]" or its kind, and for their lines what is said of rows.
     """
 
     bits: int
@@ -83,25 +89,33 @@ class Codes:
     scope: str = "block"
     row: int = 0  # or the block, if that is larger
     grid: bool = False
+    shape: str = ""
+
+    def elements(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of what is coded, of a parameter of this shape."""
+        return lines_shape(self.shape, shape) if self.shape else tuple(shape)
 
     def applies_to(self, shape: Sequence[int]) -> bool:
         """Whether a parameter of this global shape is stored as codes."""
-        is_large = len(shape) >= self.min_ndim and math.prod(shape) >= max(self.min_size, self.block)
-        return is_large and not self._is_narrow(shape)
+        if len(shape) < self.min_ndim:
+            return False
+        elements = self.elements(shape)
+        return math.prod(elements) >= max(self.min_size, self.block) and not self._is_narrow(elements)
 
-    def _is_narrow(self, shape: Sequence[int]) -> bool:
-        return self.grid and shape[-1] < self.least_row
+    def _is_narrow(self, elements: Sequence[int]) -> bool:
+        return self.grid and elements[-1] < self.least_row
 
     def reason(self, shape: Sequence[int]) -> str:
         """Why a parameter of this shape is stored as codes or not."""
-        size = math.prod(shape)
         if len(shape) < self.min_ndim:
             return f"{len(shape)} dimensions < {self.min_ndim}"
+        elements, (what, line) = self.elements(shape), ("numbers", "lines") if self.shape else ("elements", "rows")
+        size = math.prod(elements)
         if size < max(self.min_size, self.block):
-            return f"{size} elements < {max(self.min_size, self.block)}"
-        if self._is_narrow(shape):
-            return f"rows of {shape[-1]} elements < {self.least_row}"
-        return f"{len(shape)} dimensions, {size} elements"
+            return f"{size} {what} < {max(self.min_size, self.block)}"
+        if self._is_narrow(elements):
+            return f"{line} of {elements[-1]} {what} < {self.least_row}"
+        return f"{len(shape)} dimensions, {size} {what}"
 
     @property
     def least_row(self) -> int:
@@ -110,7 +124,7 @@ class Codes:
 
     def row_shape(self, shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
         """Leading dimensions and row length of a parameter of this shape."""
-        return row_shape(shape, self.least_row)
+        return row_shape(self.elements(shape), self.least_row)
 
     def blocks_per_row(self, shape: Sequence[int]) -> int:
         """Blocks of one row, the last one padded."""

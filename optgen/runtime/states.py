@@ -46,9 +46,9 @@ def state_tensors(state: State, coded: bool, shape: Sequence[int], param: torch.
         return {state.key: Kept((), torch.float64, "host")}
     if state.whole:
         return {state.key: Kept((), real_dtype(param), "beside")}
-    if state.shape:
-        return {state.key: Kept(vector_shape(state.shape, seen), real_dtype(param), "beside")}
     codes = state.codes
+    if state.shape and not coded:
+        return {state.key: Kept(vector_shape(state.shape, seen), float_dtype(state, param), "beside")}
     if not coded or codes is None:
         return {state.key: Kept(tuple(shape), float_dtype(state, param), "like")}
     scalars = {f"{state.key}.{name}": Kept(codes.scalars_shape(shape, name), torch.float32, "beside") for name in codes.scalars}

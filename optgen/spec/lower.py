@@ -73,6 +73,9 @@ class _Lowering:
             message = f"the blocks of '{state.name}' are too large for a rule that knows rows and columns"
             help_text = f"take blocks of {WIDEST} elements or fewer"
             self.found.add("bad-value", message, self.spec.spans[state.name], help=help_text)
+        if state.domain in VECTORS and self.spec.view:
+            message = f"'{state.name}' is of rows or columns of a view and has no storage"
+            self.found.add("bad-value", message, self.spec.spans[state.name], help="remove its storage, or the view")
         return replace(state, storage=replace(state.storage, grid=True))
 
     def initial_value(self, state: State) -> list[State]:

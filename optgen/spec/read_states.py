@@ -78,9 +78,11 @@ class StateReader:
         how = self.storages.resolve(table["storage"]) if "storage" in table else None
         floats = self.floats(how) if how is not None else None
         storage = self.storage(key, how, unsigned) if how is not None and floats is None else None
-        if (storage is not None or floats is not None) and domain != Domain.ELEMENT:
-            message = f"{what} {'is of rows or columns' if domain in VECTORS else 'is one number'} and has no storage"
-            self.found.add("bad-value", message, table["storage"].span, help="remove it")
+        if (storage is not None or floats is not None) and domain not in (Domain.ELEMENT, *VECTORS):
+            self.found.add("bad-value", f"{what} is one number and has no storage", table["storage"].span, help="remove it")
+        elif storage is not None and storage.scope != "block" and domain in VECTORS:
+            message = f"{what} is of rows or columns, whose numbers share scales in blocks"
+            self.found.add("bad-value", message, table["storage"].span, help="give a number of elements, as in 'block: 128'")
         doc = (self.fields.text(table["doc"], f"the doc of {what}") or "") if "doc" in table else ""
         return State(key.text, self.save_as(key, table), domain, unsigned, storage=storage, floats=floats, doc=doc)
 
@@ -215,10 +217,15 @@ class StateReader:
 
 
 def _with_rows(states: collections.abc.Sequence[State]) -> tuple[State, ...]:
-    """States whose rows are alike: they have at least the elements of the largest block."""
-    row = max((state.storage.block for state in states if state.storage is not None), default=0)
+    """States of one shape have rows that are alike: with at least the elements of the largest block."""
+    rows: dict[Domain, int] = {}
+    for state in states:
+        if state.storage is not None:
+            rows[state.domain] = max(rows.get(state.domain, 0), state.storage.block)
     return tuple(
-        replace(s, storage=replace(s.storage, row=row)) if s.storage is not None and s.storage.block < row else s
+        replace(s, storage=replace(s.storage, row=rows[s.domain]))
+        if s.storage is not None and s.storage.block < rows[s.domain]
+        else s
         for s in states
     )
 

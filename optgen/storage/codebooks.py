@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import median
 
 from optgen.diagnostics import Diagnostics, Span
-from optgen.ir.nodes import State, Storage
+from optgen.ir.nodes import VECTORS, State, Storage
 from optgen.runtime.layout import Codes
 from optgen.storage.codec import Codebook
 from optgen.storage.companded import Companded
@@ -97,7 +97,8 @@ def state_codes(state: State) -> Codes | None:
     s = state.storage
     if s is None:
         return None
-    return Codes(s.bits, s.block, saved_scalars(s, state.unsigned), s.min_size, s.min_ndim, s.scope, s.row, s.grid)
+    shape = state.shape if state.domain in VECTORS else ""
+    return Codes(s.bits, s.block, saved_scalars(s, state.unsigned), s.min_size, s.min_ndim, s.scope, s.row, s.grid, shape)
 
 
 def saved_scalars(storage: Storage, unsigned: bool) -> tuple[str, ...]:

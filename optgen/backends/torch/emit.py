@@ -17,6 +17,8 @@ from optgen.storage.codebooks import levels_in_words, saved_scalars
 
 __all__ = ["emit_torch"]
 
+SHAPE_HELPERS = frozenset(["lines_shape", "vector_shape"])
+
 
 @dataclass(frozen=True)
 class ArgumentView:
@@ -51,7 +53,8 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
     backend = render(
         "torch/templates/backend.py.jinja",
         package=view,
-        helpers=sorted(helpers - NARROW_HELPERS),
+        helpers=sorted(helpers - NARROW_HELPERS - SHAPE_HELPERS),
+        shape_helpers=sorted(helpers & SHAPE_HELPERS),
         narrow_helpers=sorted(helpers & NARROW_HELPERS),
         functions=functions,
         updates=updates,
@@ -209,7 +212,7 @@ def _state_text(state: State) -> str:
         s = state.storage
         scalars = saved_scalars(s, state.unsigned)
         more = (f", scope={s.scope!r}" if s.scope != "block" else "") + (f", row={s.row}" if s.row > s.block else "")
-        more += ", grid=True" if s.grid else ""
+        more += (", grid=True" if s.grid else "") + (f", shape={state.shape!r}" if state.domain in VECTORS else "")
         parts.append(f"codes=Codes({s.bits}, {s.block}, {scalars!r}, min_size={s.min_size}, min_ndim={s.min_ndim}{more})")
         parts.append(f"levels={levels_in_words(s, state.unsigned)!r}")
     return f"State({', '.join(parts)})"

@@ -70,22 +70,40 @@ class KernelPrinter(TorchPrinter):
                 return f"scalars.new_full(param.shape, {number!r})"
             case Op(op="random_bits", args=(Const(value=salt),)):
                 storage = self.kernel.stored(salt)
-                return self.helper("random_bits", "key, param.shape", storage.block, salt, *_row(storage))
+                return self.helper("random_bits", f"key, {self.lines(salt)}", storage.block, salt, *_row(storage))
             case Op(op="blocks", args=(x, Const(value=number))):
-                storage = self.kernel.stored(number)
-                return self.helper("to_blocks", self.expression(x), storage.block, *_row(storage))
+                storage, text = self.kernel.stored(number), self.expression(x)
+                lines = f"{text}.expand({self.shape(number)}).reshape({self.lines(number)})"
+                return self.helper("to_blocks", lines if self.vector(number) else text, storage.block, *_row(storage))
             case Op(op="elements", args=(x, Const(value=number))):
-                return self.helper("from_blocks", self.expression(x), "param.shape, real", *_row(self.kernel.stored(number)))
+                places = f"{self.lines(number)}, real"
+                text = self.helper("from_blocks", self.expression(x), places, *_row(self.kernel.stored(number)))
+                return f"{text}.view({self.shape(number)})" if self.vector(number) else text
             case Op(op="random_elements", args=(Const(value=salt),)):
-                self.helpers.add("random_elements")
-                return f"random_elements(key, param.shape, {salt})"
+                return self.helper("random_elements", "key", self.shape(salt), salt)
             case _:
                 return super().operation(value)
 
+    def vector(self, number: object) -> str:
+        """The shape of the program's state of this number as text, if it is one of rows, columns or matrices."""
+        assert isinstance(number, int)
+        state = self.kernel.program.states[number] if number < len(self.kernel.program.states) else None
+        return repr(state.shape) if state is not None and state.domain in VECTOR_LAYOUTS else ""
+
+    def shape(self, number: object) -> str:
+        """The shape of the program's state of this number."""
+        vector = self.vector(number)
+        return self.helper("vector_shape", vector, "param.shape") if vector else "param.shape"
+
+    def lines(self, number: object) -> str:
+        """The shape of what is coded of the program's state of this number."""
+        vector = self.vector(number)
+        return self.helper("lines_shape", vector, "param.shape") if vector else "param.shape"
+
     def load(self, buffer: Buffer) -> str:
-        if buffer.is_number or buffer.layout in VECTORS:
+        if buffer.is_number or (buffer.layout in VECTORS and buffer.dtype == "real"):
             return buffer.name
-        if buffer.layout != Layout.ELEMENT:
+        if buffer.layout not in (Layout.ELEMENT, *VECTORS):
             self.helpers.add("block_scalars")
             return f"block_scalars({buffer.name})"
         if buffer.dtype == "param":

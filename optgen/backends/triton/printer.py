@@ -75,7 +75,7 @@ class KernelPrinter(TritonPrinter):
         super().__init__(kernel.program.symbols, kernel.functions, tables)
         self.kernel = kernel
         self.buffers = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
-        self.wide = kernel.wide
+        self.wide = "WIDTH" if kernel.grid else kernel.wide  # of a tile, or the largest block
         self.signs = Signs(kernel.program)
 
     def printed(self, value: Expr) -> tuple[int, str]:

@@ -1,0 +1,153 @@
+"""States of rows, columns and matrices in few bits: equal to the reference in every backend, and in float64 but for the codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import interpreted
+from tests.test_rows import (
+    COL,
+    HEAD,
+    MATRIX,
+    ROW,
+    equal_the_reference,
+    neighbours_change_nothing,
+    optimizer_class,
+    parameters,
+    stepped,
+)
+
+AVERAGES = """
+state:
+  r: {{shape: {ROW}, sign: unsigned, storage: {storage}}}
+  c: {{shape: {COL}, sign: unsigned, storage: {storage}}}
+update: |
+  r = ema(r, mean(g**2 + 1e-30, over=cols), 0.9)
+  c = ema(c, mean(g**2 + 1e-30, over=rows), 0.9)
+  p = p - 0.01*g*rsqrt(r/mean(r, over=rows) + 0.01)*rsqrt(c + 0.01)
+"""
+OLD = """
+hyper:
+  flag: {{default: false}}
+state:
+  r: {{shape: {ROW}, sign: unsigned, storage: {storage}}}
+  c: {{shape: {COL}, sign: unsigned, storage: {storage}, when: flag}}
+  k: {{shape: {MATRIX}, sign: unsigned, storage: {storage}}}
+  m: {{like: p, storage: {{codebook: linear, bits: 8, block: 64, min_size: 0}}}}
+update: |
+  v = r + g**2/(1 + g**2)
+  if flag:
+    v = min(r, c) + g**2/(1 + g**2)
+  old = r
+  r = 0.5*max(v, over=cols)
+  if flag:
+    c = 0.5*max(v, over=rows)
+  k = ema(k, mean(r + old, over=rows), 0.5)
+  m = ema(m, g/(1 + abs(g)), 0.9)
+  p = p - 0.01*(m/(1 + v) + old/(1 + k))
+"""
+RULES = {"averages": AVERAGES, "old": OLD}
+STORAGES = {
+    "linear8": "{codebook: linear, bits: 8, block: 32, min_size: 0}",
+    "dynamic4": "{codebook: dynamic_exponent, bits: 4, block: 128, min_size: 0}",
+    "power3": "{codebook: power, power: 2, bits: 3, block: 64, min_size: 0, rounding: stochastic}",
+    "log2": "{codebook: log, quantile: 0.1, bits: 2, block: 32, min_size: 0, rounding: stochastic}",
+    "linear1": "{codebook: linear, zero: true, bits: 1, block: 32, min_size: 0}",
+    "e4m3": "{codebook: e4m3, block: 64, min_size: 0}",
+    "bfloat16": "{codebook: bfloat16, rounding: stochastic}",
+    "float16": "float16",
+}
+SHAPES = ((40, 300), (5, 200), (200, 5), (3, 2, 70, 130), (33, 129), (11, 4, 5, 3))
+FEW = ((40, 70), (200, 5), (3, 12, 3, 5))
+
+
+def spec(rule: str, storage: str, folder: Path) -> Path:
+    """The file of one of RULES with one of STORAGES."""
+    path = folder / f"{rule}_{storage}.yaml"
+    text = RULES[rule].format(ROW=ROW, COL=COL, MATRIX=MATRIX, storage=STORAGES[storage])
+    path.write_text(HEAD + text.lstrip(), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_codes_of_rows_equal_the_reference(backend: str, rule: str, storage: str, tmp_path: Path) -> None:
+    equal_the_reference(spec(rule, storage, tmp_path), backend, SHAPES)
+
+
+def test_triton_equals_the_reference(tmp_path: Path) -> None:
+    paths = [str(spec(rule, storage, tmp_path)) for rule in RULES for storage in STORAGES]
+    code = (
+        "import torch\n"
+        "from tests.test_row_codes import *\n"
+        f"for path in {paths!r}:\n"
+        "    equal_the_reference(Path(path), 'triton', FEW, (torch.float32,), steps=2)\n"
+    )
+    interpreted("-c", code)
+
+
+@pytest.mark.parametrize("storage", ["log2", "bfloat16"])
+def test_compiled_torch_equals_the_reference(storage: str, tmp_path: Path) -> None:
+    equal_the_reference(spec("averages", storage, tmp_path), "torch", FEW, (torch.float32,), steps=2, compile=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_neighbours_in_a_launch_change_nothing(backend: str, tmp_path: Path) -> None:
+    neighbours_change_nothing(spec("old", "power3", tmp_path), backend)
+
+
+def test_threads_change_nothing(tmp_path: Path) -> None:
+    before, found = torch.get_num_threads(), []
+    made_class = optimizer_class(spec("averages", "log2", tmp_path))
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            params = parameters([(700, 300), (3, 40, 130), (1, 70_000), (5000, 3)])
+            optimizer = made_class([(str(p.shape), p) for p in params], backend="cpp")
+            found.append(stepped(optimizer, params, 2))
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *found))
+
+
+def test_what_is_kept_and_resumed(tmp_path: Path) -> None:
+    """Two bits a number and two scalars a block, in lines of a matrix each; from a state dict the same steps follow."""
+    made_class = optimizer_class(spec("old", "log2", tmp_path))
+    runs = []
+    for resumed in (False, True):
+        params = parameters([(2, 40, 300), (5, 200), (33, 4, 7)])
+        optimizer: Any = made_class([(str(p.shape), p) for p in params], backend="torch", flag=True)
+        stepped(optimizer, params, 1)
+        if resumed:
+            optimizer, saved = made_class([(str(p.shape), p) for p in params], backend="cpp", flag=True), optimizer.state_dict()
+            optimizer.load_state_dict(saved)
+        shapes = [{key: tuple(x.shape) for key, x in optimizer.state[p].items()} for p in params]
+        runs.append(stepped(optimizer, params, 2))
+    assert all(torch.allclose(left, right, rtol=1e-5, atol=1e-6) for left, right in zip(*runs, strict=True))
+    large, wide, stack = shapes
+    assert (large["r.codes"], large["r.scale"], large["r.base"]) == ((2, 16), (2, 2), (2, 2))  # 40 rows, padded to 64
+    assert (large["c.codes"], large["c.scale"], large["k"]) == ((2, 80), (2, 10), (2, 1, 1))
+    assert (wide["r"], wide["c.codes"]) == ((5, 1), (1, 56))
+    assert (stack["k.codes"], stack["r"], stack["c"]) == ((1, 16), (33, 4, 1), (33, 1, 7))
+    text = optimizer.explain()
+    assert (
+        "r 2 bits in blocks of 32 (3 dimensions, 80 numbers)" in text
+        and "c (33, 1, 7) float32 (lines of 7 numbers < 32)" in text
+    )
+
+
+def test_float32_for_a_group(tmp_path: Path) -> None:
+    """Classes and groups that keep such states in float32 step as a spec without storage does."""
+    path = spec("averages", "log2", tmp_path)
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(path.read_text().replace(f", storage: {STORAGES['log2']}", ""))
+    found = []
+    for made_class, options in ((optimizer_class(plain), {}), (optimizer_class(path), {"storage": "float32"})):
+        params = parameters([(40, 300), (5, 7)])
+        found.append(stepped(made_class(params, backend="cpp", **options), params))
+    assert all(map(torch.equal, *found))
