@@ -5,10 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from optgen.diagnostics import SpecError
+from optgen.generated.adafactor_solo import AdafactorSolo
+from optgen.reference import packing
+from optgen.runtime.layout import Codes
+from tests import solo_oracle
 from tests.conftest import interpreted
+from tests.test_oracles import STEPS, gradients
 from tests.test_rows import (
     COL,
     HEAD,
@@ -151,3 +159,84 @@ def test_float32_for_a_group(tmp_path: Path) -> None:
         params = parameters([(40, 300), (5, 7)])
         found.append(stepped(made_class(params, backend="cpp", **options), params))
     assert all(map(torch.equal, *found))
+
+
+REFUSED = {
+    "a row": ("{codebook: linear, bits: 8, block: row}", "share scales in blocks"),
+    "rank1": ("{codebook: linear, bits: 8, block: rank1}", "share scales in blocks"),
+    "large blocks": ("{codebook: linear, bits: 8, block: 512}", "too large for a rule that knows rows"),
+}
+
+
+@pytest.mark.parametrize("storage", REFUSED)
+def test_what_is_refused(storage: str, tmp_path: Path) -> None:
+    how, message = REFUSED[storage]
+    path = tmp_path / "bad.yaml"
+    path.write_text(HEAD + AVERAGES.format(ROW=ROW, COL=COL, storage=how).lstrip(), encoding="utf-8")
+    with pytest.raises(SpecError, match=message):
+        optimizer_class(path)
+
+
+def test_states_of_views_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    rule = AVERAGES.format(ROW=ROW, COL=COL, storage=STORAGES["linear8"]).strip().replace("\n", "\n    ")
+    head = "hyper: {lr: {default: 1}, head: {default: 4}}\nrules:\n  - otherwise:\n    name: all\n    view: {rows: head}\n    "
+    path.write_text(HEAD + head + rule + "\n", encoding="utf-8")
+    with pytest.raises(SpecError, match="'r' is of rows or columns of a view"):
+        optimizer_class(path)
+
+
+LINES = [(256, 384), (40, 300), (200, 3), (2, 130, 140), (5, 7)]  # of both, of columns, of rows, of a stack, of none
+
+
+def read(state: dict[str, Tensor], key: str, lines: np.ndarray) -> np.ndarray:
+    """The averages `exp_avg_sq_row` or `_col` as SOLO decodes them; zeros before the first step."""
+    if f"{key}.codes" not in state:
+        return state[key].double().numpy().reshape(lines.shape) if key in state else np.zeros_like(lines)
+    scalars = [state[f"{key}.{name}"].double().numpy()[..., None] for name in ("scale", "base")]
+    codes = packing.unpack(state[f"{key}.codes"].numpy(), 2, 128)
+    return solo_oracle.elements_of(solo_oracle.decode_v(codes, *scalars), lines)
+
+
+def check_written(state: dict[str, Tensor], key: str, lines: np.ndarray, t: int, salt: int) -> None:
+    """What is kept of averages is what SOLO keeps; which code a number gets may differ where float32 is near to a border."""
+    if lines.shape[-1] < 128:
+        assert state[key].numpy().reshape(lines.shape) == pytest.approx(lines, rel=1e-5)
+        return
+    words = packing.step_words(int(state["rounding_key"]) % 2**64, t)
+    u = packing.random_bits(words, lines.shape, Codes(2, 128, ()), salt) / 2**16
+    codes, scale, base, near = solo_oracle.encode_v(solo_oracle.blocks_of(lines), u, 2, published=False)
+    ours = packing.unpack(state[f"{key}.codes"].numpy(), 2, 128)
+    assert state[f"{key}.scale"].numpy()[..., None] == pytest.approx(scale, rel=1e-5)
+    assert state[f"{key}.base"].numpy()[..., None] == pytest.approx(base, rel=1e-5)
+    assert np.all((ours == codes) | near) and np.mean(near[(base < 1)[..., 0]]) < 0.01
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_adafactor_solo_equals_its_formulas(backend: str) -> None:
+    """SOLO's AdafactorQ: the rule of Adafactor's paper between decoding and encoding its averages, step by step."""
+    params = [torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(3))) for shape in LINES]
+    optimizer = AdafactorSolo([(str(p.shape), p) for p in params], backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    for t in range(1, STEPS + 1):
+        gradients(params, generator)
+        before = [(p.detach().double().numpy(), {k: v.clone() for k, v in optimizer.state[p].items()}) for p in params]
+        before = [(old.copy(), state) for old, state in before]
+        optimizer.step()
+        for p, (old, state) in zip(params, before, strict=True):
+            assert p.grad is not None
+            g = p.grad.double().numpy()
+            count, rows, cols = int(np.prod(p.shape[:-2])), *p.shape[-2:]
+            r, c = (
+                read(state, "exp_avg_sq_row", np.zeros((count, rows))),
+                read(state, "exp_avg_sq_col", np.zeros((count, cols))),
+            )
+            beta2, squares = 1 - t**-0.8, g.reshape(count, rows, cols) ** 2 + 1e-30
+            r, c = beta2 * r + (1 - beta2) * squares.mean(axis=2), beta2 * c + (1 - beta2) * squares.mean(axis=1)
+            v = (r / r.mean(axis=1, keepdims=True))[:, :, None] * c[:, None, :]
+            u = g / np.sqrt(v.reshape(g.shape))
+            u = u / max(1, np.sqrt(np.mean(u**2)))
+            expected = old - min(0.01, 1 / np.sqrt(t)) * max(1e-3, np.sqrt(np.mean(old**2))) * u
+            assert p.detach().double().numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+            check_written(optimizer.state[p], "exp_avg_sq_row", r, t, 0)
+            check_written(optimizer.state[p], "exp_avg_sq_col", c, t, 1)

@@ -701,9 +701,9 @@ def update_matrix_coded_r_rows_1(
     beta2 = tl.load(_scalars + 5)
     one_minus_beta2 = tl.load(_scalars + 6)
 
-    r_code = load_codes(r_codes, _at, _rows, _length, 2, 128, 128, TILE, BULK, True)
-    r_scale = load_scalars(r_scale_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
-    r_base = load_scalars(r_base_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    r_code = load_codes(r_codes, _at, _rows, _length, 2, 128, WIDTH, TILE, BULK, True)
+    r_scale = load_scalars(r_scale_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
+    r_base = load_scalars(r_base_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     r = tl.reshape(decode_r_matrix(r_code, r_scale, r_base), (TILE,)).to(REAL)
     cols_mean_square_g_plus_eps1 = load_elements(
         cols_mean_square_g_plus_eps1_rows + _start, _offsets, _valid, REAL, BULK
@@ -721,9 +721,9 @@ def update_matrix_coded_r_rows_1(
     r_code = encode_r_matrix(
         r_blocks, r_scale, r_steps, r_base, random_bits(_words, 0, 128, TILE, BULK), _tables
     )
-    store_codes(r_codes, r_code, _at, _rows, _length, 2, 128, 128, TILE, BULK, True)
-    store_scalars(r_scale_blocks, r_scale, _at, _rows, _length, 128, 128, TILE, BULK, True)
-    store_scalars(r_base_blocks, r_base, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    store_codes(r_codes, r_code, _at, _rows, _length, 2, 128, WIDTH, TILE, BULK, True)
+    store_scalars(r_scale_blocks, r_scale, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
+    store_scalars(r_base_blocks, r_base, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     grid_parts(
         rows_mean_r_parts, part_sum(r, _valid, 128, TILE, BULK), _at, _rows, _length, 128, WIDTH, TILE, BULK
     )
@@ -1037,9 +1037,9 @@ def update_matrix_coded_c_columns_1(
     beta2 = tl.load(_scalars + 5)
     one_minus_beta2 = tl.load(_scalars + 6)
 
-    c_code = load_codes(c_codes, _at, _rows, _length, 2, 128, 128, TILE, BULK, True)
-    c_scale = load_scalars(c_scale_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
-    c_base = load_scalars(c_base_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    c_code = load_codes(c_codes, _at, _rows, _length, 2, 128, WIDTH, TILE, BULK, True)
+    c_scale = load_scalars(c_scale_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
+    c_base = load_scalars(c_base_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     c = tl.reshape(decode_c_matrix(c_code, c_scale, c_base), (TILE,)).to(REAL)
     rows_mean_square_g_plus_eps1 = load_elements(
         rows_mean_square_g_plus_eps1_cols + _start, _offsets, _valid, REAL, BULK
@@ -1058,9 +1058,9 @@ def update_matrix_coded_c_columns_1(
     c_code = encode_c_matrix(
         c_blocks, c_scale, c_steps, c_base, random_bits(_words, 1, 128, TILE, BULK), _tables
     )
-    store_codes(c_codes, c_code, _at, _rows, _length, 2, 128, 128, TILE, BULK, True)
-    store_scalars(c_scale_blocks, c_scale, _at, _rows, _length, 128, 128, TILE, BULK, True)
-    store_scalars(c_base_blocks, c_base, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    store_codes(c_codes, c_code, _at, _rows, _length, 2, 128, WIDTH, TILE, BULK, True)
+    store_scalars(c_scale_blocks, c_scale, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
+    store_scalars(c_base_blocks, c_base, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
 
 
 @triton.jit
@@ -1421,9 +1421,9 @@ def update_matrix_coded_columns_1(
     beta2 = tl.load(_scalars + 5)
     one_minus_beta2 = tl.load(_scalars + 6)
 
-    c_code = load_codes(c_codes, _at, _rows, _length, 2, 128, 128, TILE, BULK, True)
-    c_scale = load_scalars(c_scale_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
-    c_base = load_scalars(c_base_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    c_code = load_codes(c_codes, _at, _rows, _length, 2, 128, WIDTH, TILE, BULK, True)
+    c_scale = load_scalars(c_scale_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
+    c_base = load_scalars(c_base_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     c = tl.reshape(decode_r_matrix(c_code, c_scale, c_base), (TILE,)).to(REAL)
     rows_mean_square_g_plus_eps1 = load_elements(
         rows_mean_square_g_plus_eps1_cols + _start, _offsets, _valid, REAL, BULK
@@ -1442,9 +1442,9 @@ def update_matrix_coded_columns_1(
     c_code = encode_r_matrix(
         c_blocks, c_scale, c_steps, c_base, random_bits(_words, 1, 128, TILE, BULK), _tables
     )
-    store_codes(c_codes, c_code, _at, _rows, _length, 2, 128, 128, TILE, BULK, True)
-    store_scalars(c_scale_blocks, c_scale, _at, _rows, _length, 128, 128, TILE, BULK, True)
-    store_scalars(c_base_blocks, c_base, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    store_codes(c_codes, c_code, _at, _rows, _length, 2, 128, WIDTH, TILE, BULK, True)
+    store_scalars(c_scale_blocks, c_scale, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
+    store_scalars(c_base_blocks, c_base, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
 
 
 @triton.jit
@@ -1487,9 +1487,9 @@ def update_matrix_coded_rows_1(
     beta2 = tl.load(_scalars + 5)
     one_minus_beta2 = tl.load(_scalars + 6)
 
-    r_code = load_codes(r_codes, _at, _rows, _length, 2, 128, 128, TILE, BULK, True)
-    r_scale = load_scalars(r_scale_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
-    r_base = load_scalars(r_base_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    r_code = load_codes(r_codes, _at, _rows, _length, 2, 128, WIDTH, TILE, BULK, True)
+    r_scale = load_scalars(r_scale_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
+    r_base = load_scalars(r_base_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     r = tl.reshape(decode_r_matrix(r_code, r_scale, r_base), (TILE,)).to(REAL)
     cols_mean_square_g_plus_eps1 = load_elements(
         cols_mean_square_g_plus_eps1_rows + _start, _offsets, _valid, REAL, BULK
@@ -1507,9 +1507,9 @@ def update_matrix_coded_rows_1(
     r_code = encode_r_matrix(
         r_blocks, r_scale, r_steps, r_base, random_bits(_words, 0, 128, TILE, BULK), _tables
     )
-    store_codes(r_codes, r_code, _at, _rows, _length, 2, 128, 128, TILE, BULK, True)
-    store_scalars(r_scale_blocks, r_scale, _at, _rows, _length, 128, 128, TILE, BULK, True)
-    store_scalars(r_base_blocks, r_base, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    store_codes(r_codes, r_code, _at, _rows, _length, 2, 128, WIDTH, TILE, BULK, True)
+    store_scalars(r_scale_blocks, r_scale, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
+    store_scalars(r_base_blocks, r_base, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     grid_parts(
         rows_mean_r_parts, part_sum(r, _valid, 128, TILE, BULK), _at, _rows, _length, 128, WIDTH, TILE, BULK
     )

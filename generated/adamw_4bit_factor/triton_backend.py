@@ -663,8 +663,8 @@ def update_matrix_coded(
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
-    m_code = load_codes(m_codes, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
-    m_scale = load_scalars(m_scale_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    m_code = load_codes(m_codes, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
+    m_scale = load_scalars(m_scale_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     m = tl.reshape(decode_m_matrix(m_code, m_scale, _tables), (TILE,)).to(REAL)
 
     if maximize:
@@ -685,8 +685,8 @@ def update_matrix_coded(
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m_matrix(m_blocks)
     m_code = encode_m_matrix(m_blocks, m_scale, _tables)
-    store_codes(m_codes, m_code, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
-    store_scalars(m_scale_blocks, m_scale, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    store_codes(m_codes, m_code, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
+    store_scalars(m_scale_blocks, m_scale, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
 
 
 @triton.jit

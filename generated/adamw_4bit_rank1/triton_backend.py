@@ -209,7 +209,7 @@ def update_coded_1(
     one_minus_beta2 = tl.load(_scalars + 5)
 
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
-    v_code = load_codes(v_codes, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
+    v_code = load_codes(v_codes, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
     v_row_scale = row_values(v_row_scale_blocks, _at, _rows, WIDTH, TILE, BULK)
     v_col_scale = column_values(v_col_scale_blocks, _at, _length, WIDTH, TILE, BULK)
 
@@ -217,7 +217,7 @@ def update_coded_1(
 
     v = tl.reshape(decode_v(v_code, v_scale, _tables), (TILE,)).to(REAL)
     if amsgrad:
-        x_code = load_codes(x_codes, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
+        x_code = load_codes(x_codes, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
         x_row_scale = row_values(x_row_scale_blocks, _at, _rows, WIDTH, TILE, BULK)
         x_col_scale = column_values(x_col_scale_blocks, _at, _length, WIDTH, TILE, BULK)
 
@@ -338,10 +338,10 @@ def update_coded(
 
     p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
     g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
-    m_code = load_codes(m_codes, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
-    m_scale = load_scalars(m_scale_blocks, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    m_code = load_codes(m_codes, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
+    m_scale = load_scalars(m_scale_blocks, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     m = tl.reshape(decode_m(m_code, m_scale, _tables), (TILE,)).to(REAL)
-    v_code = load_codes(v_codes, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
+    v_code = load_codes(v_codes, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
     v_row_scale = row_values(v_row_scale_blocks, _at, _rows, WIDTH, TILE, BULK)
     v_col_scale = column_values(v_col_scale_blocks, _at, _length, WIDTH, TILE, BULK)
 
@@ -349,7 +349,7 @@ def update_coded(
 
     v = tl.reshape(decode_v(v_code, v_scale, _tables), (TILE,)).to(REAL)
     if amsgrad:
-        x_code = load_codes(x_codes, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
+        x_code = load_codes(x_codes, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
         x_row_scale = row_values(x_row_scale_blocks, _at, _rows, WIDTH, TILE, BULK)
         x_col_scale = column_values(x_col_scale_blocks, _at, _length, WIDTH, TILE, BULK)
 
@@ -376,15 +376,15 @@ def update_coded(
     m_blocks = tl.where((tl.abs(m_blocks) < float("inf")), m_blocks, 0.0)
     m_scale = scale_m(m_blocks)
     m_code = encode_m(m_blocks, m_scale, _tables)
-    store_codes(m_codes, m_code, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
-    store_scalars(m_scale_blocks, m_scale, _at, _rows, _length, 128, 128, TILE, BULK, True)
+    store_codes(m_codes, m_code, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
+    store_scalars(m_scale_blocks, m_scale, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     v_blocks = to_blocks(v, _valid, 128, TILE, BULK)
     v_blocks = tl.where((tl.abs(v_blocks) < float("inf")), v_blocks, 0.0)
     v_row_scale = row_values(v_row_scale_rows, _at, _rows, WIDTH, TILE, BULK)
     v_col_scale = column_values(v_col_scale_cols, _at, _length, WIDTH, TILE, BULK)
     v_scale = to_blocks(minimum(v_row_scale, v_col_scale), _valid, 128, TILE, BULK)
     v_code = encode_v(v_blocks, v_scale)
-    store_codes(v_codes, v_code, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
+    store_codes(v_codes, v_code, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
     if amsgrad:
         x_blocks = to_blocks(x, _valid, 128, TILE, BULK)
         x_blocks = tl.where((tl.abs(x_blocks) < float("inf")), x_blocks, 0.0)
@@ -392,7 +392,7 @@ def update_coded(
         x_col_scale = column_values(x_col_scale_cols, _at, _length, WIDTH, TILE, BULK)
         x_scale = to_blocks(minimum(x_row_scale, x_col_scale), _valid, 128, TILE, BULK)
         x_code = encode_v(x_blocks, x_scale)
-        store_codes(x_codes, x_code, _at, _rows, _length, 4, 128, 128, TILE, BULK, True)
+        store_codes(x_codes, x_code, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
 
 
 @triton.jit

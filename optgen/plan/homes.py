@@ -15,6 +15,7 @@ __all__ = ["Homes", "is_reduction"]
 
 SMALL = {layout: domain for domain, layout in VECTOR_LAYOUTS.items()}
 SHARED = (Layout.CODE, Layout.BLOCK)  # layouts of what elements have, and what numbers of rows, columns or matrices have
+NARROW = ("bfloat16", "float16")
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Homes:
             return None
         loaded = self.loaded(self.body[i])
         if loaded is not None:
-            return loaded.state if loaded.dtype != "real" else None
+            return loaded.state if _is_rounded(loaded) else None
         match self.body[i].value:
             case Op(op="elements", args=(_, Const(value=int(number)))):
                 return self.program.states[number]
@@ -89,12 +90,17 @@ class Homes:
     def is_inexact(self, i: int) -> bool:
         """Whether a statement is a store of one of these states."""
         statement = self.body[i]
-        return isinstance(statement, Store) and self.homes[i] in VECTORS and self.buffer(statement.buffer).dtype != "real"
+        return isinstance(statement, Store) and self.homes[i] in VECTORS and _is_rounded(self.buffer(statement.buffer))
 
     def stores(self, state: State) -> list[int]:
         """The places of the stores of a state."""
         places = [(i, s) for i, s in enumerate(self.body) if isinstance(s, Store)]
         return [i for i, s in places if self.buffer(s.buffer).state == state]
+
+
+def _is_rounded(buffer: Buffer) -> bool:
+    """Whether a buffer is a part of a state that is kept as codes, or as narrow floats."""
+    return buffer.layout in SHARED or buffer.dtype in NARROW
 
 
 def is_reduction(statement: Statement) -> bool:

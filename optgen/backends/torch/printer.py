@@ -101,7 +101,7 @@ class KernelPrinter(TorchPrinter):
         return self.helper("lines_shape", vector, "param.shape") if vector else "param.shape"
 
     def load(self, buffer: Buffer) -> str:
-        if buffer.is_number or (buffer.layout in VECTORS and buffer.dtype == "real"):
+        if buffer.is_number or (buffer.layout in VECTORS and buffer.dtype in ("real", "float32")):
             return buffer.name
         if buffer.layout not in (Layout.ELEMENT, *VECTORS):
             self.helpers.add("block_scalars")
