@@ -51,6 +51,16 @@ CASES = [
     ("fold-scalar-factors", "p = sqrt(g**2/(1 - mu**t)) + eps", ["p = sqrt(1 / (1 - mu ** t)) * sqrt(square(g)) + eps"]),
     ("fold-scalar-factors", "p = sqrt(lr*g**2) + sqrt(m*mu)", ["p = sqrt(lr * square(g)) + sqrt(m * mu)"]),
     ("fold-scalar-factors", "p = g/mu*2*m/lr", ["p = g * (1 / mu * 2 / lr) * m"]),
+    (
+        "fold-scalar-factors",
+        "p = rms(p)*g*rms(m)/max(1, rms(g))",
+        ["p = sqrt(all_mean(square(p))) * sqrt(all_mean(square(m))) / max(1, sqrt(all_mean(square(g)))) * g"],
+    ),
+    (  # what may be zero, or nearly, divides each element: its inverse could be infinite, and zero times that is NaN
+        "fold-scalar-factors",
+        "a = sum(g, over=cols)\np = g*a/max(a, eps)/sum(m)",
+        ["a = cols_sum(g)", "p = g * a / max(a, eps) / all_sum(m)"],
+    ),
     ("hoist-scalars", "p = p*(1 - lr*mu)", ["p = p * one_minus_lr_mu"]),
     (
         "number-conditions",

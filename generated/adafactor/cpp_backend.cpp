@@ -189,7 +189,7 @@ static void update_matrix_tile(const Tile& tile) {
         reals c_ = load_reals(c_state + i);
         reals w = r_over_max_rows_mean_r_eps1 * c_;
         reals u = g * rsqrt(maximum(w, spread(eps1_pow_2)));
-        p = p - alpha * u / at_least(sqrt(mean_square_u) * inv_d, spread(real(1.0)));
+        p = p - alpha / at_least(sqrt(mean_square_u) * inv_d, spread(real(1.0))) * u;
         write_parameter(param, correction, i, p, _random_2);
     }
 }
@@ -420,7 +420,7 @@ static void update_vector_tile(const Tile& tile) {
             p = p * one_minus_lr_weight_decay;
             v = one_minus_one_minus_rho * v + one_minus_one_minus_one_minus_rho * (g * g);
             reals u = g * rsqrt(maximum(v, spread(eps1_pow_2)));
-            p = p - alpha * u / at_least(sqrt(mean_square_u) * inv_d, spread(real(1.0)));
+            p = p - alpha / at_least(sqrt(mean_square_u) * inv_d, spread(real(1.0))) * u;
             write_parameter(param, correction, i, p, _random_1);
             store_reals(v_state + i, v);
         }

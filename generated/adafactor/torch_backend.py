@@ -63,7 +63,7 @@ def update_matrix(
     w = r_over_max_rows_mean_r_eps1 * c
     u = g * torch.rsqrt(torch.maximum(w, eps1_pow_2))
     mean_square_u = torch.mean(u * u)
-    p = p - alpha * u / torch.clamp(torch.sqrt(mean_square_u) * inv_d, min=1)
+    p = p - alpha / torch.clamp(torch.sqrt(mean_square_u) * inv_d, min=1) * u
 
     write_parameter(param, correction, p, low_precision, key, 2)
     r_state.copy_(r)
@@ -105,7 +105,7 @@ def update_vector(
     v = one_minus_one_minus_rho * v + one_minus_one_minus_one_minus_rho * (g * g)
     u = g * torch.rsqrt(torch.maximum(v, eps1_pow_2))
     mean_square_u = torch.mean(u * u)
-    p = p - alpha * u / torch.clamp(torch.sqrt(mean_square_u) * inv_d, min=1)
+    p = p - alpha / torch.clamp(torch.sqrt(mean_square_u) * inv_d, min=1) * u
 
     write_parameter(param, correction, p, low_precision, key, 1)
     v_state.copy_(v)

@@ -400,7 +400,7 @@ def update_matrix(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    p = p - alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_d)
+    p = p - alpha / maximum(1, tl.sqrt(mean_square_u) * inv_d) * u
 
     _words = grid_words(_key, _start, _offsets, _length, WIDTH, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
@@ -513,7 +513,7 @@ def update_vector(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    p = p - alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_d)
+    p = p - alpha / maximum(1, tl.sqrt(mean_square_u) * inv_d) * u
 
     _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)

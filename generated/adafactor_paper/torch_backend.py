@@ -62,7 +62,7 @@ def update_matrix(
     rsqrt_c = torch.rsqrt(c)
     u = g * rsqrt_r_over_rows_mean_r * rsqrt_c
     mean_square_u = torch.mean(u * u)
-    u = alpha * u / torch.clamp(torch.sqrt(mean_square_u) * inv_clip_threshold, min=1)
+    u = alpha / torch.clamp(torch.sqrt(mean_square_u) * inv_clip_threshold, min=1) * u
     if beta1_is_not_0:
         m = beta1 * m + one_minus_beta1 * u
         u = m
@@ -118,7 +118,7 @@ def update_vector(
     v = one_minus_t_pow_decay_rate * v + one_minus_one_minus_t_pow_decay_rate * (g * g + eps1)
     u = g * torch.rsqrt(v)
     mean_square_u = torch.mean(u * u)
-    u = alpha * u / torch.clamp(torch.sqrt(mean_square_u) * inv_clip_threshold, min=1)
+    u = alpha / torch.clamp(torch.sqrt(mean_square_u) * inv_clip_threshold, min=1) * u
     if beta1_is_not_0:
         m = beta1 * m + one_minus_beta1 * u
         u = m

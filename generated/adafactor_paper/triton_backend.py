@@ -382,7 +382,7 @@ def update_matrix(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    u = alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold)
+    u = alpha / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold) * u
     if beta1_is_not_0:
         m = beta1 * m + one_minus_beta1 * u
         u = m
@@ -514,7 +514,7 @@ def update_vector(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    u = alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold)
+    u = alpha / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold) * u
     if beta1_is_not_0:
         m = beta1 * m + one_minus_beta1 * u
         u = m

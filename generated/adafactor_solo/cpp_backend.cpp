@@ -281,7 +281,7 @@ static void update_matrix_tile(const Tile& tile) {
         }
         reals rsqrt_c = load_reals(rsqrt_c_cols + i);
         reals u = g * rsqrt_r_over_rows_mean_r * rsqrt_c;
-        u = alpha_2 * u / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0)));
+        u = alpha_2 / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0))) * u;
         if constexpr (beta1_is_not_0) {
             m = beta1 * m + one_minus_beta1 * u;
             u = m;
@@ -678,7 +678,7 @@ static void update_matrix_coded_r_tile(const Tile& tile) {
         }
         reals rsqrt_c = load_reals(rsqrt_c_cols + i);
         reals u = g * rsqrt_r_over_rows_mean_r * rsqrt_c;
-        u = alpha_2 * u / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0)));
+        u = alpha_2 / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0))) * u;
         if constexpr (beta1_is_not_0) {
             m = beta1 * m + one_minus_beta1 * u;
             u = m;
@@ -1098,7 +1098,7 @@ static void update_matrix_coded_c_tile(const Tile& tile) {
         }
         reals rsqrt_c = load_reals(rsqrt_c_cols + i);
         reals u = g * rsqrt_r_over_rows_mean_r * rsqrt_c;
-        u = alpha_2 * u / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0)));
+        u = alpha_2 / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0))) * u;
         if constexpr (beta1_is_not_0) {
             m = beta1 * m + one_minus_beta1 * u;
             u = m;
@@ -1572,7 +1572,7 @@ static void update_matrix_coded_tile(const Tile& tile) {
         }
         reals rsqrt_c = load_reals(rsqrt_c_cols + i);
         reals u = g * rsqrt_r_over_rows_mean_r * rsqrt_c;
-        u = alpha_2 * u / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0)));
+        u = alpha_2 / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0))) * u;
         if constexpr (beta1_is_not_0) {
             m = beta1 * m + one_minus_beta1 * u;
             u = m;
@@ -1849,7 +1849,7 @@ static void update_vector_tile(const Tile& tile) {
             }
             v = one_minus_t_pow_decay_rate * v + one_minus_one_minus_t_pow_decay_rate * (g * g + eps1);
             reals u = g * rsqrt(v);
-            u = alpha_2 * u / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0)));
+            u = alpha_2 / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0))) * u;
             if constexpr (beta1_is_not_0) {
                 m = beta1 * m + one_minus_beta1 * u;
                 u = m;

@@ -516,7 +516,7 @@ def update_matrix(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    u = alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold)
+    u = alpha / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold) * u
     if beta1_is_not_0:
         m = beta1 * m + one_minus_beta1 * u
         u = m
@@ -902,7 +902,7 @@ def update_matrix_coded_r(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    u = alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold)
+    u = alpha / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold) * u
     if beta1_is_not_0:
         m = beta1 * m + one_minus_beta1 * u
         u = m
@@ -1286,7 +1286,7 @@ def update_matrix_coded_c(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    u = alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold)
+    u = alpha / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold) * u
     if beta1_is_not_0:
         m = beta1 * m + one_minus_beta1 * u
         u = m
@@ -1688,7 +1688,7 @@ def update_matrix_coded(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    u = alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold)
+    u = alpha / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold) * u
     if beta1_is_not_0:
         m = beta1 * m + one_minus_beta1 * u
         u = m
@@ -1820,7 +1820,7 @@ def update_vector(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    u = alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold)
+    u = alpha / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold) * u
     if beta1_is_not_0:
         m = beta1 * m + one_minus_beta1 * u
         u = m

@@ -179,7 +179,7 @@ static void update_matrix_tile(const Tile& tile) {
         reals rsqrt_c = load_reals(rsqrt_c_cols + i);
         reals u = g * rsqrt_r_over_rows_mean_r * rsqrt_c;
         p = p * (real(1.0) - alpha * weight_decay) -
-            alpha * u / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0)));
+            alpha / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0))) * u;
         write_parameter(param, correction, i, p, _random_2);
     }
 }
@@ -389,7 +389,7 @@ static void update_other_tile(const Tile& tile) {
             v = one_minus_t_pow_decay_rate * v + one_minus_one_minus_t_pow_decay_rate * (g * g + eps1);
             reals u = g * rsqrt(v);
             p = p * (real(1.0) - alpha * weight_decay) -
-                alpha * u / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0)));
+                alpha / at_least(sqrt(mean_square_u) * inv_clip_threshold, spread(real(1.0))) * u;
             write_parameter(param, correction, i, p, _random_1);
             store_reals(v_state + i, v);
         }

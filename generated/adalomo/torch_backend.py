@@ -53,8 +53,9 @@ def update_matrix(
     mean_square_p = torch.mean(p * p)
     alpha = lr * torch.maximum(eps2, torch.sqrt(mean_square_p))
     mean_square_u = torch.mean(u * u)
-    p = p * (1 - alpha * weight_decay) - alpha * u / torch.clamp(
-        torch.sqrt(mean_square_u) * inv_clip_threshold, min=1
+    p = (
+        p * (1 - alpha * weight_decay)
+        - alpha / torch.clamp(torch.sqrt(mean_square_u) * inv_clip_threshold, min=1) * u
     )
 
     write_parameter(param, correction, p, low_precision, key, 2)
@@ -96,8 +97,9 @@ def update_other(
     mean_square_p = torch.mean(p * p)
     alpha = lr * torch.maximum(eps2, torch.sqrt(mean_square_p))
     mean_square_u = torch.mean(u * u)
-    p = p * (1 - alpha * weight_decay) - alpha * u / torch.clamp(
-        torch.sqrt(mean_square_u) * inv_clip_threshold, min=1
+    p = (
+        p * (1 - alpha * weight_decay)
+        - alpha / torch.clamp(torch.sqrt(mean_square_u) * inv_clip_threshold, min=1) * u
     )
 
     write_parameter(param, correction, p, low_precision, key, 1)

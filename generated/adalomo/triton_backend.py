@@ -360,7 +360,7 @@ def update_matrix(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    p = p * (1 - alpha * weight_decay) - alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold)
+    p = p * (1 - alpha * weight_decay) - alpha / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold) * u
 
     _words = grid_words(_key, _start, _offsets, _length, WIDTH, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
@@ -472,7 +472,7 @@ def update_other(
 
     mean_square_u = tl.load(mean_square_u_whole)
 
-    p = p * (1 - alpha * weight_decay) - alpha * u / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold)
+    p = p * (1 - alpha * weight_decay) - alpha / maximum(1, tl.sqrt(mean_square_u) * inv_clip_threshold) * u
 
     _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 1, TILE, BULK)

@@ -1,9 +1,10 @@
-"""Pass `fold-scalar-factors`: the host scalars of a product become one factor.
+"""Pass `fold-scalar-factors`: the host scalars of a product become one factor, and so does what it has one number of.
 
     lr*(m/c1)/(sqrt(v/c2) + eps)  ->  (lr/c1)*m/(sqrt(1/c2)*sqrt(v) + eps)
+    rms(p)*u/max(1, rms(u))       ->  rms(p)/max(1, rms(u))*u
 
-The factor is computed in float64 once a step; a division per element becomes a multiplication. The factors per element
-keep their order. Out of a root comes a factor that is never negative, of a value that never is, so that a sum behind the
+The first factor is computed in float64 once a step, one of numbers of the tensor, of a row, a column or a matrix once for each,
+if none can be so small that its inverse is infinite; a division per element becomes a multiplication. The factors per element keep their order. Out of a root comes a factor that is never negative, of a value that never is, so that a sum behind the
 root can take it in one instruction.
 """
 
@@ -13,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from optgen.ir.constants import fold_finite
-from optgen.ir.infer import infer
+from optgen.ir.infer import infer, joined
 from optgen.ir.nodes import Const, Domain, Expr, Op, Program
 from optgen.ir.signs import Signs
 from optgen.passes.rewrite import map_values
 
 __all__ = ["fold_scalar_factors"]
+
+SMALL = 1e-37  # its inverse is a float32 too
 
 
 def fold_scalar_factors(program: Program) -> Program:
@@ -37,7 +40,7 @@ def fold_scalar_factors(program: Program) -> Program:
         if value.op in ("mul", "div") and not is_host(value):
             product = _Product()
             product.take(value, is_host, inverted=False)
-            return product.rebuild(rewrite)
+            return product.rebuild(rewrite, lambda factor: infer(factor, program.symbols)[1])
         return Op(value.op, tuple(rewrite(arg) for arg in value.args), value.span)
 
     def split(root: Op) -> Expr:
@@ -69,8 +72,8 @@ class _Product:
         else:
             self.elements.append((value, inverted))
 
-    def rebuild(self, rewrite: Callable[[Expr], Expr]) -> Expr:
-        elements = [(rewrite(value), inverted) for value, inverted in self.elements]
+    def rebuild(self, rewrite: Callable[[Expr], Expr], domain: Callable[[Expr], Domain]) -> Expr:
+        elements = [(rewrite(value), inverted) for value, inverted in self.joined(domain)]
         product = _multiply(None, self.scalars)
         scalar = None if product is None else fold_finite(product)
         if scalar is None:
@@ -79,6 +82,34 @@ class _Product:
             return _multiply(scalar, elements) or scalar
         first, _ = elements[0]
         return _multiply(Op("mul", (first, scalar)), elements[1:]) or scalar
+
+    def joined(self, domain: Callable[[Expr], Domain]) -> list[tuple[Expr, bool]]:
+        """The factors per element; those that have one number of the tensor, of a row, a column or a matrix are one if they divide."""
+        domains = [domain(value) for value, _ in self.elements]
+        if joined(domains) != Domain.ELEMENT:
+            return self.elements
+        keys = [
+            own if own != Domain.ELEMENT and (not inverted or _is_large(value)) else None
+            for own, (value, inverted) in zip(domains, self.elements, strict=True)
+        ]
+        found: list[tuple[Expr, bool]] = []
+        done: set[Domain] = set()
+        for key, factor in zip(keys, self.elements, strict=True):
+            alike = [other for other, k in zip(self.elements, keys, strict=True) if k == key]
+            if key is None or not any(inverted for _, inverted in alike):
+                found.append(factor)
+            elif key not in done:
+                done.add(key)
+                product = _multiply(None, sorted(alike, key=lambda factor: factor[1]))
+                assert product is not None
+                found.append((product, False))
+        return found
+
+
+def _is_large(value: Expr) -> bool:
+    """Whether a divisor is never so small that its inverse is infinite."""
+    bounds = [x.value for x in value.args if isinstance(x, Const)] if isinstance(value, Op) and value.op == "max" else []
+    return any(not isinstance(bound, str) and bound >= SMALL for bound in bounds)
 
 
 def _multiply(start: Expr | None, factors: list[tuple[Expr, bool]]) -> Expr | None:

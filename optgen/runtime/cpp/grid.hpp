@@ -26,6 +26,17 @@ INLINE Frame frame(const int64_t* sizes, Over over) {
     return {sizes[0], sizes[1], sizes[2]};
 }
 
+// A buffer that a pass uses, as the row sees it that is at hand.
+struct Line {
+    int column;
+    char* at;       // where its part of the row begins
+    int64_t apart;  // bytes to the next row
+    int64_t size;   // elements of a row that one of its items stands for; 0 where there is one number for the row
+    int64_t bytes;  // of an item
+
+    char* place(int64_t begin) const { return begin && size ? at + begin / size * bytes : at; }
+};
+
 template <int CHUNK, int TILE, int COLUMNS>
 struct GridWalk {
     const Column (&columns)[COLUMNS];
@@ -34,6 +45,33 @@ struct GridWalk {
     const Frame frame;
     Copies<TILE, COLUMNS> copies;
     Tile& tile;
+    Line lines[COLUMNS];
+    int used = 0;
+
+    // Go to a row, the first one of a strip.
+    void go_to(int64_t matrix, int64_t row) {
+        const int64_t line = matrix * frame.rows + row;
+        for (int c = 0; c < COLUMNS; ++c) {
+            const Column& column = columns[c];
+            if (!column.read && !column.written) continue;
+            const int64_t size = elements(column), bytes = item(column);
+            const int64_t in_row = size ? (frame.length + size - 1) / size * bytes : 0;
+            int64_t from = 0, step = 0;
+            switch (column.layout) {
+                case Layout::rows: case Layout::row: from = line * bytes, step = bytes; break;
+                case Layout::matrices: from = matrix * bytes; break;
+                case Layout::cols: from = matrix * in_row; break;
+                case Layout::strips: from = (matrix * frame.strips() + row / STRIP) * in_row; break;
+                case Layout::element: case Layout::block: case Layout::code: from = line * in_row, step = in_row; break;
+                default: break;
+            }
+            lines[used++] = {c, reinterpret_cast<char*>(tensor[c]) + from, step, size, bytes};
+        }
+    }
+
+    void next_row() {
+        for (int i = 0; i < used; ++i) lines[i].at += lines[i].apart;
+    }
 
     // Whether a scale of a row or the tensor is given for each block of the tile.
     static bool is_repeated(const Column& column) {
@@ -49,48 +87,33 @@ struct GridWalk {
         }
     }
 
-    // Where a column's part of the tile begins that starts with element `begin` of a row.
-    char* place(int c, int64_t matrix, int64_t row, int64_t begin) const {
-        const Column& column = columns[c];
-        const int64_t line = matrix * frame.rows + row, size = elements(column);
-        const int64_t in_row = size ? (frame.length + size - 1) / size : 0;
-        int64_t number = 0;
-        switch (column.layout) {
-            case Layout::rows: case Layout::row: number = line; break;
-            case Layout::matrices: number = matrix; break;
-            case Layout::cols: number = matrix * in_row + begin; break;
-            case Layout::strips: number = (matrix * frame.strips() + row / STRIP) * in_row + begin; break;
-            case Layout::element: case Layout::block: case Layout::code: number = line * in_row + begin / size; break;
-            default: break;
-        }
-        return reinterpret_cast<char*>(tensor[c]) + number * item(column);
-    }
-
     // Run `body` on `count` elements of a row, of which `present` exist: all, or else the tile is copied and padded with zeros.
-    void run(int64_t matrix, int64_t row, int64_t begin, int count, int present, bool random, auto body) const {
-        const bool is_first = matrix == 0 && row == 0 && begin == 0, is_whole = present == count;
-        for (int c = 0; c < COLUMNS; ++c) {
-            const Column& column = columns[c];
-            char* theirs = place(c, matrix, row, begin);
-            const int64_t size = elements(column);
-            tile.at[c] = theirs;
+    void run(int64_t line, int64_t begin, int count, int present, bool random, auto body) const {
+        const bool is_first = line == 0 && begin == 0, is_whole = present == count;
+        for (int i = 0; i < used; ++i) {
+            const Line& each = lines[i];
+            const Column& column = columns[each.column];
+            char* theirs = each.place(begin);
+            char*& at = tile.at[each.column] = theirs;
+            if (each.size && is_whole) continue;
+            char* ours = copies.of(each.column);
             if (is_repeated(column)) {
-                tile.at[c] = copies.of(c);
-                for (int i = 0; i < count / column.block; ++i) __builtin_memcpy(copies.of(c) + i * column.size, theirs, column.size);
-                continue;
+                at = ours;
+                for (int k = 0; k < count / column.block; ++k) __builtin_memcpy(ours + k * column.size, theirs, column.size);
+            } else if (!each.size) {
+                if (!column.written || is_first) continue;  // the first tile writes what is one for all
+                at = ours;
+                if (column.read) __builtin_memcpy(ours, theirs, column.size);
+            } else {
+                at = ours;
+                if (!column.read && column.layout != Layout::strips) continue;
+                const int64_t bytes = (present + each.size - 1) / each.size * each.bytes;
+                __builtin_memcpy(ours, theirs, bytes);
+                __builtin_memset(ours + bytes, 0, count / each.size * each.bytes - bytes);
             }
-            if (!size && column.written && !is_first) tile.at[c] = copies.of(c);  // the first tile writes what is one for all
-            if (!size && column.written && !is_first && column.read) __builtin_memcpy(copies.of(c), theirs, column.size);
-            if (!size || is_whole) continue;
-            tile.at[c] = copies.of(c);
-            if (!column.read && column.layout != Layout::strips) continue;
-            const int64_t bytes = (present + size - 1) / size * item(column);
-            __builtin_memcpy(copies.of(c), theirs, bytes);
-            __builtin_memset(copies.of(c) + bytes, 0, count / size * item(column) - bytes);
         }
-        const int64_t start = (matrix * frame.rows + row) * frame.length + begin;
+        const int64_t start = line * frame.length + begin;
         tile.count = count;
-        tile.starts_strip = row % STRIP == 0;
         tile.exists = nullptr;
         if (!is_whole) {
             for (int i = 0; i < count; ++i) copies.exists()[i] = i < present;
@@ -102,23 +125,25 @@ struct GridWalk {
             tile.places.index = copies.index();
         }
         body(tile);
-        for (int c = 0; c < COLUMNS; ++c) {
-            const int64_t size = elements(columns[c]);
-            if (is_repeated(columns[c]) && columns[c].written && (columns[c].layout == Layout::row ? begin == 0 : is_first))
-                __builtin_memcpy(place(c, matrix, row, begin), copies.of(c), columns[c].size);
-            if (!is_whole && columns[c].written && size)
-                __builtin_memcpy(place(c, matrix, row, begin), copies.of(c), (present + size - 1) / size * item(columns[c]));
+        for (int i = 0; i < used; ++i) {
+            const Line& each = lines[i];
+            const Column& column = columns[each.column];
+            if (!column.written || (each.size && is_whole)) continue;
+            char* theirs = each.place(begin);
+            if (is_repeated(column) && (column.layout == Layout::row ? begin == 0 : is_first))
+                __builtin_memcpy(theirs, copies.of(each.column), column.size);
+            if (each.size) __builtin_memcpy(theirs, copies.of(each.column), (present + each.size - 1) / each.size * each.bytes);
         }
     }
 
     // One row: whole tiles, then the rest in whole chunks, then what is less than a chunk.
-    void run_row(int64_t matrix, int64_t row, bool random, auto body) const {
+    void run_row(int64_t line, bool random, auto body) const {
         const int64_t whole = frame.length / CHUNK * CHUNK;
         for (int64_t begin = 0; begin < whole; begin += TILE) {
             const int count = whole - begin < TILE ? whole - begin : TILE;
-            run(matrix, row, begin, count, count, random, body);
+            run(line, begin, count, count, random, body);
         }
-        if (whole < frame.length) run(matrix, row, whole, CHUNK, frame.length - whole, random, body);
+        if (whole < frame.length) run(line, whole, CHUNK, frame.length - whole, random, body);
     }
 };
 
@@ -157,9 +182,13 @@ static void for_each_strip(const Bucket& bucket, const Column (&columns)[COLUMNS
             const Frame f = find<OVER, COLUMNS>(bucket, i, strip);
             char* at[COLUMNS];
             Tile tile{at, bucket.scalars + i * scalars, {}, nullptr, 0};
-            const Walker walk{columns, bucket.tensors + i * SLOTS, bucket.keys + i * 4, f, {memory}, tile};
+            Walker walk{columns, bucket.tensors + i * SLOTS, bucket.keys + i * 4, f, {memory}, tile};
             const int64_t matrix = strip / f.strips(), first = strip % f.strips() * STRIP;
-            for (int64_t row = first; row < first + STRIP && row < f.rows; ++row) walk.run_row(matrix, row, random, body);
+            walk.go_to(matrix, first);
+            for (int64_t row = first; row < first + STRIP && row < f.rows; ++row, walk.next_row()) {
+                tile.starts_strip = row == first;
+                walk.run_row(matrix * f.rows + row, random, body);
+            }
         }
         __builtin_free(memory);
     }
