@@ -47,8 +47,7 @@ INLINE floats unscaled_v(ints code) { return to_float(code + 1) * 0.0625f; }
 INLINE floats decode_v(ints code, floats scale) { return unscaled_v(code) * scale; }
 
 // The code of each value.
-INLINE ints encode_v(floats x_, floats scale) {
-    floats inverse = reciprocal(at_least(scale, spread(1.1754943508222875e-38f)));
+INLINE ints encode_v(floats x_, floats inverse) {
     return trunc(at_most(abs(x_ * inverse), spread(1.0f)) * 16.0f - 0.5f);
 }
 
@@ -211,6 +210,70 @@ static void update_coded_1_tile(const Tile& tile) {
     }
 }
 
+// What later sweeps need of a tile.
+static void update_coded_columns_1_tile(const Tile& tile) {
+    [[maybe_unused]] auto* x_col_scale_blocks =
+        tile.buffer<float>(10);                                       // in [columns] col_scale of x (amsgrad)
+    [[maybe_unused]] auto* v_col_scale_cols = tile.buffer<real>(14);  // in [columns] max of each column
+    [[maybe_unused]] auto* x_col_scale_cols =
+        tile.buffer<real>(18);  // in [columns] max of each column (amsgrad)
+    [[maybe_unused]] auto* v_col_scale_inverse_cols =
+        tile.buffer<real>(20);  // out [columns] v_col_scale_inverse for other sweeps
+    [[maybe_unused]] auto* x_col_scale_inverse_cols =
+        tile.buffer<real>(22);  // out [columns] x_col_scale_inverse for other sweeps (amsgrad)
+
+    for (int i = 0; i < tile.count; i += LANES) {
+        reals x_col_scale;
+        if constexpr (amsgrad) {
+            x_col_scale = load_reals(x_col_scale_blocks + i);
+        }
+        reals v_col_scale = load_reals(v_col_scale_cols + i);
+        floats v_col_scale_inverse =
+            reciprocal(at_least(to_floats(v_col_scale), spread(1.1754943508222875e-38f)));
+        store_reals(v_col_scale_inverse_cols + i, v_col_scale_inverse);
+        if constexpr (amsgrad) {
+            x_col_scale = load_reals(x_col_scale_cols + i);
+        }
+        floats x_col_scale_inverse;
+        if constexpr (amsgrad) {
+            x_col_scale_inverse =
+                reciprocal(at_least(to_floats(x_col_scale), spread(1.1754943508222875e-38f)));
+            store_reals(x_col_scale_inverse_cols + i, x_col_scale_inverse);
+        }
+    }
+}
+
+// What later sweeps need of a tile.
+static void update_coded_rows_1_tile(const Tile& tile) {
+    [[maybe_unused]] auto* x_row_scale_blocks = tile.buffer<float>(9);  // in [rows] row_scale of x (amsgrad)
+    [[maybe_unused]] auto* v_row_scale_rows = tile.buffer<real>(12);    // in [rows] max of each row
+    [[maybe_unused]] auto* x_row_scale_rows = tile.buffer<real>(16);    // in [rows] max of each row (amsgrad)
+    [[maybe_unused]] auto* v_row_scale_inverse_rows =
+        tile.buffer<real>(19);  // out [rows] v_row_scale_inverse for other sweeps
+    [[maybe_unused]] auto* x_row_scale_inverse_rows =
+        tile.buffer<real>(21);  // out [rows] x_row_scale_inverse for other sweeps (amsgrad)
+
+    for (int i = 0; i < tile.count; i += LANES) {
+        reals x_row_scale;
+        if constexpr (amsgrad) {
+            x_row_scale = load_reals(x_row_scale_blocks + i);
+        }
+        reals v_row_scale = load_reals(v_row_scale_rows + i);
+        floats v_row_scale_inverse =
+            reciprocal(at_least(to_floats(v_row_scale), spread(1.1754943508222875e-38f)));
+        store_reals(v_row_scale_inverse_rows + i, v_row_scale_inverse);
+        if constexpr (amsgrad) {
+            x_row_scale = load_reals(x_row_scale_rows + i);
+        }
+        floats x_row_scale_inverse;
+        if constexpr (amsgrad) {
+            x_row_scale_inverse =
+                reciprocal(at_least(to_floats(x_row_scale), spread(1.1754943508222875e-38f)));
+            store_reals(x_row_scale_inverse_rows + i, x_row_scale_inverse);
+        }
+    }
+}
+
 // What later sweeps need of a tile, with m, v, x stored as codes.
 static void update_coded_tile(const Tile& tile) {
     [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
@@ -229,12 +292,15 @@ static void update_coded_tile(const Tile& tile) {
         tile.buffer<uint8_t>(8);  // in/out [bytes] largest v so far, 4-bit codes (amsgrad)
     [[maybe_unused]] auto* x_row_scale_blocks = tile.buffer<float>(9);  // in [rows] row_scale of x (amsgrad)
     [[maybe_unused]] auto* x_col_scale_blocks =
-        tile.buffer<float>(10);                                       // in [columns] col_scale of x (amsgrad)
-    [[maybe_unused]] auto* v_row_scale_rows = tile.buffer<real>(12);  // in [rows] max of each row
-    [[maybe_unused]] auto* v_col_scale_cols = tile.buffer<real>(14);  // in [columns] max of each column
-    [[maybe_unused]] auto* x_row_scale_rows = tile.buffer<real>(16);  // in [rows] max of each row (amsgrad)
-    [[maybe_unused]] auto* x_col_scale_cols =
-        tile.buffer<real>(18);  // in [columns] max of each column (amsgrad)
+        tile.buffer<float>(10);  // in [columns] col_scale of x (amsgrad)
+    [[maybe_unused]] auto* v_row_scale_inverse_rows =
+        tile.buffer<real>(19);  // in [rows] v_row_scale_inverse for other sweeps
+    [[maybe_unused]] auto* v_col_scale_inverse_cols =
+        tile.buffer<real>(20);  // in [columns] v_col_scale_inverse for other sweeps
+    [[maybe_unused]] auto* x_row_scale_inverse_rows =
+        tile.buffer<real>(21);  // in [rows] x_row_scale_inverse for other sweeps (amsgrad)
+    [[maybe_unused]] auto* x_col_scale_inverse_cols =
+        tile.buffer<real>(22);  // in [columns] x_col_scale_inverse for other sweeps (amsgrad)
     const real beta1 = tile.scalars[0];
     const real beta2 = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -264,10 +330,10 @@ static void update_coded_tile(const Tile& tile) {
     if constexpr (amsgrad) {
         x_row_scale = spread(real(*x_row_scale_blocks));
     }
-    reals v_row_scale_2 = spread(real(*v_row_scale_rows));
-    reals x_row_scale_2 = x_row_scale;
+    reals v_row_scale_inverse = spread(real(*v_row_scale_inverse_rows));
+    reals x_row_scale_inverse;
     if constexpr (amsgrad) {
-        x_row_scale_2 = spread(real(*x_row_scale_rows));
+        x_row_scale_inverse = spread(real(*x_row_scale_inverse_rows));
     }
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
@@ -320,17 +386,24 @@ static void update_coded_tile(const Tile& tile) {
             m_smallest = at_most(m_smallest, m_blocks);
             floats v_blocks = existing(tile, i, to_floats(v));
             v_blocks = finite_or_zero(v_blocks);
-            v_col_scale = load_reals(v_col_scale_cols + i);
-            v_scale = existing(tile, i, to_floats(minimum(v_row_scale_2, v_col_scale)));
-            v_code = encode_v(v_blocks, v_scale);
+            reals v_col_scale_inverse = load_reals(v_col_scale_inverse_cols + i);
+            floats v_inverse =
+                existing(tile, i, to_floats(maximum(v_row_scale_inverse, v_col_scale_inverse)));
+            v_code = encode_v(v_blocks, v_inverse);
             store_bytes(_v_codes + i, v_code);
             floats x_blocks;
             if constexpr (amsgrad) {
                 x_blocks = existing(tile, i, to_floats(x_));
                 x_blocks = finite_or_zero(x_blocks);
-                x_col_scale = load_reals(x_col_scale_cols + i);
-                x_scale = existing(tile, i, to_floats(minimum(x_row_scale_2, x_col_scale)));
-                x_code = encode_v(x_blocks, x_scale);
+            }
+            reals x_col_scale_inverse;
+            if constexpr (amsgrad) {
+                x_col_scale_inverse = load_reals(x_col_scale_inverse_cols + i);
+            }
+            floats x_inverse;
+            if constexpr (amsgrad) {
+                x_inverse = existing(tile, i, to_floats(maximum(x_row_scale_inverse, x_col_scale_inverse)));
+                x_code = encode_v(x_blocks, x_inverse);
                 store_bytes(_x_codes + i, x_code);
             }
         }
@@ -430,12 +503,70 @@ extern "C" void update_coded(const Bucket& bucket) {
         {Layout::rows, sizeof(real), 128, false, false},
         {Layout::strips, sizeof(real), 32, false, amsgrad},
         {Layout::cols, sizeof(real), 32, false, false},
+        {Layout::rows, sizeof(real), 0, false, false},
+        {Layout::cols, sizeof(real), 0, false, false},
+        {Layout::rows, sizeof(real), 0, false, false},
+        {Layout::cols, sizeof(real), 0, false, false},
     };
     for_each_strip<128, 2048, Over::element>(bucket, update_coded_1_columns, 8, false, update_coded_1_tile);
     join_grid<Join::max, real, Over::element>(bucket, update_coded_1_columns, 11, 12);
     join_grid<Join::max, real, Over::element>(bucket, update_coded_1_columns, 13, 14);
     if constexpr (amsgrad) join_grid<Join::max, real, Over::element>(bucket, update_coded_1_columns, 15, 16);
     if constexpr (amsgrad) join_grid<Join::max, real, Over::element>(bucket, update_coded_1_columns, 17, 18);
+    constexpr Column update_coded_columns_1_columns[] = {
+        {Layout::element, sizeof(param_t), 0, false, false},
+        {Layout::element, sizeof(grad_t), 0, false, false},
+        {Layout::element, sizeof(correction_t), 0, false, false},
+        {Layout::code, 4, 128, false, false},
+        {Layout::block, sizeof(float), 128, false, false},
+        {Layout::code, 4, 128, false, false},
+        {Layout::rows, sizeof(float), 128, false, false},
+        {Layout::element, sizeof(float), 128, false, false},
+        {Layout::code, 4, 128, false, false},
+        {Layout::rows, sizeof(float), 128, false, false},
+        {Layout::element, sizeof(float), 128, amsgrad, false},
+        {Layout::block, sizeof(real), 128, false, false},
+        {Layout::rows, sizeof(real), 128, false, false},
+        {Layout::strips, sizeof(real), 32, false, false},
+        {Layout::element, sizeof(real), 32, true, false},
+        {Layout::block, sizeof(real), 128, false, false},
+        {Layout::rows, sizeof(real), 128, false, false},
+        {Layout::strips, sizeof(real), 32, false, false},
+        {Layout::element, sizeof(real), 32, amsgrad, false},
+        {Layout::rows, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, false, true},
+        {Layout::rows, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, false, amsgrad},
+    };
+    for_each_strip<128, 2048, Over::col>(bucket, update_coded_columns_1_columns, 8, false,
+                                         update_coded_columns_1_tile);
+    constexpr Column update_coded_rows_1_columns[] = {
+        {Layout::element, sizeof(param_t), 0, false, false},
+        {Layout::element, sizeof(grad_t), 0, false, false},
+        {Layout::element, sizeof(correction_t), 0, false, false},
+        {Layout::code, 4, 128, false, false},
+        {Layout::block, sizeof(float), 128, false, false},
+        {Layout::code, 4, 128, false, false},
+        {Layout::element, sizeof(float), 128, false, false},
+        {Layout::cols, sizeof(float), 128, false, false},
+        {Layout::code, 4, 128, false, false},
+        {Layout::element, sizeof(float), 128, amsgrad, false},
+        {Layout::cols, sizeof(float), 128, false, false},
+        {Layout::block, sizeof(real), 128, false, false},
+        {Layout::element, sizeof(real), 128, true, false},
+        {Layout::strips, sizeof(real), 32, false, false},
+        {Layout::cols, sizeof(real), 32, false, false},
+        {Layout::block, sizeof(real), 128, false, false},
+        {Layout::element, sizeof(real), 128, amsgrad, false},
+        {Layout::strips, sizeof(real), 32, false, false},
+        {Layout::cols, sizeof(real), 32, false, false},
+        {Layout::element, sizeof(real), 0, false, true},
+        {Layout::cols, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, false, amsgrad},
+        {Layout::cols, sizeof(real), 0, false, false},
+    };
+    for_each_strip<128, 2048, Over::row>(bucket, update_coded_rows_1_columns, 8, false,
+                                         update_coded_rows_1_tile);
     constexpr Column update_coded_columns[] = {
         {Layout::element, sizeof(param_t), 0, true, true},
         {Layout::element, sizeof(grad_t), 0, true, false},
@@ -449,13 +580,17 @@ extern "C" void update_coded(const Bucket& bucket) {
         {Layout::rows, sizeof(float), 128, amsgrad, false},
         {Layout::cols, sizeof(float), 128, amsgrad, false},
         {Layout::block, sizeof(real), 128, false, false},
-        {Layout::rows, sizeof(real), 128, true, false},
+        {Layout::rows, sizeof(real), 128, false, false},
         {Layout::strips, sizeof(real), 32, false, false},
-        {Layout::cols, sizeof(real), 32, true, false},
+        {Layout::cols, sizeof(real), 32, false, false},
         {Layout::block, sizeof(real), 128, false, false},
-        {Layout::rows, sizeof(real), 128, amsgrad, false},
+        {Layout::rows, sizeof(real), 128, false, false},
         {Layout::strips, sizeof(real), 32, false, false},
-        {Layout::cols, sizeof(real), 32, amsgrad, false},
+        {Layout::cols, sizeof(real), 32, false, false},
+        {Layout::rows, sizeof(real), 0, true, false},
+        {Layout::cols, sizeof(real), 0, true, false},
+        {Layout::rows, sizeof(real), 0, amsgrad, false},
+        {Layout::cols, sizeof(real), 0, amsgrad, false},
     };
     for_each_strip<128, 2048, Over::element>(bucket, update_coded_columns, 8, is_random, update_coded_tile);
     constexpr Column update_coded_columns_2_columns[] = {
@@ -478,6 +613,10 @@ extern "C" void update_coded(const Bucket& bucket) {
         {Layout::rows, sizeof(real), 128, false, false},
         {Layout::strips, sizeof(real), 32, false, false},
         {Layout::element, sizeof(real), 32, amsgrad, false},
+        {Layout::rows, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, false, false},
+        {Layout::rows, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, false, false},
     };
     for_each_strip<128, 2048, Over::col>(bucket, update_coded_columns_2_columns, 8, false,
                                          update_coded_columns_2_tile);
@@ -501,6 +640,10 @@ extern "C" void update_coded(const Bucket& bucket) {
         {Layout::element, sizeof(real), 128, amsgrad, false},
         {Layout::strips, sizeof(real), 32, false, false},
         {Layout::cols, sizeof(real), 32, false, false},
+        {Layout::element, sizeof(real), 0, false, false},
+        {Layout::cols, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, false, false},
+        {Layout::cols, sizeof(real), 0, false, false},
     };
     for_each_strip<128, 2048, Over::row>(bucket, update_coded_rows_2_columns, 8, false,
                                          update_coded_rows_2_tile);

@@ -100,9 +100,8 @@ def decode_v(code: Tensor, scale: Tensor) -> Tensor:
     return unscaled_v(code) * scale
 
 
-def encode_v(x: Tensor, scale: Tensor) -> Tensor:
+def encode_v(x: Tensor, inverse: Tensor) -> Tensor:
     """The code of each value."""
-    inverse = torch.reciprocal(torch.clamp(scale, min=1.1754943508222875e-38))
     return (torch.clamp(torch.abs(x * inverse), max=1.0) * 16.0 - 0.5).to(torch.int32)
 
 
@@ -235,9 +234,15 @@ def update_coded(
     v_blocks = torch.where(torch.isfinite(v_blocks), v_blocks, 0.0)
     v_size = torch.where(torch.abs(v) <= 3.4028234663852886e38, torch.abs(v), 0.0)
     v_row_scale = torch.amax(v_size, -1, keepdim=True)
+    v_row_scale_inverse = torch.reciprocal(
+        torch.clamp(v_row_scale.to(torch.float32), min=1.1754943508222875e-38)
+    )
     v_col_scale = torch.amax(v_size, -2, keepdim=True)
-    v_scale = to_blocks(torch.minimum(v_row_scale, v_col_scale), 128)
-    v_code = encode_v(v_blocks, v_scale)
+    v_col_scale_inverse = torch.reciprocal(
+        torch.clamp(v_col_scale.to(torch.float32), min=1.1754943508222875e-38)
+    )
+    v_inverse = to_blocks(torch.maximum(v_row_scale_inverse, v_col_scale_inverse), 128)
+    v_code = encode_v(v_blocks, v_inverse)
     v_codes.copy_(pack(v_code, 4).view_as(v_codes))
     v_row_scale_blocks.copy_(v_row_scale)
     v_col_scale_blocks.copy_(v_col_scale)
@@ -246,9 +251,15 @@ def update_coded(
         x_blocks = torch.where(torch.isfinite(x_blocks), x_blocks, 0.0)
         x_size = torch.where(torch.abs(x) <= 3.4028234663852886e38, torch.abs(x), 0.0)
         x_row_scale = torch.amax(x_size, -1, keepdim=True)
+        x_row_scale_inverse = torch.reciprocal(
+            torch.clamp(x_row_scale.to(torch.float32), min=1.1754943508222875e-38)
+        )
         x_col_scale = torch.amax(x_size, -2, keepdim=True)
-        x_scale = to_blocks(torch.minimum(x_row_scale, x_col_scale), 128)
-        x_code = encode_v(x_blocks, x_scale)
+        x_col_scale_inverse = torch.reciprocal(
+            torch.clamp(x_col_scale.to(torch.float32), min=1.1754943508222875e-38)
+        )
+        x_inverse = to_blocks(torch.maximum(x_row_scale_inverse, x_col_scale_inverse), 128)
+        x_code = encode_v(x_blocks, x_inverse)
         x_codes.copy_(pack(x_code, 4).view_as(x_codes))
         x_row_scale_blocks.copy_(x_row_scale)
         x_col_scale_blocks.copy_(x_col_scale)

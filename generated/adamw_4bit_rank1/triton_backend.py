@@ -89,9 +89,8 @@ def decode_v(code, scale, _tables):
 
 
 @triton.jit
-def encode_v(x, scale):
+def encode_v(x, inverse):
     """The code of each value."""
-    inverse = tl.div_rn(1.0, maximum(scale, 1.1754943508222875e-38))
     return (minimum(tl.abs(x * inverse), 1.0) * 16.0 - 0.5).to(tl.int32)
 
 
@@ -164,7 +163,7 @@ def update(
 
 @triton.jit
 def update_coded_1(
-    _tensors,  # int64[n, 23]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 27]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
@@ -184,7 +183,7 @@ def update_coded_1(
     """What later sweeps need of a tile, with m, v, x stored as codes."""
     _tile = _tiles + 2 * tl.program_id(0)
     _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 23
+    _slot = _tensors + _tensor * 27
     _scalars = scalars + _tensor * 8
     _key = _keys + _tensor * 4
     grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
@@ -200,8 +199,8 @@ def update_coded_1(
     x_row_scale_parts = pointer(_slot + 15, REAL, ALIGNED)  # out [blocks] max of each block (amsgrad)
     # out [strips, columns] max of each column of a strip (amsgrad)
     x_col_scale_parts = pointer(_slot + 17, REAL, ALIGNED)
-    _rows = tl.load(_slot + 20)
-    _length = tl.load(_slot + 21)  # of a row
+    _rows = tl.load(_slot + 24)
+    _length = tl.load(_slot + 25)  # of a row
     _at, _start, _offsets, _valid = grid_tile(
         tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
     )
@@ -282,8 +281,8 @@ def update_coded_1(
 
 
 @triton.jit
-def update_coded(
-    _tensors,  # int64[n, 23]  addresses, then sizes, of each parameter's tensors
+def update_coded_columns_1(
+    _tensors,  # int64[n, 27]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
@@ -303,7 +302,109 @@ def update_coded(
     """What later sweeps need of a tile, with m, v, x stored as codes."""
     _tile = _tiles + 2 * tl.program_id(0)
     _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 23
+    _slot = _tensors + _tensor * 27
+    _scalars = scalars + _tensor * 8
+    _key = _keys + _tensor * 4
+    x_col_scale_blocks = pointer(_slot + 10, tl.float32, ALIGNED)  # in [columns] col_scale of x (amsgrad)
+    v_col_scale_cols = pointer(_slot + 14, REAL, ALIGNED)  # in [columns] max of each column
+    x_col_scale_cols = pointer(_slot + 18, REAL, ALIGNED)  # in [columns] max of each column (amsgrad)
+    # out [columns] v_col_scale_inverse for other sweeps
+    v_col_scale_inverse_cols = pointer(_slot + 20, REAL, ALIGNED)
+    # out [columns] x_col_scale_inverse for other sweeps (amsgrad)
+    x_col_scale_inverse_cols = pointer(_slot + 22, REAL, ALIGNED)
+    _rows = tl.load(_slot + 23)
+    _length = tl.load(_slot + 25)  # of a row
+    _at, _start, _offsets, _valid = grid_tile(
+        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
+    )
+
+    if amsgrad:
+        x_col_scale = load_elements(x_col_scale_blocks + _start, _offsets, _valid, REAL, BULK)
+    v_col_scale = load_elements(v_col_scale_cols + _start, _offsets, _valid, REAL, BULK)
+
+    v_col_scale_inverse = tl.div_rn(1.0, maximum(v_col_scale.to(tl.float32), 1.1754943508222875e-38))
+
+    store_elements(v_col_scale_inverse_cols + _start, _offsets, v_col_scale_inverse, _valid, BULK)
+    if amsgrad:
+        x_col_scale = load_elements(x_col_scale_cols + _start, _offsets, _valid, REAL, BULK)
+        x_col_scale_inverse = tl.div_rn(1.0, maximum(x_col_scale.to(tl.float32), 1.1754943508222875e-38))
+        store_elements(x_col_scale_inverse_cols + _start, _offsets, x_col_scale_inverse, _valid, BULK)
+
+
+@triton.jit
+def update_coded_rows_1(
+    _tensors,  # int64[n, 27]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 8]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _tables,  # int32[entries]  what functions look up
+    amsgrad: tl.constexpr,
+    maximize: tl.constexpr,
+    low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
+    REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """What later sweeps need of a tile, with m, v, x stored as codes."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 27
+    _scalars = scalars + _tensor * 8
+    _key = _keys + _tensor * 4
+    x_row_scale_blocks = pointer(_slot + 9, tl.float32, ALIGNED)  # in [rows] row_scale of x (amsgrad)
+    v_row_scale_rows = pointer(_slot + 12, REAL, ALIGNED)  # in [rows] max of each row
+    x_row_scale_rows = pointer(_slot + 16, REAL, ALIGNED)  # in [rows] max of each row (amsgrad)
+    # out [rows] v_row_scale_inverse for other sweeps
+    v_row_scale_inverse_rows = pointer(_slot + 19, REAL, ALIGNED)
+    # out [rows] x_row_scale_inverse for other sweeps (amsgrad)
+    x_row_scale_inverse_rows = pointer(_slot + 21, REAL, ALIGNED)
+    _rows = tl.load(_slot + 23)
+    _length = tl.load(_slot + 24)  # of a row
+    _at, _start, _offsets, _valid = grid_tile(
+        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
+    )
+
+    if amsgrad:
+        x_row_scale = load_elements(x_row_scale_blocks + _start, _offsets, _valid, REAL, BULK)
+    v_row_scale = load_elements(v_row_scale_rows + _start, _offsets, _valid, REAL, BULK)
+
+    v_row_scale_inverse = tl.div_rn(1.0, maximum(v_row_scale.to(tl.float32), 1.1754943508222875e-38))
+
+    store_elements(v_row_scale_inverse_rows + _start, _offsets, v_row_scale_inverse, _valid, BULK)
+    if amsgrad:
+        x_row_scale = load_elements(x_row_scale_rows + _start, _offsets, _valid, REAL, BULK)
+        x_row_scale_inverse = tl.div_rn(1.0, maximum(x_row_scale.to(tl.float32), 1.1754943508222875e-38))
+        store_elements(x_row_scale_inverse_rows + _start, _offsets, x_row_scale_inverse, _valid, BULK)
+
+
+@triton.jit
+def update_coded(
+    _tensors,  # int64[n, 27]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 8]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    _tables,  # int32[entries]  what functions look up
+    amsgrad: tl.constexpr,
+    maximize: tl.constexpr,
+    low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
+    REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """What later sweeps need of a tile, with m, v, x stored as codes."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 27
     _scalars = scalars + _tensor * 8
     _key = _keys + _tensor * 4
     param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
@@ -318,12 +419,16 @@ def update_coded(
     x_codes = pointer(_slot + 8, tl.int32, ALIGNED)  # in/out [bytes] largest v so far, 4-bit codes (amsgrad)
     x_row_scale_blocks = pointer(_slot + 9, tl.float32, ALIGNED)  # in [rows] row_scale of x (amsgrad)
     x_col_scale_blocks = pointer(_slot + 10, tl.float32, ALIGNED)  # in [columns] col_scale of x (amsgrad)
-    v_row_scale_rows = pointer(_slot + 12, REAL, ALIGNED)  # in [rows] max of each row
-    v_col_scale_cols = pointer(_slot + 14, REAL, ALIGNED)  # in [columns] max of each column
-    x_row_scale_rows = pointer(_slot + 16, REAL, ALIGNED)  # in [rows] max of each row (amsgrad)
-    x_col_scale_cols = pointer(_slot + 18, REAL, ALIGNED)  # in [columns] max of each column (amsgrad)
-    _rows = tl.load(_slot + 20)
-    _length = tl.load(_slot + 21)  # of a row
+    # in [rows] v_row_scale_inverse for other sweeps
+    v_row_scale_inverse_rows = pointer(_slot + 19, REAL, ALIGNED)
+    # in [columns] v_col_scale_inverse for other sweeps
+    v_col_scale_inverse_cols = pointer(_slot + 20, REAL, ALIGNED)
+    # in [rows] x_row_scale_inverse for other sweeps (amsgrad)
+    x_row_scale_inverse_rows = pointer(_slot + 21, REAL, ALIGNED)
+    # in [columns] x_col_scale_inverse for other sweeps (amsgrad)
+    x_col_scale_inverse_cols = pointer(_slot + 22, REAL, ALIGNED)
+    _rows = tl.load(_slot + 24)
+    _length = tl.load(_slot + 25)  # of a row
     _at, _start, _offsets, _valid = grid_tile(
         tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
     )
@@ -380,24 +485,24 @@ def update_coded(
     store_scalars(m_scale_blocks, m_scale, _at, _rows, _length, 128, WIDTH, TILE, BULK, True)
     v_blocks = to_blocks(v, _valid, 128, TILE, BULK)
     v_blocks = tl.where((tl.abs(v_blocks) < float("inf")), v_blocks, 0.0)
-    v_row_scale = row_values(v_row_scale_rows, _at, _rows, WIDTH, TILE, BULK)
-    v_col_scale = column_values(v_col_scale_cols, _at, _length, WIDTH, TILE, BULK)
-    v_scale = to_blocks(minimum(v_row_scale, v_col_scale), _valid, 128, TILE, BULK)
-    v_code = encode_v(v_blocks, v_scale)
+    v_row_scale_inverse = row_values(v_row_scale_inverse_rows, _at, _rows, WIDTH, TILE, BULK)
+    v_col_scale_inverse = column_values(v_col_scale_inverse_cols, _at, _length, WIDTH, TILE, BULK)
+    v_inverse = to_blocks(maximum(v_row_scale_inverse, v_col_scale_inverse), _valid, 128, TILE, BULK)
+    v_code = encode_v(v_blocks, v_inverse)
     store_codes(v_codes, v_code, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
     if amsgrad:
         x_blocks = to_blocks(x, _valid, 128, TILE, BULK)
         x_blocks = tl.where((tl.abs(x_blocks) < float("inf")), x_blocks, 0.0)
-        x_row_scale = row_values(x_row_scale_rows, _at, _rows, WIDTH, TILE, BULK)
-        x_col_scale = column_values(x_col_scale_cols, _at, _length, WIDTH, TILE, BULK)
-        x_scale = to_blocks(minimum(x_row_scale, x_col_scale), _valid, 128, TILE, BULK)
-        x_code = encode_v(x_blocks, x_scale)
+        x_row_scale_inverse = row_values(x_row_scale_inverse_rows, _at, _rows, WIDTH, TILE, BULK)
+        x_col_scale_inverse = column_values(x_col_scale_inverse_cols, _at, _length, WIDTH, TILE, BULK)
+        x_inverse = to_blocks(maximum(x_row_scale_inverse, x_col_scale_inverse), _valid, 128, TILE, BULK)
+        x_code = encode_v(x_blocks, x_inverse)
         store_codes(x_codes, x_code, _at, _rows, _length, 4, 128, WIDTH, TILE, BULK, True)
 
 
 @triton.jit
 def update_coded_columns_2(
-    _tensors,  # int64[n, 23]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 27]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
@@ -417,15 +522,15 @@ def update_coded_columns_2(
     """What later sweeps need of a tile, with m, v, x stored as codes."""
     _tile = _tiles + 2 * tl.program_id(0)
     _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 23
+    _slot = _tensors + _tensor * 27
     _scalars = scalars + _tensor * 8
     _key = _keys + _tensor * 4
     v_col_scale_blocks = pointer(_slot + 7, tl.float32, ALIGNED)  # out [columns] col_scale of v
     x_col_scale_blocks = pointer(_slot + 10, tl.float32, ALIGNED)  # in/out [columns] col_scale of x (amsgrad)
     v_col_scale_cols = pointer(_slot + 14, REAL, ALIGNED)  # in [columns] max of each column
     x_col_scale_cols = pointer(_slot + 18, REAL, ALIGNED)  # in [columns] max of each column (amsgrad)
-    _rows = tl.load(_slot + 19)
-    _length = tl.load(_slot + 21)  # of a row
+    _rows = tl.load(_slot + 23)
+    _length = tl.load(_slot + 25)  # of a row
     _at, _start, _offsets, _valid = grid_tile(
         tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
     )
@@ -442,7 +547,7 @@ def update_coded_columns_2(
 
 @triton.jit
 def update_coded_rows_2(
-    _tensors,  # int64[n, 23]  addresses, then sizes, of each parameter's tensors
+    _tensors,  # int64[n, 27]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 8]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
@@ -462,15 +567,15 @@ def update_coded_rows_2(
     """One step of a tile, with m, v, x stored as codes."""
     _tile = _tiles + 2 * tl.program_id(0)
     _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 23
+    _slot = _tensors + _tensor * 27
     _scalars = scalars + _tensor * 8
     _key = _keys + _tensor * 4
     v_row_scale_blocks = pointer(_slot + 6, tl.float32, ALIGNED)  # out [rows] row_scale of v
     x_row_scale_blocks = pointer(_slot + 9, tl.float32, ALIGNED)  # in/out [rows] row_scale of x (amsgrad)
     v_row_scale_rows = pointer(_slot + 12, REAL, ALIGNED)  # in [rows] max of each row
     x_row_scale_rows = pointer(_slot + 16, REAL, ALIGNED)  # in [rows] max of each row (amsgrad)
-    _rows = tl.load(_slot + 19)
-    _length = tl.load(_slot + 20)  # of a row
+    _rows = tl.load(_slot + 23)
+    _length = tl.load(_slot + 24)  # of a row
     _at, _start, _offsets, _valid = grid_tile(
         tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
     )
@@ -503,6 +608,8 @@ KERNELS = (
                     Reduction("max", 17, 18),
                 ),
             ),
+            Sweep(update_coded_columns_1, over="col"),
+            Sweep(update_coded_rows_1, over="row"),
             Sweep(update_coded),
             Sweep(update_coded_columns_2, over="col"),
             Sweep(update_coded_rows_2, over="row"),
@@ -521,6 +628,10 @@ KERNELS = (
             Scratch("rows", 128, copy_to=None, flag="amsgrad", holds=True, real=True),
             Scratch("strips", 32, copy_to=None, flag="amsgrad", holds=True, real=True),
             Scratch("cols", 32, copy_to=None, flag="amsgrad", holds=True, real=True),
+            Scratch("rows", 0, copy_to=None, real=True),
+            Scratch("cols", 0, copy_to=None, real=True),
+            Scratch("rows", 0, copy_to=None, flag="amsgrad", holds=True, real=True),
+            Scratch("cols", 0, copy_to=None, flag="amsgrad", holds=True, real=True),
         ),
         tables=TABLES,
         extras=("amsgrad",),

@@ -40,6 +40,7 @@ from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout
 from optgen.storage.codebooks import CODEBOOKS, RANK1, saved_scalars
 from optgen.storage.codec import Codec, build_functions
 from optgen.storage.lookup import LARGEST
+from optgen.storage.scales import SMALLEST
 
 __all__ = ["Lowered", "lower_storage"]
 
@@ -164,7 +165,7 @@ class _Lowering:
             self.out.body.append(Assign(name, Op("load", (Ref(f"{state.name}_{scalar}_blocks"),)), guards))
             args.append(Ref(name))
         if len(args) > 1 and saved == list(RANK1):
-            args = [args[0], self.smaller(state, args[1], args[2], index, self.out.body)]
+            args = [args[0], self.smaller(state, args[1], args[2], index)]
         value = Op("elements", (Call(names["decode"], tuple(args)), Const(index)))
         self.out.body.append(Assign(state.name, value, guards))
 
@@ -210,19 +211,27 @@ class _Lowering:
         finite = Op("where", (Op("le", (magnitude, Const(LARGEST))), magnitude, Const(0.0)))
         self.stores.append(Assign(size, finite, guards))
         scales: list[Expr] = []
+        inverses: list[Expr] = []
         for scalar, op in zip(RANK1, ("cols_max", "rows_max"), strict=True):
             name = self.local(f"{state.name}_{scalar}", Kind.REAL, DOMAINS[scalar])
             self.stores.append(Assign(name, Op(op, (Ref(size),)), guards))
             scales.append(Ref(name))
-        known["scale"] = self.smaller(state, scales[0], scales[1], index, self.stores)
+            inverse = self.local(f"{state.name}_{scalar}_inverse", Kind.REAL, DOMAINS[scalar])
+            floor = Op("max", (Op("real", (Ref(name),)), Const(float(SMALLEST))))
+            self.stores.append(Assign(inverse, Op("reciprocal", (floor,)), guards))
+            inverses.append(Ref(inverse))
+        # the smaller scale has the larger inverse: so each row and column is divided by, and no element
+        inverse = self.local(f"{state.name}_inverse", Kind.REAL, Domain.ELEMENT)
+        self.stores.append(Assign(inverse, Op("blocks", (Op("max", tuple(inverses)), Const(index))), guards))
+        known["inverse"] = Ref(inverse)
         self.codes(state, codec, names, index, known)
         for scalar, scale in zip(RANK1, scales, strict=True):
             self.stores.append(Store(f"{state.name}_{scalar}_blocks", scale, guards))
 
-    def smaller(self, state: State, row: Expr, col: Expr, index: int, to: list[Statement]) -> Ref:
+    def smaller(self, state: State, row: Expr, col: Expr, index: int) -> Ref:
         """The scale of each element, arranged in blocks."""
         name = self.local(f"{state.name}_scale", Kind.REAL, Domain.ELEMENT)
-        to.append(Assign(name, Op("blocks", (Op("min", (row, col)), Const(index))), _guards(state)))
+        self.out.body.append(Assign(name, Op("blocks", (Op("min", (row, col)), Const(index))), _guards(state)))
         return Ref(name)
 
     def inline(self, call: Call, name: str, state: str, guards: tuple[Guard, ...]) -> None:

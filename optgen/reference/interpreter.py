@@ -15,6 +15,7 @@ from optgen.reference.evaluate import call, evaluate
 from optgen.runtime.layout import vector_shape, view_shape
 from optgen.storage.codebooks import CODEBOOKS, half_gap, state_codes
 from optgen.storage.codec import build_functions
+from optgen.storage.scales import SMALLEST
 
 __all__ = ["Reference", "rounded"]
 
@@ -137,7 +138,7 @@ class Reference:
             sizes = np.where(np.isfinite(single), np.abs(single), np.float32(0))
             known["row_scale"], known["col_scale"] = sizes.max(axis=-1, keepdims=True), sizes.max(axis=-2, keepdims=True)
             scale = np.broadcast_to(np.minimum(known["row_scale"], known["col_scale"]), shape)
-            known["scale"] = packing.to_blocks(scale, codes)
+            known["inverse"] = np.float32(1) / np.maximum(packing.to_blocks(scale, codes), np.float32(SMALLEST))
         for scalar in codec.scalars if codes.scope != "rank1" else ():
             known[scalar.name] = self.apply(formulas[scalar.name], known, functions)
         if codec.random:

@@ -8,7 +8,7 @@ one must follow the other, a `min` or an integer conversion stands between.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from optgen.diagnostics import Diagnostics, Source, Span
@@ -89,19 +89,29 @@ PARAMS = {
     "steps": (Kind.INT, Domain.BLOCK),
     "positive": (Kind.REAL, Domain.BLOCK),
     "distance": (Kind.INT, Domain.ELEMENT),
+    "inverse": (Kind.REAL, Domain.ELEMENT),
 }
 
 
 def build_functions(codec: Codec, suffix: str, scope: str = "block") -> tuple[Function, ...]:
     """Parse a codec's formulas; every function is named with `suffix`, the name of the state.
 
-    `scope` is what shares a scale: in formulas, `block_max` and `block_min` mean that of a "block", "row" or "tensor".
+    `scope` is what shares a scale: in formulas, `block_max` and `block_min` mean that of a "block", "row" or "tensor". Where
+    each element has one ("rank1"), the inverse of the scale is given to `encode` in its place.
     """
     known: dict[str, Function] = {}
     for formula in codec.formulas:
         name = formula.name if formula.shared else f"{formula.name}_{suffix}"
-        known[formula.name] = _build(formula, name, known, scope)
+        given = _with_inverse(formula) if scope == "rank1" and formula.name == "encode" else formula
+        known[formula.name] = _build(given, name, known, scope)
     return tuple(known.values())
+
+
+def _with_inverse(formula: Formula) -> Formula:
+    """The same without its first line, which inverts the scale."""
+    first, rest = formula.text.split("\n", 1)
+    assert first.startswith("inverse = "), formula.text
+    return replace(formula, text=rest, params=tuple("inverse" if name == "scale" else name for name in formula.params))
 
 
 def _build(formula: Formula, name: str, known: Mapping[str, Function], scope: str) -> Function:

@@ -46,7 +46,10 @@ INLINE reals load_reals(const float16* from) {
 }
 
 INLINE void store_reals(float* to, reals x) { store(to, to_floats(x)); }
-INLINE void store_reals(double* to, reals x) { store(to, __builtin_convertvector(x, Vector<double>)); }
+template <class V>
+INLINE void store_reals(double* to, V x) {
+    store(to, __builtin_convertvector(x, Vector<double>));
+}
 
 INLINE void store_halves(uint16_t* to, ints x) {
 #ifdef __AVX512F__
