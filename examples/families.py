@@ -1,6 +1,7 @@
 """Every optimizer that comes with optgen on one small language model: loss against bytes of state, for docs/results.md.
 
     python examples/families.py
+    python examples/families.py --only solo --only adam_mini
 
 The learning rate of each rule is one whose half and double are worse for the first seed; storages of a rule share it. Each
 run is saved when it ends; called again after an interruption, the study goes on with the runs that are missing.
@@ -36,23 +37,38 @@ RULES: Mapping[str, float] = {  # a learning rate to start the search from
     "signum": 3e-4,
     "lion": 3e-4,
     "adabelief_solo": 1e-3,
+    "lamb": 4e-3,
+    "adafactor": 1e-2,
+    "adafactor_paper": 1e-2,
+    "sm3": 0.1,
+    "adam_mini": 1e-3,
 }
 STORAGES: Mapping[str, Sequence[str]] = {  # the same rule, but for the storage of its states
     "torch.optim.AdamW": (
         *("adamw", "adam", "adamw_bf16", "adamw_8bit", "adamw_flash", "adamw_4bit"),
-        *("solo", "solo_3bit", "solo_2bit"),
+        *("solo", "solo_3bit", "solo_2bit", "adamw_4bit_rank1", "adamw_4bit_factor"),
     ),
+    "adafactor_paper": ("adafactor_solo",),
     "sgd": ("sgdw",),
     "lion": ("lion_8bit",),
 }
-OPTIONS: Mapping[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}, "sgdw": {"momentum": 0.9}}
+OWN_RATE = {"relative_step": False}  # of Adafactor, which else takes no learning rate
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9},
+    "sgdw": {"momentum": 0.9},
+    "adafactor_paper": OWN_RATE,
+    "adafactor_solo": OWN_RATE,
+    "adam_mini": {"head_size": 32, "tags": {"row": ["tokens.weight", "places.weight", "head.weight"]}},
+}
 
 
 @click.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out/families"), show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=300, show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--only", "names", multiple=True, help="A rule to run with its storages; may be given several times.")
+@click.option(
+    "--only", "names", multiple=True, help="An optimizer to run, with the rate of its rule; may be given several times."
+)
 @click.option(
     "--compile/--eager", "compiled", default=True, show_default=True, help="Compile the updates (needs a C++ compiler)."
 )
@@ -66,9 +82,9 @@ def main(out: Path, steps: int, seeds: int, names: tuple[str, ...], *, compiled:
         return saved_run(name, corpus, settings, seed, out, compiled=compiled, options=OPTIONS.get(name))
 
     rows: list[tuple[float, list[Run]]] = []
-    for rule in names or RULES:
-        lr = best_rate(RULES[rule], partial(run, rule, seed=0))
-        same = (rule, *STORAGES.get(rule, ()))
+    for rule, start in RULES.items():
+        same = [name for name in (rule, *STORAGES.get(rule, ())) if name in names or not names]
+        lr = best_rate(start, partial(run, rule, seed=0)) if same else start
         rows += [(lr, [run(name, lr, seed) for seed in range(seeds)]) for name in same]
     scatter([runs for _, runs in rows], out / "families.png", f"{seeds} seeds, {steps} steps")
     click.echo(table(rows))

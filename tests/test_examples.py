@@ -54,7 +54,20 @@ def test_the_study_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_families_searches_a_learning_rate_for_a_rule_and_its_storages(tmp_path: Path) -> None:
-    printed = run("examples/families.py", "--steps", "1", "--seeds", "1", "--eager", "--only", "lion", "--out", str(tmp_path))
+    printed = run(
+        "examples/families.py",
+        "--steps",
+        "1",
+        "--seeds",
+        "1",
+        "--eager",
+        "--only",
+        "lion",
+        "--only",
+        "lion_8bit",
+        "--out",
+        str(tmp_path),
+    )
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| Lion")]
     assert [row[0] for row in rows] in (["| Lion", "| Lion8bit"], ["| Lion8bit", "| Lion"])
     losses = {}

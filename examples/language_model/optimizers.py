@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,12 +21,15 @@ __all__ = ["Factory", "find_optimizer", "state_bytes"]
 Factory = Callable[..., Optimizer]
 
 
-def find_optimizer(name: str, *, compiled: bool = False, **options: Any) -> tuple[str, Factory]:
+def find_optimizer(
+    name: str, *, compiled: bool = False, tags: Mapping[str, Sequence[str]] | None = None, **options: Any
+) -> tuple[str, Factory]:
     """The label and the constructor of an optimizer.
 
     Args:
         name: `solo` for a spec that comes with optgen, `my/spec.yaml` for a file, `torch.optim.AdamW` for a class.
         compiled: compile the update of a generated optimizer with torch.compile.
+        tags: for some tags the names of the parameters that have them.
         options: further arguments of the constructor.
 
     Raises:
@@ -34,9 +37,21 @@ def find_optimizer(name: str, *, compiled: bool = False, **options: Any) -> tupl
     """
     found = _from_spec(name) if name.endswith((".yaml", ".py")) else _from_package(name)
     if issubclass(found, GeneratedOptimizer):
-        return found.__name__, partial(found, compile=compiled, **options)
+        made = partial(found, compile=compiled, **options)
+        return found.__name__, partial(_tagged, made, tags) if tags else made
     label = f"torch {found.__name__}" if found.__module__.startswith("torch.") else found.__name__
     return label, partial(found, **options)
+
+
+def _tagged(
+    make: Factory, tags: Mapping[str, Sequence[str]], params: Iterable[tuple[str, Tensor]], **options: Any
+) -> Optimizer:
+    """An optimizer with a group for the parameters of each tag, and one for all others."""
+    known = {name: tag for tag, names in tags.items() for name in names}
+    groups: dict[str, list[tuple[str, Tensor]]] = {}
+    for name, p in params:
+        groups.setdefault(known.get(name, ""), []).append((name, p))
+    return make([{"params": members, "tags": [tag] if tag else []} for tag, members in groups.items()], **options)
 
 
 def _from_spec(path: str) -> type[Optimizer]:
