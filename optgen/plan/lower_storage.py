@@ -25,6 +25,7 @@ from optgen.ir.nodes import (
     Expr,
     Function,
     Guard,
+    Input,
     Kind,
     Op,
     Program,
@@ -37,6 +38,7 @@ from optgen.ir.nodes import (
 )
 from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout
+from optgen.runtime.description import INPUT
 from optgen.storage.codebooks import CODEBOOKS, RANK1, saved_scalars
 from optgen.storage.codec import Codec, build_functions
 from optgen.storage.lookup import LARGEST
@@ -78,6 +80,8 @@ class _Lowering:
                 kept = saved_scalars(state.storage, state.unsigned)
                 self.taken |= {f"{state.name}_codes", *(f"{state.name}_{scalar}_blocks" for scalar in kept)}
         self.parameter()
+        for each in self.program.inputs:
+            self.given(each)
         for index, state in enumerate(self.program.states):
             if state.scalar:
                 continue
@@ -102,6 +106,15 @@ class _Lowering:
             Buffer("correction", Layout.ELEMENT, "correction", "correction", None, True, True, doc, when=Guard("is_corrected"))
         )
 
+    def given(self, each: Input) -> None:
+        """An input: a buffer that is there, and read, under its flag."""
+        name = f"{each.name}_input"
+        while name in self.taken:
+            name += "_"
+        reads, doc = self.reads(each.name), each.doc or each.name
+        buffer = Buffer(name, Layout.ELEMENT, "real", f"{each.name}{INPUT}", None, reads, False, doc, when=each.flag)
+        self.load(buffer, each.name)
+
     def element(self, state: State, buffer: str, index: int) -> Store:
         """A state with one value per element, row or column, or one of all; returns how it is written."""
         dtype = "real" if state.floats is None else state.floats.dtype
@@ -117,7 +130,9 @@ class _Lowering:
         """Add a buffer, and a load of it into `name` if it is read."""
         self.out.buffers.append(buffer)
         if buffer.read:
-            self.out.body.append(Assign(name, Op("load", (Ref(buffer.name),)), _guards(buffer.state)))
+            self.out.body.append(
+                Assign(name, Op("load", (Ref(buffer.name),)), (buffer.guard,) if buffer.guard is not None else ())
+            )
 
     def reads(self, name: str) -> bool:
         """Whether the value of the last step matters: the name is read before it is assigned on every path."""
