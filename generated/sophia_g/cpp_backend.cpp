@@ -56,7 +56,9 @@ static void update_tile(const Tile& tile) {
         p = p - lr * sign(m) * ratio;
         write_parameter(param, correction, i, p, _random_2);
         store_reals(m_state + i, m);
-        store_reals(h_state + i, h);
+        if constexpr (given_g_hat) {
+            store_reals(h_state + i, h);
+        }
     }
 }
 
@@ -67,7 +69,7 @@ extern "C" void update(const Bucket& bucket) {
         {Layout::element, sizeof(correction_t), 0, is_corrected, is_corrected},
         {Layout::element, sizeof(real), 0, given_g_hat, false},
         {Layout::element, sizeof(real), 0, true, true},
-        {Layout::element, sizeof(real), 0, true, true},
+        {Layout::element, sizeof(real), 0, true, given_g_hat},
     };
     for_each_tile<LANES, 2048>(bucket, update_columns, 7, is_random, update_tile);
 }

@@ -83,7 +83,8 @@ def update(
     _words = random_words(_key, _start, _offsets, TILE, BULK)
     write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 2, TILE, BULK)
     store_elements(m_state + _start, _offsets, m, _valid, BULK)
-    store_elements(h_state + _start, _offsets, h, _valid, BULK)
+    if given_g_hat:
+        store_elements(h_state + _start, _offsets, h, _valid, BULK)
 
 
 KERNELS = (TritonKernel((Sweep(update),), wide=0, row=0, tile=1024, threads=128, registers=168),)

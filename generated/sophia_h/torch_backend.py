@@ -53,4 +53,5 @@ def update(
 
     write_parameter(param, correction, p, low_precision, key, 2)
     m_state.copy_(m)
-    h_state.copy_(h)
+    if given_h_hat:
+        h_state.copy_(h)

@@ -1,13 +1,13 @@
-"""Inputs, which a step may be given or not: every read of one stands under its flag, and nowhere else."""
+"""What stands under flags: reads of inputs, each under its own, and all that a step may write of a state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from optgen.ir.infer import walk
-from optgen.ir.nodes import Assign, Expr, Op, Program, Ref
+from optgen.ir.nodes import Assign, Expr, Guard, Op, Program, Ref, State
 
-__all__ = ["asked", "unguarded"]
+__all__ = ["asked", "unguarded", "written_under"]
 
 
 def asked(condition: Expr) -> Iterator[Expr]:
@@ -28,3 +28,15 @@ def unguarded(program: Program) -> Iterator[tuple[Assign, Ref]]:
             for node in walk(statement.value):
                 if isinstance(node, Ref) and node.name in flags and flags[node.name] not in statement.guards:
                     yield statement, node
+
+
+def written_under(program: Program, state: State) -> Guard | None:
+    """The flag without which a step leaves a state as it is; None if it may always write it.
+
+    That is the state's own condition, or the first flag that all its assignments stand under.
+    """
+    if state.when is not None:
+        return state.when
+    assigned = [s.guards for s in program.body if isinstance(s, Assign) and s.target == state.name]
+    first = assigned[0] if assigned else ()
+    return next((g for g in first if g.flag in program.flags and all(g in guards for guards in assigned)), None)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from optgen.ir.guards import written_under
 from optgen.ir.infer import infer, refs, substitute, walk
 from optgen.ir.nodes import (
     Assign,
@@ -124,7 +125,16 @@ class _Lowering:
         value: Expr = Ref(state.name)
         if state.floats is not None and state.floats.rounding == "stochastic":
             value = Op(f"stochastic_{dtype}", (Op("real", (value,)), Op("random_elements", (Const(index),))))
-        return Store(buffer, value, _guards(state))
+        return Store(buffer, value, self.written(state))
+
+    def written(self, state: State) -> tuple[Guard, ...]:
+        """The guards of what is done to write a state: none where it is left as it is."""
+        guard = written_under(self.program, state)
+        return () if guard is None else (guard,)
+
+    def encoded(self, state: State) -> str:
+        """What the names of codes and scalars begin with that are written; those that were read keep theirs where all is left as it is."""
+        return state.name if self.written(state) == _guards(state) else f"{state.name}_new"
 
     def load(self, buffer: Buffer, name: str) -> None:
         """Add a buffer, and a load of it into `name` if it is read."""
@@ -179,13 +189,14 @@ class _Lowering:
             self.out.body.append(Assign(name, Op("load", (Ref(f"{state.name}_{scalar}_blocks"),)), guards))
             args.append(Ref(name))
         if len(args) > 1 and saved == list(RANK1):
-            args = [args[0], self.smaller(state, args[1], args[2], index, self.out.body)]
+            name = f"{state.name}_scale"
+            args = [args[0], self.smaller(name, args[1], args[2], index, self.out.body, guards)]
         value = Op("elements", (Call(names["decode"], tuple(args)), Const(index)))
         self.out.body.append(Assign(state.name, value, guards))
 
     def encode(self, state: State, codec: Codec, names: dict[str, str], index: int) -> None:
         assert state.storage is not None
-        guards = _guards(state)
+        guards = self.written(state)
         arranged = self.local(f"{state.name}_blocks", Kind.REAL, Domain.ELEMENT)
         finite = Op("where", (Op("is_finite", (Ref(arranged),)), Ref(arranged), Const(0.0)))
         self.stores += [
@@ -197,12 +208,12 @@ class _Lowering:
             self.rank1(state, codec, names, index, known)
             return
         for scalar in codec.scalars:
-            name = self.local(f"{state.name}_{scalar.name}", scalar.kind, Domain.BLOCK)
+            name = self.local(f"{self.encoded(state)}_{scalar.name}", scalar.kind, Domain.BLOCK)
             call = self.call(names[scalar.name], known)
             if state.storage.scope == "block":
                 self.stores.append(Assign(name, call, guards))
             else:
-                self.inline(call, name, state.name, guards)
+                self.inline(call, name, self.encoded(state), guards)
             known[scalar.name] = Ref(name)
         self.codes(state, codec, names, index, known)
         for scalar in codec.scalars:
@@ -211,33 +222,33 @@ class _Lowering:
 
     def codes(self, state: State, codec: Codec, names: dict[str, str], index: int, known: dict[str, Expr]) -> None:
         """Encode, and write the codes."""
-        guards = _guards(state)
+        guards = self.written(state)
         if codec.random:
             known["u"] = Op("random_bits", (Const(index),))
-        code = self.local(f"{state.name}_code", Kind.INT, Domain.ELEMENT)
+        code = self.local(f"{self.encoded(state)}_code", Kind.INT, Domain.ELEMENT)
         self.stores.append(Assign(code, self.call(names["encode"], known), guards))
         self.stores.append(Store(f"{state.name}_codes", Ref(code), guards))
 
     def rank1(self, state: State, codec: Codec, names: dict[str, str], index: int, known: dict[str, Expr]) -> None:
         """The largest magnitude of each row and each column; the smaller one is the scale of an element (Li et al. 2023, 4.2)."""
-        guards, magnitude = _guards(state), Op("abs", (Ref(state.name),))
+        guards, magnitude = self.written(state), Op("abs", (Ref(state.name),))
         size = self.local(f"{state.name}_size", Kind.REAL, Domain.ELEMENT)
         finite = Op("where", (Op("le", (magnitude, Const(LARGEST))), magnitude, Const(0.0)))
         self.stores.append(Assign(size, finite, guards))
         scales: list[Expr] = []
         for scalar, op in zip(RANK1, ("cols_max", "rows_max"), strict=True):
-            name = self.local(f"{state.name}_{scalar}", Kind.REAL, DOMAINS[scalar])
+            name = self.local(f"{self.encoded(state)}_{scalar}", Kind.REAL, DOMAINS[scalar])
             self.stores.append(Assign(name, Op(op, (Ref(size),)), guards))
             scales.append(Ref(name))
-        known["scale"] = self.smaller(state, scales[0], scales[1], index, self.stores)
+        known["scale"] = self.smaller(f"{self.encoded(state)}_scale", scales[0], scales[1], index, self.stores, guards)
         self.codes(state, codec, names, index, known)
         for scalar, scale in zip(RANK1, scales, strict=True):
             self.stores.append(Store(f"{state.name}_{scalar}_blocks", scale, guards))
 
-    def smaller(self, state: State, row: Expr, col: Expr, index: int, to: list[Statement]) -> Ref:
+    def smaller(self, name: str, row: Expr, col: Expr, index: int, to: list[Statement], guards: tuple[Guard, ...]) -> Ref:
         """The scale of each element, arranged in blocks."""
-        name = self.local(f"{state.name}_scale", Kind.REAL, Domain.ELEMENT)
-        to.append(Assign(name, Op("blocks", (Op("min", (row, col)), Const(index))), _guards(state)))
+        name = self.local(name, Kind.REAL, Domain.ELEMENT)
+        to.append(Assign(name, Op("blocks", (Op("min", (row, col)), Const(index))), guards))
         return Ref(name)
 
     def inline(self, call: Call, name: str, state: str, guards: tuple[Guard, ...]) -> None:
@@ -283,7 +294,8 @@ class _Lowering:
         for state in self.program.states:
             if state.storage is not None:
                 codec = CODEBOOKS[state.storage.codebook].codec(state.storage, state.unsigned)
-                names |= {f"{state.name}_{scalar.name}" for scalar in codec.scalars}
+                prefixes = {state.name, self.encoded(state)}
+                names |= {f"{prefix}_{scalar.name}" for prefix in prefixes for scalar in codec.scalars}
         return names
 
     def local(self, name: str, kind: Kind, domain: Domain) -> str:

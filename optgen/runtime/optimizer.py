@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # as torch.compiler.disable, but imports the compiler when it is called
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -165,13 +166,23 @@ class GeneratedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling() and self._inputs.waiting:
+            self._update_with_inputs_not_compiled()
+        else:
+            self._update()
+        return loss
+
+    @_disable_dynamo
+    def _update_with_inputs_not_compiled(self) -> None:
+        """What torch.compile leaves as it is, or refuses to: it would take the tensors of this step for those of all."""
+        self._update()
+
+    def _update(self) -> None:
         groups = [(group, type(self).flags(group)) for group in self.param_groups]
         values = [hyper_values(self.description, group) for group in self.param_groups]
         sharded: list[Tensor] = []
-        traced, given = torch.compiler.is_compiling(), self._inputs.waiting
-        if traced and given:  # the tensors of one step would be taken for those of all
-            raise RuntimeError("a step that is given inputs is not compiled as a whole: pass compile=True to the optimizer")
-        known = None if traced or given else self._known.recall(groups, self.state)
+        given = self._inputs.waiting
+        known = None if given or torch.compiler.is_compiling() else self._known.recall(groups, self.state)
         if known is None:
             known, sharded = self._look(groups, values), self._sharded()
         batches: list[Batch] = []
@@ -185,7 +196,6 @@ class GeneratedOptimizer(Optimizer):
         self._run(batches)
         if sharded:  # tell autograd, for kernels have only seen their shards
             torch.autograd.graph.increment_version(sharded)
-        return loss
 
     def _look(
         self, groups: list[tuple[dict[str, Any], dict[str, bool]]], values: list[list[float | Tensor]]
