@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from optgen.ir.nodes import Const, Expr, Op, Ref
 from optgen.ir.ops import WORDS
-from optgen.runtime.inputs import GIVEN
+from optgen.runtime.given import GIVEN
 
 __all__ = ["INPUTS", "free_name", "is_class_name", "is_reserved", "is_reserved_class", "is_symbol_name", "name_for"]
 

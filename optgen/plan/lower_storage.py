@@ -39,7 +39,7 @@ from optgen.ir.nodes import (
 )
 from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout
-from optgen.runtime.description import INPUT
+from optgen.runtime.given import INPUT
 from optgen.storage.codebooks import CODEBOOKS, RANK1, saved_scalars
 from optgen.storage.codec import Codec, build_functions
 from optgen.storage.lookup import LARGEST

@@ -100,10 +100,10 @@ def divide(description: Description, found: Collected) -> list[Part]:
     for index in found.kernels:
         firsts.append(firsts[-1] + counts[description.owners[index]])
     places: dict[tuple[int, torch.dtype, torch.device, tuple[str, ...]], list[int]] = {}
+    inputs = [kernel.inputs for kernel in kernels]
     for i, p in enumerate(found.params):
         # the parameter stands in for what does not exist
-        inputs = [(name, found.tensors[starts[i] + j]) for name, j in kernels[found.kernels[i]].inputs]
-        given = tuple(name for name, tensor in inputs if tensor is not p)
+        given = tuple(name for name, j in inputs[found.kernels[i]] if found.tensors[starts[i] + j] is not p)
         places.setdefault((found.kernels[i], p.dtype, p.device, given), []).append(i)
     parts = []
     for (index, _, _, given), at in places.items():

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from optgen.runtime.given import INPUT
 from optgen.runtime.layout import Codes, view_shape
 from optgen.runtime.low_precision import check_low_precision
 
-__all__ = ["INPUT", "Description", "Hyper", "KernelInfo", "RuleInfo", "State"]
+__all__ = ["Description", "Hyper", "KernelInfo", "RuleInfo", "State"]
 
 MATRIX = 2  # dimensions
-INPUT = ".input"  # at the end of the key of an input, which is in no state dict
 FORMAT = 1  # of the state dict; raised when a key changes its meaning
 
 

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from optgen.runtime import sharding
-from optgen.runtime.description import INPUT
+from optgen.runtime.given import INPUT
 from optgen.runtime.states import real_dtype
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Part
     from optgen.runtime.description import Description
 
-__all__ = ["GIVEN", "Inputs", "by_given", "check_values"]
-
-GIVEN = "given_inputs"  # in a group that flags are asked of: the names of the inputs that a step was given
+__all__ = ["Inputs", "by_given", "check_values"]
 
 
 class Inputs:

@@ -16,8 +16,9 @@ from optgen.runtime.backends import launch, pick_backend, traced_backend
 from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, Part, Scalars, divide, hyper_values, make_batches
 from optgen.runtime.description import Description
 from optgen.runtime.explain import explain
+from optgen.runtime.given import GIVEN
 from optgen.runtime.host import Scalar
-from optgen.runtime.inputs import GIVEN, Inputs, by_given, check_values
+from optgen.runtime.inputs import Inputs, by_given, check_values
 from optgen.runtime.known import Known
 from optgen.runtime.layout import view_shape
 from optgen.runtime.low_precision import (

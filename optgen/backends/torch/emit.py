@@ -13,7 +13,7 @@ from optgen.ir.infer import substitute
 from optgen.ir.nodes import VECTORS, Domain, Expr, Function, Hyper, Kind, Op, Ref, Role, State
 from optgen.ir.text import expression
 from optgen.plan.nodes import Kernel, Plan, RulePlan
-from optgen.runtime.inputs import GIVEN
+from optgen.runtime.given import GIVEN
 from optgen.storage.codebooks import levels_in_words, saved_scalars
 
 __all__ = ["emit_torch"]
