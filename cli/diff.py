@@ -12,7 +12,7 @@ from optgen.cli.console import print_json, spec_path, table_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from optgen.analysis.difference import Difference
+    from optgen.analysis.difference import Change, Difference
 
 __all__ = ["command"]
 
@@ -45,7 +45,8 @@ def _print(found: Difference) -> None:
     if found.is_empty:
         console.print(f"{found.names[0]} and {found.names[1]} are the same rule with the same storage", highlight=False)
         return
-    _print_hypers(console, found)
+    _print_changes(console, "argument", found.hypers, found.names)
+    _print_changes(console, "input", found.inputs, found.names)
     _print_states(console, found)
     _print_bytes(console, found)
     if found.equations:
@@ -55,12 +56,12 @@ def _print(found: Difference) -> None:
     console.print(f"lines of generated code: {changed}; --code shows them", highlight=False)
 
 
-def _print_hypers(console: Console, found: Difference) -> None:
+def _print_changes(console: Console, what: str, changes: tuple[Change, ...], names: tuple[str, str]) -> None:
     from rich.table import Table
 
-    if found.hypers:
-        table = Table("argument", *found.names, title="arguments", title_justify="left")
-        for change in found.hypers:
+    if changes:
+        table = Table(what, *names, title=f"{what}s", title_justify="left")
+        for change in changes:
             table.add_row(change.name, change.before or "-", change.after or "-")
         console.print(table)
 

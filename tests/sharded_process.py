@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from optgen import optimizer_class
 from optgen.generated.lamb import LAMB
 from optgen.generated.solo import Solo
+from optgen.generated.sophia_h import SophiaH
 from optgen.runtime import sharding
 from optgen.runtime.layout import Codes
 from tests.contract.rows import BY_NAME, Row, gradient
@@ -161,6 +162,37 @@ def in_kernels(backend: str) -> None:
             assert torch.equal(mine, alone.state[q][key]), f"{tuple(q.shape)} {key}"
 
 
+def inputs(backend: str) -> None:
+    """What a step is given of a sharded parameter is sharded as it is."""
+    mesh = init_device_mesh("cpu", (2,))
+    params = [p.detach() for p in Model(("even", "padded", "deep")).parameters()]
+    shards = [nn.Parameter(distribute_tensor(p, mesh, [Shard(dim)])) for p, dim in zip(params, (0, 0, 1), strict=True)]
+    whole = [nn.Parameter(p.clone()) for p in params]
+    sharded, alone = SophiaH(enumerated(shards), backend=backend), SophiaH(enumerated(whole), backend=backend)
+    for step in range(4):
+        for i, (p, q) in enumerate(zip(shards, whole, strict=True)):
+            q.grad = gradient(q, 10 * step + i)
+            p.grad = distribute_tensor(q.grad, mesh, p.placements)
+        if step % 2:
+            given = [gradient(q, 100 * step + i) for i, q in enumerate(whole)]
+            alone.give(h_hat=given)
+            sharded.give(h_hat=[distribute_tensor(x, mesh, p.placements) for x, p in zip(given, shards, strict=True)])
+        sharded.step()
+        alone.step()
+    for p, q in zip(shards, whole, strict=True):
+        assert torch.equal(p.full_tensor(), q), tuple(q.shape)
+    for wrong, message in (
+        (torch.ones(shards[0].shape), "parameter and input must both be DTensors"),
+        (distribute_tensor(torch.ones(shards[0].shape), mesh, [Replicate()]), "its input as (Replicate(),)"),
+    ):
+        try:
+            sharded.give(h_hat={shards[0]: wrong})
+        except RuntimeError as error:
+            assert "parameter '0', input 'h_hat'" in str(error) and message in str(error), error
+        else:
+            raise AssertionError(message)
+
+
 def enumerated(params: list[nn.Parameter]) -> list[tuple[str, nn.Parameter]]:
     return [(str(i), p) for i, p in enumerate(params)]
 
@@ -243,6 +275,8 @@ def main(names: list[str], folder: Path) -> None:
     rules(folder)
     in_kernels("triton")
     in_kernels("cpp")
+    inputs("torch")
+    inputs("cpp")
     for name in names:
         steps_and_checkpoints(BY_NAME[name], folder)
         whole_tensors(BY_NAME[name])

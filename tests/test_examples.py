@@ -91,3 +91,12 @@ def test_swamping_shows_that_only_nearest_rounding_freezes(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", SPECS)
 def test_every_spec_of_the_examples_is_sound(name: str) -> None:
     run("-m", "optgen.cli.main", "check", f"examples/specs/{name}")
+
+
+def test_sophia_trains_with_both_estimates() -> None:
+    printed = run("examples/sophia.py", "--steps", "60")
+    losses = {
+        name: float(rest.split("->")[1]) for name, _, rest in (line.partition(":") for line in printed.splitlines()) if rest
+    }
+    assert losses.keys() == {"AdamW", "Sophia-G", "Sophia-H"}
+    assert max(losses["Sophia-G"], losses["Sophia-H"]) < losses["AdamW"] < 2

@@ -14,7 +14,7 @@ from optgen.ir.nodes import State
 from optgen.plan.nodes import Kernel
 from optgen.plan.traffic import kernel_bytes
 from optgen.runtime.rules import Parameter
-from optgen.spec.show import hyper_text, state_text
+from optgen.spec.show import hyper_text, input_text, state_text
 
 __all__ = ["Change", "Difference", "StateChange", "compare_specs"]
 
@@ -51,6 +51,7 @@ class Difference:
 
     names: tuple[str, str]
     hypers: tuple[Change, ...]
+    inputs: tuple[Change, ...]
     states: tuple[StateChange, ...]
     state_bytes: tuple[float, float]
     moved_by_matrices: tuple[float, float]
@@ -62,7 +63,7 @@ class Difference:
     @property
     def is_empty(self) -> bool:
         """Whether both specs are the same rule with the same storage."""
-        return not (self.hypers or self.equations or any(not state.is_same for state in self.states))
+        return not (self.hypers or self.inputs or self.equations or any(not state.is_same for state in self.states))
 
 
 def compare_specs(before: Built, after: Built) -> Difference:
@@ -72,6 +73,7 @@ def compare_specs(before: Built, after: Built) -> Difference:
     return Difference(
         names=(before.spec.name, after.spec.name),
         hypers=tuple(Change(name, a, b) for name, a, b in _paired(*hypers) if a != b),
+        inputs=tuple(Change(name, a, b) for name, a, b in _paired(*map(_inputs, built)) if a != b),
         states=_states(before, after),
         state_bytes=_both(built, lambda b: sum(map(state_bytes, kept_states(b.programs[b.spec.place_of(MATRIX)])))),
         moved_by_matrices=_both(built, lambda b: kernel_bytes(_kernels(b, MATRIX)[-1], param=2, grad=2)),
@@ -99,6 +101,16 @@ def _equations(built: Built) -> str:
 
 def _both(built: tuple[Built, Built], count: Callable[[Built], float]) -> tuple[float, float]:
     return count(built[0]), count(built[1])
+
+
+def _inputs(built: Built) -> dict[str, str]:
+    """Every input of every rule, in the notation of a spec."""
+    rules = built.spec.parts
+    return {
+        f"{rule.name}.{each.name}" if rule.name else each.name: input_text(replace(each, doc=""))
+        for rule in rules
+        for each in rule.spec.inputs
+    }
 
 
 def _states(before: Built, after: Built) -> tuple[StateChange, ...]:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from optgen import __version__
-from optgen.ir.nodes import VECTORS, Hyper, State
+from optgen.ir.nodes import VECTORS, Hyper, Input, State
 from optgen.plan.nodes import Plan, RulePlan
 from optgen.spec.model import Blocks, Rule, Spec
 
@@ -43,6 +43,7 @@ class RuleView:
     code: str
     equations: tuple[str, ...]
     state_lines: tuple[str, ...]
+    input_lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class PackageView:
     keyword_arguments: tuple[Argument, ...]
     rules: tuple[RuleView, ...] = ()
     tags: tuple[str, ...] = ()  # that conditions ask for
+    input_lines: tuple[str, ...] = ()
     blocks: Blocks | None = None  # whether blocks of parameters take turns
 
 
@@ -77,6 +79,7 @@ def package_view(spec: Spec, plan: Plan, path: str, text: str) -> PackageView:
         reference=in_docstring(spec.reference),
         equations=_equations(spec),
         state_lines=() if spec.rules else _state_lines(plan.rules[0]),
+        input_lines=() if spec.rules else _input_lines(plan.rules[0]),
         arguments=tuple(a for a, h in zip(arguments, plan.hypers, strict=True) if _positional(h)),
         keyword_arguments=tuple(a for a, h in zip(arguments, plan.hypers, strict=True) if not _positional(h)),
         rules=tuple(_rule(rule, made) for rule, made in zip(spec.rules, plan.rules, strict=False)),
@@ -100,6 +103,7 @@ def _rule(rule: Rule, plan: RulePlan) -> RuleView:
         code=condition.code if condition is not None else "",
         equations=_equations(rule.spec),
         state_lines=_state_lines(plan),
+        input_lines=_input_lines(plan),
     )
 
 
@@ -109,6 +113,14 @@ def _equations(spec: Spec) -> tuple[str, ...]:
 
 def _state_lines(plan: RulePlan) -> tuple[str, ...]:
     return tuple(in_docstring(_state_line(state)) for state in plan.program.states)
+
+
+def _input_lines(plan: RulePlan) -> tuple[str, ...]:
+    return tuple(in_docstring(_input_line(each)) for each in plan.program.inputs)
+
+
+def _input_line(each: Input) -> str:
+    return f"{each.name}: like p. {each.doc}".strip()
 
 
 def in_docstring(text: str) -> str:

@@ -94,12 +94,14 @@ CONDITIONS: dict[str, Callable[..., object]] = {
 
 
 def evaluate_condition(value: Expr, names: Mapping[str, Any]) -> Any:
-    """The value of a compile-time condition for given hyperparameters."""
+    """The value of a compile-time condition for these hyperparameters; an input is given if it is in `names`."""
     match value:
         case Const(value=constant):
             return constant
         case Ref(name=name):
             return names[name]
+        case Op(op="given", args=(Ref(name=name),)):
+            return name in names
         case Op(op=op, args=args):
             return {**FOLD, **CONDITIONS}[op](*(evaluate_condition(arg, names) for arg in args))
         case _:

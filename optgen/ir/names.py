@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 from optgen.ir.nodes import Const, Expr, Op, Ref
 from optgen.ir.ops import WORDS
+from optgen.runtime.given import GIVEN
 
 __all__ = ["INPUTS", "free_name", "is_class_name", "is_reserved", "is_reserved_class", "is_symbol_name", "name_for"]
 
@@ -160,7 +161,7 @@ CLASSES = frozenset(
     ]
 )
 CONSTRUCTOR = frozenset(
-    {"backend", "codes", "compile", "low_precision", "maximize", "optgen", "params", "seed", "storage", "tags"}
+    {"backend", "codes", "compile", "low_precision", "maximize", "optgen", "params", "seed", "storage", "tags", GIVEN}
 )
 MAX_LENGTH = 40
 

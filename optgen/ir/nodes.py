@@ -23,6 +23,7 @@ __all__ = [
     "Function",
     "Guard",
     "Hyper",
+    "Input",
     "Kind",
     "Op",
     "Program",
@@ -80,6 +81,7 @@ class Role(Enum):
     STEP = "step"
     HYPER = "hyperparameter"
     STATE = "state"
+    INPUT = "input"  # a tensor that a step may be given
     FACT = "storage fact"  # bits(m), half_gap(m): depends on how the state of this parameter is stored
     LOCAL = "local"
 
@@ -270,6 +272,15 @@ class State:
 
 
 @dataclass(frozen=True)
+class Input:
+    """A tensor like the parameter that a step may be given; `flag` says whether this one was. Nothing of it is kept."""
+
+    name: str
+    flag: Guard = Guard("")
+    doc: str = ""
+
+
+@dataclass(frozen=True)
 class Program:
     """An update rule. `host` holds the statements on host scalars once they are hoisted out of `body`."""
 
@@ -283,3 +294,4 @@ class Program:
     outputs: dict[str, str] = field(default_factory=dict)  # scalar state -> host value that it becomes
     functions: tuple[Function, ...] = ()
     view: str = ""  # the hyperparameter that says how many rows the matrices have that the rule sees
+    inputs: tuple[Input, ...] = ()

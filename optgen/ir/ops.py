@@ -79,6 +79,7 @@ OPS: dict[str, OpInfo] = {
     # numbers that depend on how a parameter's state is stored
     "bits_of": OpInfo((R,), R, "bits of the stored state; 32 where it is stored as float32", Domain.HOST),
     "half_gap_of": OpInfo((R,), R, "median half distance of neighbouring levels; 0 for float32", Domain.HOST),
+    "given": OpInfo((R,), B, "whether this step was given the input", Domain.HOST),
     # exact integer and bit arithmetic of the codebooks
     "bit_and": OpInfo((I, I), I, "bitwise and"),
     "bit_or": OpInfo((I, I), I, "bitwise or"),
@@ -201,6 +202,9 @@ WORDS: dict[str, Word] = {
         "half_gap_of",
         "half_gap(state)",
         "median of half the distances between neighbouring levels of a state's codebook, 0 for float32",
+    ),
+    "given": Word(
+        "given", "given(input)", "whether this step was given an input: a condition that is known when code is generated"
     ),
     "where": Word("where", "where(condition, x, y)", "x where the condition holds, else y, element by element"),
 }

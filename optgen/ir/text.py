@@ -92,6 +92,7 @@ def program_text(program: Program) -> str:
         lines.append(
             f"  state {state.name}: {shape}, {sign}, init {expression(state.init)}, saved as {state.save_as}{when}{how}"
         )
+    lines += [f"  input {each.name}: like p, under {each.flag.flag}" for each in program.inputs]
     if program.host:
         lines += ["  host", *statements(program.host, "    ")]
     lines += ["  update", *statements(program.body, "    ")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from optgen.ir.guards import unguarded
 from optgen.ir.infer import KindError, holds, infer, walk
 from optgen.ir.nodes import Assign, Domain, Kind, Op, Program, Ref, Role
 from optgen.ir.ops import NORMS, OPS, REDUCED, REDUCTIONS
@@ -23,6 +24,8 @@ def verify(program: Program, after: str, phase: str) -> None:
     Raises:
         IRError: with the name of the pass and the statement at fault.
     """
+    for reader, node in unguarded(program):
+        raise IRError(f"after pass '{after}': input '{node.name}' is read outside of its flag in {reader}")
     for statement in (*program.host, *program.body):
         assert isinstance(statement, Assign)
         try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from optgen.ir.guards import written_under
 from optgen.ir.infer import infer, refs, substitute, walk
 from optgen.ir.nodes import (
     Assign,
@@ -25,6 +26,7 @@ from optgen.ir.nodes import (
     Expr,
     Function,
     Guard,
+    Input,
     Kind,
     Op,
     Program,
@@ -37,6 +39,7 @@ from optgen.ir.nodes import (
 )
 from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout
+from optgen.runtime.given import INPUT
 from optgen.storage.codebooks import CODEBOOKS, RANK1, saved_scalars
 from optgen.storage.codec import Codec, build_functions
 from optgen.storage.lookup import LARGEST
@@ -79,6 +82,8 @@ class _Lowering:
                 kept = saved_scalars(state.storage, state.unsigned)
                 self.taken |= {f"{state.name}_codes", *(f"{state.name}_{scalar}_blocks" for scalar in kept)}
         self.parameter()
+        for each in self.program.inputs:
+            self.given(each)
         for index, state in enumerate(self.program.states):
             if state.scalar:
                 continue
@@ -103,6 +108,15 @@ class _Lowering:
             Buffer("correction", Layout.ELEMENT, "correction", "correction", None, True, True, doc, when=Guard("is_corrected"))
         )
 
+    def given(self, each: Input) -> None:
+        """An input: a buffer that is there, and read, under its flag."""
+        name = f"{each.name}_input"
+        while name in self.taken:
+            name += "_"
+        reads, doc = self.reads(each.name), each.doc or each.name
+        buffer = Buffer(name, Layout.ELEMENT, "real", f"{each.name}{INPUT}", None, reads, False, doc, when=each.flag)
+        self.load(buffer, each.name)
+
     def element(self, state: State, buffer: str, index: int) -> Store:
         """A state with one value per element, row or column, or one of all; returns how it is written."""
         dtype = "real" if state.floats is None else state.floats.dtype
@@ -112,13 +126,24 @@ class _Lowering:
         value: Expr = Ref(state.name)
         if state.floats is not None and state.floats.rounding == "stochastic":
             value = Op(f"stochastic_{dtype}", (Op("real", (value,)), Op("random_elements", (Const(index),))))
-        return Store(buffer, value, _guards(state))
+        return Store(buffer, value, self.written(state))
+
+    def written(self, state: State) -> tuple[Guard, ...]:
+        """The guards of what is done to write a state: none where it is left as it is."""
+        guard = written_under(self.program, state)
+        return () if guard is None else (guard,)
+
+    def encoded(self, state: State) -> str:
+        """What the names of codes and scalars begin with that are written; those that were read keep theirs where all is left as it is."""
+        return state.name if self.written(state) == _guards(state) else f"{state.name}_new"
 
     def load(self, buffer: Buffer, name: str) -> None:
         """Add a buffer, and a load of it into `name` if it is read."""
         self.out.buffers.append(buffer)
         if buffer.read:
-            self.out.body.append(Assign(name, Op("load", (Ref(buffer.name),)), _guards(buffer.state)))
+            self.out.body.append(
+                Assign(name, Op("load", (Ref(buffer.name),)), (buffer.guard,) if buffer.guard is not None else ())
+            )
 
     def reads(self, name: str) -> bool:
         """Whether the value of the last step matters: the name is read before it is assigned on every path."""
@@ -171,7 +196,7 @@ class _Lowering:
 
     def encode(self, state: State, codec: Codec, names: dict[str, str], index: int) -> None:
         assert state.storage is not None
-        guards = _guards(state)
+        guards = self.written(state)
         arranged = self.local(f"{state.name}_blocks", Kind.REAL, state.domain)
         finite = Op("where", (Op("is_finite", (Ref(arranged),)), Ref(arranged), Const(0.0)))
         self.stores += [
@@ -183,12 +208,12 @@ class _Lowering:
             self.rank1(state, codec, names, index, known)
             return
         for scalar in codec.scalars:
-            name = self.local(f"{state.name}_{scalar.name}", scalar.kind, Domain.BLOCK)
+            name = self.local(f"{self.encoded(state)}_{scalar.name}", scalar.kind, Domain.BLOCK)
             call = self.call(names[scalar.name], known)
             if state.storage.scope == "block":
                 self.stores.append(Assign(name, call, guards))
             else:
-                self.inline(call, name, state.name, guards)
+                self.inline(call, name, self.encoded(state), guards)
             known[scalar.name] = Ref(name)
         self.codes(state, codec, names, index, known)
         for scalar in codec.scalars:
@@ -197,31 +222,31 @@ class _Lowering:
 
     def codes(self, state: State, codec: Codec, names: dict[str, str], index: int, known: dict[str, Expr]) -> None:
         """Encode, and write the codes."""
-        guards = _guards(state)
+        guards = self.written(state)
         if codec.random:
             known["u"] = Op("random_bits", (Const(index),))
-        code = self.local(f"{state.name}_code", Kind.INT, state.domain)
+        code = self.local(f"{self.encoded(state)}_code", Kind.INT, state.domain)
         self.stores.append(Assign(code, self.call(names["encode"], known), guards))
         self.stores.append(Store(f"{state.name}_codes", Ref(code), guards))
 
     def rank1(self, state: State, codec: Codec, names: dict[str, str], index: int, known: dict[str, Expr]) -> None:
         """The largest magnitude of each row and each column; the smaller one is the scale of an element (Li et al. 2023, 4.2)."""
-        guards, magnitude = _guards(state), Op("abs", (Ref(state.name),))
+        guards, magnitude = self.written(state), Op("abs", (Ref(state.name),))
         size = self.local(f"{state.name}_size", Kind.REAL, Domain.ELEMENT)
         finite = Op("where", (Op("le", (magnitude, Const(LARGEST))), magnitude, Const(0.0)))
         self.stores.append(Assign(size, finite, guards))
         scales: list[Expr] = []
         inverses: list[Expr] = []
         for scalar, op in zip(RANK1, ("cols_max", "rows_max"), strict=True):
-            name = self.local(f"{state.name}_{scalar}", Kind.REAL, DOMAINS[scalar])
+            name = self.local(f"{self.encoded(state)}_{scalar}", Kind.REAL, DOMAINS[scalar])
             self.stores.append(Assign(name, Op(op, (Ref(size),)), guards))
             scales.append(Ref(name))
-            inverse = self.local(f"{state.name}_{scalar}_inverse", Kind.REAL, DOMAINS[scalar])
+            inverse = self.local(f"{self.encoded(state)}_{scalar}_inverse", Kind.REAL, DOMAINS[scalar])
             floor = Op("max", (Op("real", (Ref(name),)), Const(float(SMALLEST))))
             self.stores.append(Assign(inverse, Op("reciprocal", (floor,)), guards))
             inverses.append(Ref(inverse))
         # the smaller scale has the larger inverse: so each row and column is divided by, and no element
-        inverse = self.local(f"{state.name}_inverse", Kind.REAL, Domain.ELEMENT)
+        inverse = self.local(f"{self.encoded(state)}_inverse", Kind.REAL, Domain.ELEMENT)
         self.stores.append(Assign(inverse, Op("blocks", (Op("max", tuple(inverses)), Const(index))), guards))
         known["inverse"] = Ref(inverse)
         self.codes(state, codec, names, index, known)
@@ -277,7 +302,8 @@ class _Lowering:
         for state in self.program.states:
             if state.storage is not None:
                 codec = CODEBOOKS[state.storage.codebook].codec(state.storage, state.unsigned)
-                names |= {f"{state.name}_{scalar.name}" for scalar in codec.scalars}
+                prefixes = {state.name, self.encoded(state)}
+                names |= {f"{prefix}_{scalar.name}" for prefix in prefixes for scalar in codec.scalars}
         return names
 
     def local(self, name: str, kind: Kind, domain: Domain) -> str:

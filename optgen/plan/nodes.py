@@ -58,7 +58,7 @@ class Buffer:
 
     `dtype` is "param" or "grad" (that of the parameter or gradient), "real" (the dtype of the arithmetic), "correction"
     (that of the group's corrections), "float32", "bfloat16", "float16" or "uint8". `key` is the key in the state dict,
-    None for the parameter and its gradient.
+    None for the parameter and its gradient; that of an input ends in ".input" and is in no state dict.
     """
 
     name: str

@@ -346,7 +346,7 @@ def _deferred(statement: Statement, buffers: Sequence[Buffer], out: Sweeps) -> S
         key=None,
         read=False,
         doc=f"{target.doc}, its next value",
-        when=target.guard,
+        when=next(iter(statement.guards), None),
     )
     new = replace(new, state=None)
     out.scratch.append(new)

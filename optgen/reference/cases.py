@@ -10,7 +10,7 @@ import torch
 
 from optgen.ir.constants import by_part, evaluate_condition
 from optgen.ir.infer import refs
-from optgen.ir.nodes import VECTORS, Assign, Const, Domain, Hyper, Op, Program, Ref
+from optgen.ir.nodes import VECTORS, Assign, Const, Domain, Expr, Hyper, Op, Program, Ref
 from optgen.reference.compare import Case
 
 __all__ = ["dtype_cases", "hyper_cases", "late_cases", "shape_cases"]
@@ -131,13 +131,20 @@ def _numeric_branches(program: Program, tried: list[dict[str, Any]]) -> list[tup
     for condition in program.flags.values():
         for side in (True, False):
             seen = [{}, *tried, *(values for _, values in found)]
-            if any(bool(evaluate_condition(condition, by_part(program, values))) == side for values in seen):
+            if any(_is_taken(program, condition, values, side) for values in seen):
                 continue
             for values in islice(_assignments(program, set(refs(condition))), 2000):
-                if bool(evaluate_condition(condition, by_part(program, values))) == side:
+                if _is_taken(program, condition, values, side):
                     found.append((", ".join(f"{name}={value}" for name, value in values.items()), values))
                     break
     return found
+
+
+def _is_taken(program: Program, condition: Expr, values: dict[str, Any], side: bool) -> bool:
+    """Whether a case with these arguments takes this side of a condition: in one of its steps, for inputs are given to some."""
+    names = by_part(program, values)
+    every = dict.fromkeys(each.name for each in program.inputs)
+    return any(bool(evaluate_condition(condition, known)) == side for known in (names, {**names, **every}))
 
 
 def _assignments(program: Program, names: set[str]) -> Iterator[dict[str, Any]]:

@@ -94,6 +94,9 @@ def _compared(
         for p in params:
             p.grad = spread_gradient(p.shape, generator).to(p.device, case.dtype)
         before = [(_array(p), _state(optimizer.state.get(p, {}))) for p in params]
+        inputs = _given(program, params, step, generator)
+        if program.inputs:
+            optimizer.give(**inputs)  # type: ignore[attr-defined]
         optimizer.step()
         group = optimizer.param_groups[0]
         if step == 0 and case.start:
@@ -109,10 +112,25 @@ def _compared(
             exact = narrow.join(old, state.get("correction"), name)
             if "correction" in state:  # arithmetic takes parameter and correction as one float32
                 exact = exact.astype(np.float32).astype(np.float64)
-            expected, new = reference.step(exact, _array(p.grad), state, group)
+            given = {name: _array(of[p]) for name, of in inputs.items() if p in of}
+            expected, new = reference.step(exact, _array(p.grad), state, group, given)
             _measure_p(difference, program, name, exact, _array(p), expected, got, group["low_precision"])
             _measure_states(difference, program, name, state, got, new)
     return difference
+
+
+def _given(
+    program: Program, params: Sequence[Tensor], step: int, generator: torch.Generator
+) -> dict[str, dict[Tensor, Tensor]]:
+    """What a step is given: to some parameters more than to others, so that two steps take both sides of each condition."""
+    return {
+        each.name: {
+            p: spread_gradient(p.shape, generator).to(p.device, p.dtype)
+            for at, p in enumerate(params)
+            if (step + at) >> place & 1 == 0
+        }
+        for place, each in enumerate(program.inputs)
+    }
 
 
 def spread_gradient(shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from optgen.ir.constants import by_part
+from optgen.ir.constants import by_part, evaluate_condition
+from optgen.ir.guards import written_under
 from optgen.ir.nodes import SHAPES, VECTORS, Assign, Domain, Function, Program, Role, State
 from optgen.reference import narrow, packing
 from optgen.reference.evaluate import call, evaluate
@@ -28,7 +29,14 @@ class Reference:
 
     program: Program
 
-    def step(self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+    def step(
+        self,
+        p: Array,
+        g: Array,
+        state: Mapping[str, Array],
+        hypers: Mapping[str, Any],
+        given: Mapping[str, Array] | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
         """The parameter and state after one step.
 
         Args:
@@ -36,15 +44,17 @@ class Reference:
             g: gradient, the same shape.
             state: as in a state dict, with `step` before this step; states that are missing are zeros.
             hypers: the parameter group's values; tuples under their own name.
+            given: the inputs that this step has, by name, each shaped like p.
 
         Returns:
             The parameter in float64 and the new state dict.
         """
         if self.program.view:
-            return self.viewed_step(p, g, state, hypers)
+            return self.viewed_step(p, g, state, hypers, given or {})
         t = int(state.get("step", np.zeros(()))) + 1
         env = self.inputs(p, g, t, hypers)
-        flags = {name: bool(evaluate(condition, env, {}, np.float64)) for name, condition in self.program.flags.items()}
+        env |= {name: value.astype(np.float64) for name, value in (given or {}).items()}
+        flags = {name: bool(evaluate_condition(condition, env)) for name, condition in self.program.flags.items()}
         present = [s for s in self.program.states if s.when is None or flags[s.when.flag] == s.when.holds]
         for s in present:
             env[s.name] = self.read(s, state, p.shape)
@@ -62,18 +72,21 @@ class Reference:
         if "rounding_key" in state:
             new["rounding_key"] = state["rounding_key"]
         for index, s in enumerate(self.program.states):
-            if s in present:
+            guard = written_under(self.program, s)
+            if s in present and guard is not None and flags[guard.flag] != guard.holds and s.domain == Domain.ELEMENT:
+                new |= {key: value for key, value in state.items() if key.split(".")[0] == s.save_as}  # it is left as it is
+            elif s in present:
                 new |= self.write(s, env[s.name], p.shape, index, state, t)
         return np.asarray(env["p"]), new
 
     def viewed_step(
-        self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any]
+        self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any], given: Mapping[str, Array]
     ) -> tuple[Array, dict[str, Array]]:
         """The same for a rule that cuts matrices into such of fewer rows: it sees p, g and states like p in another shape."""
         seen = view_shape(p.shape, int(by_part(self.program, hypers)[self.program.view]))
         inner = Reference(replace(self.program, view=""))
         cut = {key: x.reshape(seen) if x.shape == p.shape else x for key, x in state.items()}
-        new_p, new = inner.step(p.reshape(seen), g.reshape(seen), cut, hypers)
+        new_p, new = inner.step(p.reshape(seen), g.reshape(seen), cut, hypers, {k: x.reshape(seen) for k, x in given.items()})
         return new_p.reshape(p.shape), {key: x.reshape(p.shape) if x.shape == seen else x for key, x in new.items()}
 
     def inputs(self, p: Array, g: Array, t: int, hypers: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Collected(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Parameters of one group that have the same kernel, dtype and device, in columns.
+    """Parameters of one group that have the same kernel, dtype, device and inputs, in columns.
 
     `scalar_states` has a list for each scalar state and `tensors` one for each tensor that the kernel takes, in the order of
     its arguments, the parameters in place of one that does not exist. Without anything random there are no rounding keys.
@@ -55,6 +55,7 @@ class Part(NamedTuple):
     scalar_states: list[list[Tensor]]
     tensors: list[list[Tensor]]
     shards: list[Shard]
+    given: tuple[str, ...] = ()  # the inputs that this step has of these parameters
 
 
 class Batch(NamedTuple):
@@ -89,7 +90,7 @@ def hyper_values(description: Description, group: dict[str, Any]) -> list[float 
 
 
 def divide(description: Description, found: Collected) -> list[Part]:
-    """What was collected of a group, by kernel, dtype and device."""
+    """What was collected of a group, by kernel, dtype, device and what is given of inputs."""
     kernels = description.kernels
     starts = [0]  # of each parameter's tensors
     for index in found.kernels:
@@ -98,11 +99,14 @@ def divide(description: Description, found: Collected) -> list[Part]:
     firsts = [0]  # of each parameter's scalar states
     for index in found.kernels:
         firsts.append(firsts[-1] + counts[description.owners[index]])
-    places: dict[tuple[int, torch.dtype, torch.device], list[int]] = {}
+    places: dict[tuple[int, torch.dtype, torch.device, tuple[str, ...]], list[int]] = {}
+    inputs = [kernel.inputs for kernel in kernels]
     for i, p in enumerate(found.params):
-        places.setdefault((found.kernels[i], p.dtype, p.device), []).append(i)
+        # the parameter stands in for what does not exist
+        given = tuple(name for name, j in inputs[found.kernels[i]] if found.tensors[starts[i] + j] is not p)
+        places.setdefault((found.kernels[i], p.dtype, p.device, given), []).append(i)
     parts = []
-    for (index, _, _), at in places.items():
+    for (index, _, _, given), at in places.items():
         parts.append(
             Part(
                 kernel=index,
@@ -115,6 +119,7 @@ def divide(description: Description, found: Collected) -> list[Part]:
                 ],
                 tensors=[[found.tensors[starts[i] + j] for i in at] for j in range(len(kernels[index].keys))],
                 shards=[_shard(found.shards[3 * i : 3 * i + 3]) for i in at],
+                given=given,
             )
         )
     return parts

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from optgen.runtime.given import INPUT
 from optgen.runtime.layout import Codes, view_shape
 from optgen.runtime.low_precision import check_low_precision
 
@@ -68,6 +69,11 @@ class KernelInfo:
     facts: tuple[float, ...] = ()
     grid: bool = False  # whether it knows rows and columns
 
+    @property
+    def inputs(self) -> list[tuple[str, int]]:
+        """The inputs that it takes, each with its place among `keys`."""
+        return [(key.removesuffix(INPUT), place) for place, (_, key) in enumerate(self.keys) if key.endswith(INPUT)]
+
 
 @dataclass(frozen=True)
 class RuleInfo:
@@ -87,6 +93,7 @@ class RuleInfo:
     hypers: tuple[str, ...] | None = None
     flags: tuple[str, ...] | None = None
     view: str = ""  # the argument that says how many rows the matrices have that it sees; empty for those that there are
+    inputs: tuple[str, ...] = ()  # what a step may be given for its parameters
 
     def rows(self, group: Mapping[str, Any]) -> int:
         """How many rows the matrices have that the rule sees; 0 for those that there are."""
@@ -136,6 +143,7 @@ class Description:
     outputs: tuple[str, ...] = ()
     random: bool = False
     whole: bool = False
+    inputs: tuple[str, ...] = ()
     rules: tuple[RuleInfo, ...] = ()
     tags: tuple[str, ...] = ()
     has_rules: bool = field(init=False)
@@ -146,7 +154,17 @@ class Description:
         """Make one rule of what has no rules, and count kernels and numbers through."""
         known: dict[str, object] = {"has_rules": bool(self.rules)}
         rules = self.rules or (
-            RuleInfo("", "", self.states, self.kernels, self.columns, self.outputs, random=self.random, whole=self.whole),
+            RuleInfo(
+                name="",
+                when="",
+                states=self.states,
+                kernels=self.kernels,
+                columns=self.columns,
+                outputs=self.outputs,
+                random=self.random,
+                whole=self.whole,
+                inputs=self.inputs,
+            ),
         )
         known |= {"rules": rules, "kernels": tuple(kernel for rule in rules for kernel in rule.kernels)}
         known["owners"] = tuple(place for place, rule in enumerate(rules) for _ in rule.kernels)

@@ -7,15 +7,18 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # as torch.compiler.disable, but imports the compiler when it is called
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import checkpoint, cpp_op, keys, masters, sharding
 from optgen.runtime.backends import launch, pick_backend, traced_backend
 from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, Part, Scalars, divide, hyper_values, make_batches
-from optgen.runtime.description import MATRIX, Description
+from optgen.runtime.description import Description
 from optgen.runtime.explain import explain
+from optgen.runtime.given import GIVEN
 from optgen.runtime.host import Scalar
+from optgen.runtime.inputs import Inputs, by_given, check_values
 from optgen.runtime.known import Known
 from optgen.runtime.layout import view_shape
 from optgen.runtime.low_precision import (
@@ -24,12 +27,11 @@ from optgen.runtime.low_precision import (
     is_random,
     warn_of_nearest,
 )
+from optgen.runtime.refuse import check_grad, check_param
 from optgen.runtime.rules import Parameter, check_tags, kernels_of
 from optgen.runtime.states import fit_states, state_tensors
 
 __all__ = ["GeneratedOptimizer"]
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class GeneratedOptimizer(Optimizer):
@@ -40,7 +42,7 @@ class GeneratedOptimizer(Optimizer):
 
     @staticmethod
     def flags(group: Mapping[str, Any]) -> dict[str, bool]:
-        """The compile-time flags of a parameter group."""
+        """The compile-time flags of a parameter group; it may say what a step was given (`GIVEN`)."""
         raise NotImplementedError
 
     @staticmethod
@@ -93,6 +95,7 @@ class GeneratedOptimizer(Optimizer):
         self._options: dict[str, Any] = {"backend": backend, "compile": compile, "seed": seed}
         self._tags = dict(tags or {})
         self._known = Known(self.description)
+        self._inputs = Inputs()
         pick_backend(backend, None)
         self.description.check(defaults)
         super().__init__(params, {**defaults, **self.description.origin})
@@ -108,7 +111,7 @@ class GeneratedOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             for p, kernel in zip(group["params"], kernels_of(self, group), strict=True):
-                self._check_param(p, kernel, group)
+                check_param(self, p, kernel, group)
         except (TypeError, RuntimeError, ValueError):
             self.param_groups.pop()
             raise
@@ -133,26 +136,22 @@ class GeneratedOptimizer(Optimizer):
             self._init_state(p, self.state[p], chosen[p], group, type(self).flags(group))
             sharding.local(self.state[p][CORRECTION]).copy_(correction)
 
-    def _check_param(self, p: Tensor, kernel: int, group: dict[str, Any]) -> None:
-        name, rule = self.description.name, self.description.rule_of(kernel)
-        if p.dtype not in DTYPES:
-            raise TypeError(f"{name} updates float32, bfloat16, float16 and float64 parameters, got {p.dtype}")
-        if p.layout != torch.strided:
-            raise TypeError(f"{name} updates dense parameters, got layout {p.layout}")
-        if torch._debug_has_internal_overlap(p) == 1:
-            raise RuntimeError(
-                f"{name} cannot update a parameter of shape {tuple(p.shape)} and strides {p.stride()}: "
-                "several of its elements share memory; pass a contiguous copy"
-            )
-        if p.ndim < MATRIX and self.description.kernels[kernel].grid:
-            raise ValueError(
-                f"{self._owner(p)} has shape {tuple(p.shape)}, and this rule needs rows and columns, the last two of two or more "
-                "dimensions: give it to another optimizer"
-            )
-        if fault := rule.view_fault(p.shape, group):
-            raise ValueError(f"{self._owner(p)} has shape {tuple(p.shape)}: {fault}")
-        stored = self.description.stored_codes(kernel)
-        sharding.check_parameter(lambda: self._owner(p), p, stored, whole=rule.whole)
+    def give(self, **inputs: Iterable[Tensor | None] | Mapping[Tensor, Tensor | None]) -> None:
+        """Give the next step inputs of its rule, such as an estimate of the Hessian, that come every few steps only.
+
+        A tensor has its parameter's shape and device, any floating-point dtype, and is kept as it is until that step, not
+        copied. The step forgets it, whether or not its parameter has a gradient. Giving an input again before the step
+        replaces all that was given of it. No state dict holds it, and loading one drops it.
+
+        Args:
+            inputs: by the name that the spec has for it, a list with a tensor for each parameter, in the order in which the
+                optimizer got them, or a mapping from parameters to tensors. None, and what the mapping lacks, is not given;
+                a tensor for a parameter whose rule has no such input is not used.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: for a tensor that its parameter cannot take; nothing is given then.
+        """
+        self._inputs.take({name: check_values(self, name, values) for name, values in inputs.items()})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -168,20 +167,36 @@ class GeneratedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling() and self._inputs.waiting:
+            self._update_with_inputs_not_compiled()
+        else:
+            self._update()
+        return loss
+
+    @_disable_dynamo
+    def _update_with_inputs_not_compiled(self) -> None:
+        """What torch.compile leaves as it is, or refuses to: it would take the tensors of this step for those of all."""
+        self._update()
+
+    def _update(self) -> None:
         groups = [(group, type(self).flags(group)) for group in self.param_groups]
         values = [hyper_values(self.description, group) for group in self.param_groups]
         sharded: list[Tensor] = []
-        known = None if torch.compiler.is_compiling() else self._known.recall(groups, self.state)
+        given = self._inputs.waiting
+        known = None if given or torch.compiler.is_compiling() else self._known.recall(groups, self.state)
         if known is None:
             known, sharded = self._look(groups, values), self._sharded()
         batches: list[Batch] = []
         scalars = self.rule_scalars()
         for (group, flags), parts, numbers in zip(groups, known, values, strict=True):  # nothing is refused from here on
-            batches += make_batches(self.description, flags, scalars, group["low_precision"], parts, numbers)
+            for names, alike in by_given(parts).items():
+                own = type(self).flags({**group, GIVEN: names}) if names else flags
+                batches += make_batches(self.description, own, scalars, group["low_precision"], alike, numbers)
+        if given:
+            self._inputs.drop()
         self._run(batches)
         if sharded:  # tell autograd, for kernels have only seen their shards
             torch.autograd.graph.increment_version(sharded)
-        return loss
 
     def _look(
         self, groups: list[tuple[dict[str, Any], dict[str, bool]]], values: list[list[float | Tensor]]
@@ -196,7 +211,8 @@ class GeneratedOptimizer(Optimizer):
             self._init_group(group, *found)
             collected.append(found)
         if eager:
-            self._known.remember([(*group, found) for group, found in zip(groups, collected, strict=True)], self.state)
+            if not self._inputs.waiting:
+                self._known.remember([(*group, found) for group, found in zip(groups, collected, strict=True)], self.state)
             return [divide(self.description, found) for found in collected]
         parts = []
         for (group, flags), found, numbers in zip(groups, collected, values, strict=True):
@@ -206,11 +222,12 @@ class GeneratedOptimizer(Optimizer):
 
     def _check_step(self) -> None:
         """Refuse what cannot be updated before anything changes."""
+        self._inputs.check(self)
         devices: set[torch.device] = set()
         for group in self.param_groups:
             for p, kernel in zip(group["params"], kernels_of(self, group), strict=True):
                 if p.grad is not None:
-                    self._check_grad(p, p.grad)
+                    check_grad(self, p, p.grad)
                     devices.add(p.device)
                     if state := self.state.get(p):
                         self._fit_state(p, state, kernel, group)
@@ -220,13 +237,6 @@ class GeneratedOptimizer(Optimizer):
     def _sharded(self) -> list[Tensor]:
         """The sharded parameters that are updated."""
         return [p for group in self.param_groups for p in group["params"] if p.grad is not None and sharding.is_sharded(p)]
-
-    def _check_grad(self, p: Tensor, grad: Tensor) -> None:
-        if grad.layout != torch.strided:
-            raise RuntimeError(f"{self.description.name} takes dense gradients, got layout {grad.layout}")
-        if grad.is_complex() or p.is_complex():
-            raise RuntimeError(f"{self.description.name} takes real parameters and gradients, got {grad.dtype}")
-        sharding.check_gradient(lambda: self._owner(p), p, grad)
 
     def _init_group(
         self,
@@ -267,7 +277,8 @@ class GeneratedOptimizer(Optimizer):
             scalar_states += [state.get(s.key, NO_SCALAR) for s in self.description.rule_of(index).scalars]
             # the parameter stands in for states that do not exist
             taken = self.description.kernels[index].keys
-            tensors += [_seen(sharding.local(state[key]), p, rows) if key in state else part for _, key in taken]
+            kept = self._inputs.beside(p, state)
+            tensors += [_seen(sharding.local(kept[key]), p, rows) if key in kept else part for _, key in taken]
             shards += sharding.place(p)
 
     def _is_random(self, p: Tensor, kernel: int, mode: str) -> bool:
@@ -368,6 +379,7 @@ class GeneratedOptimizer(Optimizer):
         """Restore, and give groups of older state dicts the hyperparameters they lack."""
         super().__setstate__(state)
         self._known = Known(self.description)
+        self._inputs = Inputs()
         self.defaults.pop("differentiable", None)  # torch adds it here; no step reads it, and state dicts should not grow
         for group in self.param_groups:
             for name, value in self.defaults.items():

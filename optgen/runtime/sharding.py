@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor, Placement
 
-__all__ = ["check_gradient", "check_parameter", "fitted", "is_sharded", "local", "place", "wrapped", "zeros"]
+__all__ = ["check_parameter", "check_placement", "fitted", "is_sharded", "local", "place", "wrapped", "zeros"]
 
 
 def is_sharded(tensor: Any) -> TypeGuard[DTensor]:
@@ -82,17 +82,17 @@ def check_parameter(owner: Callable[[], str], p: Tensor, stored: Iterable[Codes]
         _check_codes(owner, p, codes, cut)
 
 
-def check_gradient(owner: Callable[[], str], p: Tensor, grad: Tensor) -> None:
-    """Refuse a gradient that is placed unlike its parameter.
+def check_placement(owner: Callable[[], str], p: Tensor, other: Tensor, what: str) -> None:
+    """Refuse a gradient, or an input, that is placed unlike its parameter.
 
     Raises:
         RuntimeError: with both placements.
     """
-    if is_sharded(grad) != is_sharded(p):
-        raise RuntimeError(f"{owner()}: parameter and gradient must both be DTensors, or neither")
-    if is_sharded(p) and is_sharded(grad) and (grad.placements != p.placements or grad.device_mesh != p.device_mesh):
-        placed = f"placed as {p.placements}, its gradient as {grad.placements}"
-        raise RuntimeError(f"{owner()}: {placed}; redistribute the gradient")
+    if is_sharded(other) != is_sharded(p):
+        raise RuntimeError(f"{owner()}: parameter and {what} must both be DTensors, or neither")
+    if is_sharded(p) and is_sharded(other) and (other.placements != p.placements or other.device_mesh != p.device_mesh):
+        placed = f"placed as {p.placements}, its {what} as {other.placements}"
+        raise RuntimeError(f"{owner()}: {placed}; redistribute the {what}")
 
 
 def _check_codes(owner: Callable[[], str], p: DTensor, codes: Codes, cut: Sequence[tuple[int, int]]) -> None:

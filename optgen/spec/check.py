@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from optgen.diagnostics import Diagnostics, Label
 from optgen.ir.constants import ConstantError, fold
+from optgen.ir.guards import unguarded
 from optgen.ir.infer import refs, walk
 from optgen.ir.nodes import Assign, Const, Expr, Guard, Kind, Op, Program, Ref, Role
 from optgen.ir.ops import OPS
@@ -24,6 +25,7 @@ def check_program(spec: Spec, program: Program, poisoned: Set[str], found: Diagn
     _check_reads(program, poisoned, found)
     _check_signs(program, found)
     _check_states_present(spec, program, found)
+    _check_inputs_guarded(spec, program, found)
 
 
 def covered(definitions: Sequence[tuple[Guard, ...]], guards: tuple[Guard, ...]) -> bool:
@@ -136,3 +138,14 @@ def _check_states_present(spec: Spec, program: Program, found: Diagnostics) -> N
                     secondary=declared,
                     help=f"put this under 'if {text}:', just this condition; others in an 'if' inside of it",
                 )
+
+
+def _check_inputs_guarded(spec: Spec, program: Program, found: Diagnostics) -> None:
+    """An input may be read only where the step was given it."""
+    for _, node in unguarded(program):
+        assert node.span is not None
+        text = f"given({node.name})"
+        declared = (Label(spec.spans[node.name], "a step may do without it"),)
+        help_text = f"put this under 'if {text}:', just this condition; others in an 'if' inside of it"
+        message = f"input '{node.name}' may not be given here"
+        found.add("input-may-be-absent", message, node.span, secondary=declared, help=help_text)

@@ -21,6 +21,7 @@ def check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> N
     if not any(s.target == "p" for s in body):
         found.add("parameter-not-updated", "the update never assigns to p", spec.spans["update"], help="end with 'p = p - ...'")
     _check_states(spec, program, body, read_names(program), found)
+    _check_inputs(spec, body, found)
     used = _sources(program, body, {"p", *(state.name for state in program.states)})
     for statement in body:
         symbol = program.symbols[statement.target]
@@ -70,6 +71,17 @@ def _check_states(spec: Spec, program: Program, body: list[Assign], read: set[st
             message = f"state '{state.name}' has no effect on p"
             help_text = f"let p depend on '{state.name}', or remove it"
             found.add("state-without-effect", message, place, help=help_text)
+
+
+def _check_inputs(spec: Spec, body: list[Assign], found: Diagnostics) -> None:
+    """Every input is read by a statement."""
+    read = {name for statement in body for name in refs(statement.value)}
+    for each in spec.inputs:
+        if each.name not in read:
+            help_text = f"read it under 'if given({each.name}):', or remove it"
+            found.add(
+                "input-never-read", f"input '{each.name}' is never read in 'update'", spec.spans[each.name], help=help_text
+            )
 
 
 def _sources(program: Program, body: list[Assign], targets: Iterable[str]) -> set[str]:

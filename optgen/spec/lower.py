@@ -7,6 +7,7 @@ from dataclasses import replace
 from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import Assignment, Branch, FormulaText, parse_expression
+from optgen.ir.guards import asked
 from optgen.ir.infer import holds, infer, joined, refs, walk
 from optgen.ir.names import is_reserved, is_symbol_name, name_for
 from optgen.ir.nodes import SHAPES, VECTORS, Assign, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, State, Symbol
@@ -17,7 +18,9 @@ from optgen.spec.resolve import FACTS, KIND_WORDS, MAXIMIZE, Resolver
 __all__ = ["lower"]
 
 WIDEST = 256  # elements of a block where the rule knows rows and columns: a tile has 32 rows as wide
-STATIC = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "neg", "add", "sub", "mul", "abs", "min", "max"})
+STATIC = frozenset(
+    {"given", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "neg", "add", "sub", "mul", "abs", "min", "max"}
+)
 
 
 def lower(spec: Spec, found: Diagnostics) -> Program:
@@ -53,6 +56,7 @@ class _Lowering:
         self.wide = dict(wide)  # locals with more values than their first one has: their domain, and where they get others
 
     def program(self) -> Program:
+        inputs = tuple(replace(each, flag=self.flag(Op("given", (Ref(each.name),)))) for each in self.spec.inputs)
         states = tuple(self.with_formulas(state) for state in self.spec.states)
         self.flags.setdefault("maximize", Ref("maximize"))
         self.body.append(Assign("g", Op("neg", (Ref("g"),)), (Guard("maximize"),)))
@@ -63,7 +67,7 @@ class _Lowering:
         if ranked or any(symbol.domain in VECTORS for symbol in self.symbols.values()):
             states = tuple(self.with_rows(state) for state in states)
         program = Program(self.spec.name, self.symbols, self.flags, hypers, (*states, *made), tuple(self.body))
-        return replace(program, view=self.spec.view)
+        return replace(program, view=self.spec.view, inputs=inputs)
 
     def with_rows(self, state: State) -> State:
         """Where the rule knows rows and columns, a state's blocks lie in the rows of the last dimension."""
@@ -114,9 +118,9 @@ class _Lowering:
         condition = self.names.resolved(parse_expression(text, self.found), Kind.BOOL)
         if condition is None:
             return None
-        if not self.is_static(condition):
+        if not self.is_static(condition) or any(isinstance(node, Op) and node.op == "given" for node in walk(condition)):
             span = Span(text.source, text.starts[0], text.starts[0] + len(text.text))
-            help_text = "use flags, choices and numbers, but neither t nor lr, which change while training"
+            help_text = "use flags, choices and numbers, but neither t, lr nor given(...), which change while training"
             self.found.add(
                 "not-static", f"'when' of state '{state.name}' must not change from step to step", span, help=help_text
             )
@@ -131,7 +135,7 @@ class _Lowering:
             name = node.name if isinstance(node, Ref) else None
             symbol = self.symbols[name] if name else None
             per_element = symbol is not None and symbol.role in (Role.PARAM, Role.GRAD)
-            if symbol is not None and (symbol.role in (Role.STATE, Role.STEP) or (per_element and state.scalar)):
+            if symbol is not None and (symbol.role in (Role.STATE, Role.STEP, Role.INPUT) or (per_element and state.scalar)):
                 allowed = "numbers and hyperparameters" if state.scalar else "numbers, hyperparameters, p and g"
                 message = f"'{name}' is not known when state '{state.name}' is created"
                 assert node.span is not None
@@ -201,9 +205,10 @@ class _Lowering:
         """Report a target that is not a parameter, a state or a new name."""
         name, span = statement.target, statement.target_span
         known = self.symbols.get(name)
-        if known is not None and known.role in (Role.GRAD, Role.STEP, Role.HYPER):
+        if known is not None and known.role in (Role.GRAD, Role.STEP, Role.HYPER, Role.INPUT):
             help_text = f"assign to a new name, for example '{name}_new = ...'"
-            what = {Role.GRAD: "the gradient", Role.STEP: "the number of the step"}.get(known.role, "a hyperparameter")
+            words = {Role.GRAD: "the gradient", Role.STEP: "the number of the step", Role.INPUT: "an input"}
+            what = words.get(known.role, "a hyperparameter")
             self.found.add("assign-to-input", f"'{name}' is {what} and cannot be assigned", span, help=help_text)
             return False
         if known is None and is_reserved(name):
@@ -315,7 +320,7 @@ class _Lowering:
 
     def is_static(self, condition: Expr) -> bool:
         """Whether a condition depends on hyperparameters alone, other than the learning rate, which may be a tensor."""
-        for node in walk(condition):
+        for node in asked(condition):
             if isinstance(node, Ref):
                 symbol = self.symbols[node.name]
                 if symbol.role != Role.HYPER or (node.name == "lr" and symbol.kind == Kind.REAL):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from optgen.diagnostics import Source, Span
 from optgen.ir.formula import Assignment, Branch, FormulaText
-from optgen.ir.nodes import Hyper, State
+from optgen.ir.nodes import Hyper, Input, State
 from optgen.runtime.rules import Parameter
 from optgen.spec.conditions import Condition
 
@@ -38,6 +38,7 @@ class Spec:
     rules: tuple["Rule", ...] = ()
     view: str = ""  # of a rule: the hyperparameter that says how many rows the matrices have that it sees
     blocks: "Blocks | None" = None
+    inputs: tuple[Input, ...] = ()
 
     @property
     def parts(self) -> tuple["Rule", ...]:

@@ -18,6 +18,7 @@ from optgen.spec.inherit import inherit, read_root
 from optgen.spec.model import Blocks, Spec
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import declared_names, read_hypers
+from optgen.spec.read_inputs import InputReader
 from optgen.spec.read_rules import RulesReader
 from optgen.spec.read_states import StateReader
 from optgen.spec.with_storage import replace_storage
@@ -25,10 +26,10 @@ from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
 __all__ = ["read", "read_spec"]
 
-KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "state", "update", "rules", "blocks")
+KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "inputs", "state", "update", "rules", "blocks")
 TURNS = ("blocks", "block_order", "switch_every")  # arguments of a class whose blocks take turns
 ORDERS = ("ascending", "descending", "random")
-TABLES = ("hyper", "state")
+TABLES = ("hyper", "inputs", "state")
 
 
 def read_spec(path: str | Definition) -> Spec:
@@ -97,7 +98,7 @@ class _SpecReader:
     def with_rules(self, table: dict[str, Node]) -> Spec | None:
         """A spec whose states and updates stand in its rules."""
         for key, _ in self.root.entries:
-            if key.text in ("state", "update"):
+            if key.text in ("inputs", "state", "update"):
                 help_text = f"move it into a rule; to drop an inherited one write '{key.text}:' with nothing behind it"
                 self.found.add("bad-rule", f"a spec with rules has no '{key.text}' of its own", key.span, help=help_text)
         reader = RulesReader(self.fields, self.hypers, self.folder, self.seen, self.part, self.other)
@@ -116,27 +117,36 @@ class _SpecReader:
         extends = {key.text: value for key, value in self.own.entries}.get("extends")
         reader = StateReader(self.fields, self.storages, extends if isinstance(extends, Scalar) else None)
         states = reader.read(table.get("state"))
-        for shared in spans.keys() & reader.spans.keys():
-            first = (Label(spans[shared], "the hyperparameter"),)
-            message, place = f"'{shared}' is a state and a hyperparameter", reader.spans[shared]
-            self.found.add("name-clash", message, place, secondary=first, help="rename one of them")
+        entries = InputReader(self.fields)
+        inputs = entries.read(table.get("inputs"))
+        self.apart(spans, reader.spans, "a state and a hyperparameter", "the hyperparameter")
+        self.apart(spans, entries.spans, "an input and a hyperparameter", "the hyperparameter")
+        self.apart(reader.spans, entries.spans, "an input and a state", "the state")
         text = self.fields.formula(table["update"], "'update'", block=True) if "update" in table else None
         if text is None:
             return None
         hypers = self.hypers
-        unread = spans.keys() - {name for h in hypers for name in (h.name, *h.names)} | reader.unread | self.misplaced()
+        unread = spans.keys() - {name for h in hypers for name in (h.name, *h.names)}
+        unread |= reader.unread | entries.unread | self.misplaced()
         text, stand_ins = _without_keywords(text, unread)
         return replace(
             self.spec(),
             states=states,
+            inputs=inputs,
             conditions=reader.conditions,
             inits=reader.inits,
             update=parse_block(text, self.found, parts={hyper.name: hyper.names for hyper in hypers}),
             update_text=_tidy(text),
-            spans={**spans, **reader.spans, "update": table["update"].span},
+            spans={**spans, **reader.spans, **entries.spans, "update": table["update"].span},
             unread=frozenset(unread | stand_ins),
             removed={**_removed(self.root), **_removed(root)},
         )
+
+    def apart(self, names: dict[str, Span], others: dict[str, Span], what: str, first: str) -> None:
+        """Report names that two tables have."""
+        for shared in names.keys() & others.keys():
+            label = (Label(names[shared], first),)
+            self.found.add("name-clash", f"'{shared}' is {what}", others[shared], secondary=label, help="rename one of them")
 
     def spec(self) -> Spec:
         """What rules share."""

@@ -19,7 +19,7 @@ from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
 __all__ = ["RulesReader"]
 
-KEYS = ("when", "otherwise", "name", "view", "state", "update", "use", "hyper")
+KEYS = ("when", "otherwise", "name", "view", "inputs", "state", "update", "use", "hyper")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
 MOST = 16
 Part = Callable[[Mapping, dict[str, Node]], Spec | None]
@@ -66,7 +66,7 @@ class RulesReader:
         condition = self.condition(table, keys, start, is_last=is_last)
         spec, uses, shared = None, "", dict[str, str]()
         if "use" in table:
-            for key in ("state", "update", "view"):
+            for key in ("inputs", "state", "update", "view"):
                 if key in table:
                     message = f"a rule that uses another spec has no '{key}' of its own"
                     help_text = "put it into a spec that extends that one, and use this"

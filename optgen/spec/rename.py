@@ -33,6 +33,7 @@ def rename(program: Program, names: Mapping[str, str]) -> Program:
         flags={names.get(name, name): substitute(condition, refs) for name, condition in program.flags.items()},
         hypers=tuple(rename_hyper(hyper, names) for hyper in program.hypers),
         states=tuple(map(state, program.states)),
+        inputs=tuple(replace(each, flag=guard(each.flag)) for each in program.inputs),
         body=tuple(map(statement, program.body)),
     )
 

@@ -127,6 +127,8 @@ class Resolver:
         for node in walk(value):
             if isinstance(node, Op) and node.op in FACTS:
                 good = self.fact_exists(node) and good
+            if isinstance(node, Op) and node.op == "given":
+                good = self.input_exists(node) and good
             if isinstance(node, Op) and node.op in ("eq", "ne"):
                 good = self.choices_exist(node) and good
         return good
@@ -145,6 +147,15 @@ class Resolver:
             self.found.add("wrong-arguments", message, arg.span, help=help_text)
             return False
         return True
+
+    def input_exists(self, node: Op) -> bool:
+        arg = node.args[0]
+        assert arg.span is not None
+        if isinstance(arg, Ref) and any(each.name == arg.name for each in self.spec.inputs):
+            return True
+        names = ", ".join(f"'{each.name}'" for each in self.spec.inputs) or "none is declared"
+        self.found.add("wrong-arguments", "this word takes the name of an input", arg.span, help=f"inputs: {names}")
+        return False
 
     def choices_exist(self, node: Op) -> bool:
         named = [arg.name for arg in node.args if isinstance(arg, Ref)]
@@ -172,4 +183,5 @@ def _declared(spec: Spec) -> list[Symbol]:
         symbols += [Symbol(name, Role.HYPER, kind, Domain.HOST) for name in hyper.names or (hyper.name,)]
     for state in spec.states:
         symbols.append(Symbol(state.name, Role.STATE, Kind.REAL, state.domain))
+    symbols += [Symbol(each.name, Role.INPUT, Kind.REAL, Domain.ELEMENT) for each in spec.inputs]
     return symbols

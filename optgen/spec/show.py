@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from optgen.ir.nodes import Domain, Hyper, State
+from optgen.ir.nodes import Domain, Hyper, Input, State
 from optgen.spec.model import Spec
 
-__all__ = ["hyper_text", "spec_text", "state_text"]
+__all__ = ["hyper_text", "input_text", "spec_text", "state_text"]
 
 
 def spec_text(spec: Spec) -> str:
@@ -32,8 +32,9 @@ def spec_text(spec: Spec) -> str:
 
 
 def _part(spec: Spec) -> list[str]:
-    """What stands in a spec, or in a rule of it: states and the update."""
+    """What stands in a spec, or in a rule of it: inputs, states and the update."""
     lines = [f"view: {{rows: {spec.view}}}"] if spec.view else []
+    lines += ["inputs:", *(f"  {each.name}: {input_text(each)}" for each in spec.inputs)] if spec.inputs else []
     lines += ["state:", *(f"  {state.name}: {state_text(spec, state)}" for state in spec.states)] if spec.states else []
     return [*lines, "update: |", *(f"  {line}".rstrip() for line in spec.update_text.split("\n"))]
 
@@ -52,6 +53,11 @@ def hyper_text(hyper: Hyper) -> str:
 
 def _doc(doc: str) -> list[str]:
     return [f"doc: {json.dumps(doc, ensure_ascii=False)}"] if doc else []
+
+
+def input_text(each: Input) -> str:
+    """An input in the notation of a spec."""
+    return "{" + ", ".join(["like: p", *_doc(each.doc)]) + "}"
 
 
 def state_text(spec: Spec, state: State) -> str:

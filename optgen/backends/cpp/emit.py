@@ -124,7 +124,7 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: RulePlan, slots: list[str]) -> Cp
         buffers=tuple(CppBufferView(cpp_name(b.name), _type(b), slots.index(b.name), buffer_comment(b)) for b in sweep.buffers),
         scalars=tuple((cpp_name(name), plan.columns.index(name)) for name in sweep.columns),
         lines=tuple(tile_lines(kernel, sweep)),
-        columns=tuple(_column(every[name], used.get(name), kernel) for name in slots),
+        columns=tuple(_column(every[name], used.get(name), kernel, sweep) for name in slots),
         over=sweep.over.name.lower(),
         chunk=kernel.chunk,
         random="true" if salts_of(sweep) else "is_random" if writes_param else "false",
@@ -137,14 +137,16 @@ def _wide(kernel: Kernel) -> int:
     return kernel.wide or kernel.chunk
 
 
-def _column(buffer: Buffer, used: Buffer | None, kernel: Kernel) -> str:
+def _column(buffer: Buffer, used: Buffer | None, kernel: Kernel, sweep: Sweep) -> str:
     """How a buffer lies, and whether this sweep reads and writes it."""
     number = 0 if kernel.grid else _wide(kernel) or "LANES"
     size, block = f"sizeof({_type(buffer)})", number if buffer.is_number else buffer.block
     if buffer.layout == Layout.CODE:
         size, block = str(buffer.storage.bits), buffer.storage.block
     exists = "true" if buffer.guard is None else condition(buffer.guard)
-    ways = [exists if way else "false" for way in ((used.read, used.written) if used else (False, False))]
+    guards = next((s.guards for s in sweep.body if isinstance(s, Store) and s.buffer == buffer.name), ())
+    stored = " && ".join(map(condition, guards)) or exists
+    ways = [exists if used and used.read else "false", stored if used and used.written else "false"]
     return f"{{Layout::{buffer.layout.value}, {size}, {block}, {', '.join(ways)}}}"
 
 

@@ -10,9 +10,10 @@ from optgen.backends.render import render
 from optgen.backends.torch.printer import HostPrinter, KernelPrinter, TorchPrinter
 from optgen.backends.view import PackageView
 from optgen.ir.infer import substitute
-from optgen.ir.nodes import VECTORS, Domain, Expr, Function, Hyper, Kind, Ref, Role, State
+from optgen.ir.nodes import VECTORS, Domain, Expr, Function, Hyper, Kind, Op, Ref, Role, State
 from optgen.ir.text import expression
 from optgen.plan.nodes import Kernel, Plan, RulePlan
+from optgen.runtime.given import GIVEN
 from optgen.storage.codebooks import levels_in_words, saved_scalars
 
 __all__ = ["emit_torch"]
@@ -123,7 +124,18 @@ def _flag_text(plan: Plan, condition: Expr) -> str:
     for hyper in plan.hypers:
         value = f'group["{hyper.name}"]'
         names |= {part: Ref(f"{value}[{i}]") for i, part in enumerate(hyper.names)} or {hyper.name: Ref(value)}
-    return f"bool({expression(substitute(condition, names))})"
+    text = expression(_as_python(substitute(condition, names)))
+    return text[1:-1] if isinstance(condition, Op) and condition.op == "given" else f"bool({text})"
+
+
+def _as_python(condition: Expr) -> Expr:
+    """A condition that asks a parameter group what a step was given."""
+    match condition:
+        case Op(op="given", args=(Ref(name=name),)):
+            return Ref(f'("{name}" in group.get("{GIVEN}", ()))')
+        case Op(op=op, args=args):
+            return Op(op, tuple(map(_as_python, args)))
+    return condition
 
 
 def _scalars(plan: RulePlan, helpers: set[str]) -> FunctionView:
@@ -168,6 +180,8 @@ def _rule_text(plan: RulePlan) -> list[str]:
         f"kernels=({kernels},)",
         f"columns={tuple(plan.columns)!r}",
     ]
+    if plan.program.inputs:
+        lines.append(f"inputs={tuple(each.name for each in plan.program.inputs)!r}")
     if plan.outputs:
         lines.append(f"outputs={tuple(plan.outputs)!r}")
     if plan.random:

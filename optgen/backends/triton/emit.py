@@ -188,8 +188,8 @@ def _insert_words(lines: list[str], printer: KernelPrinter) -> None:
 
 
 def _extras(kernel: Kernel) -> tuple[str, ...]:
-    """The flags with which there is one more state."""
-    guards = {buffer.guard for buffer in kernel.buffers if buffer.state is not None and buffer.guard is not None}
+    """The flags with which there is one more state or input."""
+    guards = {buffer.guard for buffer in kernel.buffers if buffer.dtype != "correction" and buffer.guard is not None}
     return tuple(sorted(guard.flag for guard in guards if guard.holds))
 
 
