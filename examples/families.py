@@ -42,6 +42,7 @@ RULES: Mapping[str, float] = {  # a learning rate to start the search from
     "adafactor_paper": 1e-2,
     "sm3": 0.1,
     "adam_mini": 1e-3,
+    "sophia_g": 1e-3,
 }
 STORAGES: Mapping[str, Sequence[str]] = {  # the same rule, but for the storage of its states
     "torch.optim.AdamW": (
@@ -58,6 +59,7 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
     "sgdw": {"momentum": 0.9},
     "adafactor_paper": OWN_RATE,
     "adafactor_solo": OWN_RATE,
+    "sophia_g": {"bs": 8 * 64},  # tokens of a batch
     "adam_mini": {"head_size": 32, "tags": {"row": ["tokens.weight", "places.weight", "head.weight"]}},
 }
 

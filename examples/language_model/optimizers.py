@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import click
@@ -37,10 +38,18 @@ def find_optimizer(
     """
     found = _from_spec(name) if name.endswith((".yaml", ".py")) else _from_package(name)
     if issubclass(found, GeneratedOptimizer):
-        made = partial(found, compile=compiled, **options)
+        made: Factory = partial(found, compile=compiled, **options)
+        made = made if "weight_decay" in signature(found).parameters else partial(_without_decay, made)
         return found.__name__, partial(_tagged, made, tags) if tags else made
     label = f"torch {found.__name__}" if found.__module__.startswith("torch.") else found.__name__
     return label, partial(found, **options)
+
+
+def _without_decay(make: Factory, params: Any, *, weight_decay: float, **options: Any) -> Optimizer:
+    """An optimizer whose rule has no weight decay."""
+    if weight_decay:
+        raise click.UsageError(f"this optimizer has no weight decay, and is asked for one of {weight_decay}")
+    return make(params, **options)
 
 
 def _tagged(

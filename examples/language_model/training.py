@@ -14,8 +14,12 @@ from torch import nn
 from language_model.corpus import Corpus
 from language_model.model import LanguageModel
 from language_model.optimizers import Factory, state_bytes
+from optgen import sampled_gradients
+from optgen.generated.sophia_g import SophiaG
 
 __all__ = ["Run", "Settings", "train"]
+
+ESTIMATE_EVERY = 10  # steps, as Sophia's authors have it
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def train(
     """Train a model; `progress` is called after each step with its number and loss.
 
     The seed decides initial values and data; warm-up over a twentieth of the steps, then a cosine to a tenth; gradients
-    are clipped to norm 1.
+    are clipped to norm 1. Where a rule takes an estimate of the Hessian, every tenth step has one, of the same windows.
     """
     torch.manual_seed(seed)
     model = LanguageModel(length=settings.length)
@@ -71,6 +75,8 @@ def train(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if isinstance(optimizer, SophiaG) and step % ESTIMATE_EVERY == 1:
+            optimizer.give(g_hat=sampled_gradients(model(window[:, :-1]), model.parameters()))
         before = time.perf_counter()
         optimizer.step()
         updates.append(time.perf_counter() - before)
