@@ -17,7 +17,7 @@ import sys
 import tempfile
 import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,25 @@ AT_IMPORT = ("TRITON_INTERPRET", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS", "PYTH
 
 def python(*arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """What `python ARGUMENTS` does in the root of the repository: `-c CODE`, `-m MODULE` or a script, and what it is given."""
-    server = _server(tuple((name, environment.get(name, "")) for name in AT_IMPORT))
+    (done,) = together(*arguments, environments=[environment])
+    return done
+
+
+def together(*arguments: str, environments: Sequence[Mapping[str, str]]) -> list[subprocess.CompletedProcess[str]]:
+    """The same in several processes at once, one for each environment; in what torch reads once these are equal."""
+    server = _server(tuple((name, environments[0].get(name, "")) for name in AT_IMPORT))
     assert server.stdin is not None and server.stdout is not None
     with tempfile.TemporaryDirectory(prefix="optgen-fork-") as folder:
-        request = {"arguments": arguments, "environment": dict(environment), "folder": folder}
-        server.stdin.write(json.dumps(request) + "\n")
+        places = [f"{folder}/{number}" for number in range(len(environments))]
+        processes = [
+            {"arguments": arguments, "environment": dict(environment), "place": place}
+            for environment, place in zip(environments, places, strict=True)
+        ]
+        server.stdin.write(json.dumps(processes) + "\n")
         server.stdin.flush()
-        status = int(server.stdout.readline())
-        out, err = ((Path(folder) / name).read_text(encoding="utf-8") for name in ("out", "err"))
-    return subprocess.CompletedProcess(arguments, status, out, err)
+        statuses = json.loads(server.stdout.readline())
+        texts = [[Path(f"{place}.{name}").read_text(encoding="utf-8") for name in ("out", "err")] for place in places]
+    return [subprocess.CompletedProcess(arguments, status, *text) for status, text in zip(statuses, texts, strict=True)]
 
 
 @functools.cache
@@ -52,22 +62,20 @@ def _server(settings: tuple[tuple[str, str], ...]) -> subprocess.Popen[str]:
 
 
 def serve() -> None:
-    """Fork for each line of the input, one after the other, and print how each ended."""
+    """Fork as each line of the input says, one line after the other, and print how these processes ended."""
     answers = os.fdopen(os.dup(1), "w")
     for name in IMPORTED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            os._exit(_run(**json.loads(line)))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+        children = [os.fork() or os._exit(_run(**process)) for process in json.loads(line)]
+        print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children], file=answers, flush=True)
 
 
-def _run(arguments: list[str], environment: dict[str, str], folder: str) -> int:
+def _run(arguments: list[str], environment: dict[str, str], place: str) -> int:
     """Be the process that is asked for, but for the seconds in which Python takes all modules apart; its exit status."""
-    for number, place in ((0, os.devnull), (1, f"{folder}/out"), (2, f"{folder}/err")):
-        os.dup2(os.open(place, os.O_RDWR | os.O_CREAT), number)
+    for number, file in ((0, os.devnull), (1, f"{place}.out"), (2, f"{place}.err")):
+        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
     os.environ.clear()
     os.environ.update(environment)
     status: object = None
