@@ -17,9 +17,6 @@ from optgen.output import package_name, write_package
 from optgen.spec.places import spec_files
 from tests.forks import python
 
-# Inductor's pool of processes takes longer to start than a test compiles.
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = {path.stem: path for path in spec_files(ROOT / "specs")}
 

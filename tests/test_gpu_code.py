@@ -114,7 +114,7 @@ def test_every_low_precision_compiles(mode: str) -> None:
     """The default, "stochastic", is what the other tests compile. A correction moves in wide accesses too."""
     for name in ("adamw", "adamw_8bit"):
         for plan, entry in kernels(name):
-            for param in ("bf16", "fp16"):
+            for param in ("bf16", "fp16") if name == "adamw" else ("bf16",):  # the runtime's rounding is all that differs
                 flags = dict.fromkeys(plan.flags, False)
                 where = f"{name}.{plan.name} with {param} parameters"
                 code = compiled(entry, "sm_90", where, param=param, grad=param, flags=flags, low_precision=mode)
