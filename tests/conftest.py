@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import pytest
 from optgen.build import build
 from optgen.output import package_name, write_package
 from optgen.spec.places import spec_files
+from tests.forks import python
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = {path.stem: path for path in spec_files(ROOT / "specs")}
@@ -23,9 +23,7 @@ SHIPPED = {path.stem: path for path in spec_files(ROOT / "specs")}
 
 def interpreted(*arguments: str, status: tuple[int, ...] = (0,)) -> str:
     """What a Python process with these arguments prints; Triton interprets in it, which it must know before it is imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = python(*arguments, environment={**os.environ, "TRITON_INTERPRET": "1"})
     assert done.returncode in status, done.stdout + done.stderr
     return done.stdout
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,13 @@ INNER = {"deep": 1, "wide": 1}  # sharded along these dimensions instead of the 
 
 
 class Model(nn.Module):
-    """Parameters of all kinds, or of these names, the same on each call."""
+    """Parameters of all kinds, the same on each call."""
 
-    def __init__(self, names: Sequence[str] = tuple(SHAPES)) -> None:
+    def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        for name in names:
-            setattr(self, name, nn.Parameter(torch.randn(SHAPES[name], generator=generator)))
+        for name, shape in SHAPES.items():
+            setattr(self, name, nn.Parameter(torch.randn(shape, generator=generator)))
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -137,9 +137,9 @@ def whole_tensors(row: Row) -> None:
 
 def in_kernels(backend: str) -> None:
     """Kernels find the places of shards too: regular ones, inner ones, and shards that are not contiguous."""
-    names = ("even", "padded", "deep")
-    mesh = init_device_mesh("cpu", (2,))
-    params = [p.detach().to(torch.bfloat16) for p in Model(names).parameters()]
+    mesh, generator = init_device_mesh("cpu", (2,)), torch.Generator().manual_seed(0)
+    shapes = ((32, 128), (17, 300), (2, 16, 160))  # even, padded and deep, as small as codes allow
+    params = [torch.randn(shape, generator=generator).to(torch.bfloat16) for shape in shapes]
     dims = (0, 0, 1)
     shards = [nn.Parameter(distribute_tensor(p, mesh, [Shard(dim)])) for p, dim in zip(params, dims, strict=True)]
     transposed = params[0].t().contiguous().t()
@@ -285,6 +285,7 @@ def main(names: list[str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo")
+    rank, count = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/meeting", rank=rank, world_size=count)
     main(sys.argv[2:], Path(sys.argv[1]))
     os._exit(0)  # gloo's threads abort now and then when an interpreter ends (torch 2.13)

@@ -23,6 +23,7 @@ from optgen.reference.disguise import fitted
 from optgen.runtime.cpp_compile import CompilerError, cache_folder, find_compiler, library
 from optgen.verify import Outcome, imported
 from tests.conftest import ROOT, SHIPPED
+from tests.forks import python
 from tests.test_backends import check, verify
 
 BOTH = ("adamw", "adamw_bf16", "adamw_8bit", "adamw_flash", "solo", "solo_3bit")  # each way to keep a state
@@ -257,8 +258,7 @@ def test_auto_falls_back_to_torch_with_one_warning(compiler: str, tmp_path: Path
         "CXX": compiler,
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
     }
-    command = [sys.executable, "-c", AUTO]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = python("-c", AUTO, environment=environment)
     count, p, step, text = done.stdout.split(" ", 3)
     assert (count, float(p), float(step)) == ("1", pytest.approx(0.7, abs=0.01), 3.0), done.stderr
     assert compiler in text and "slower" in text and "backend='torch'" in text

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.forks import python
 
 EXAMPLES = ROOT / "examples"
 SPECS = sorted(path.name for path in (EXAMPLES / "specs").glob("*.yaml"))
@@ -17,7 +17,7 @@ PNG = b"\x89PNG"
 
 
 def run(*command: str, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python(*command, environment=os.environ)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

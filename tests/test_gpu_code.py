@@ -61,7 +61,7 @@ def looked_up(kernel: Any) -> int:
 
 def compiled(entry: Any, target: str, where: str, **given: Any) -> GpuCode:
     """The code for the bulk; neither that nor the one for other tiles spills."""
-    bulk, rest = (compile_kernel(entry, target, bulk=is_bulk, **given) for is_bulk in (True, False))
+    bulk, rest = (compile_kernel(entry, target, bulk=is_bulk, **{"whole": is_bulk, **given}) for is_bulk in (True, False))
     assert (bulk.spill_bytes, rest.spill_bytes) == (0, 0), where
     return bulk
 
@@ -106,7 +106,7 @@ def test_every_flag_compiles(name: str) -> None:
     for plan, entry in kernels(name):
         for chosen in [{flag} for flag in plan.flags] if name in KINDS else [set(plan.flags)]:
             where = f"{name}.{plan.name} with {', '.join(chosen)}"
-            compiled(entry, "sm_90", where, flags={flag: flag in chosen for flag in plan.flags})
+            compiled(entry, "sm_90", where, flags={flag: flag in chosen for flag in plan.flags}, whole=False)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "kahan", "correction8", "correction16"])
@@ -114,7 +114,7 @@ def test_every_low_precision_compiles(mode: str) -> None:
     """The default, "stochastic", is what the other tests compile. A correction moves in wide accesses too."""
     for name in ("adamw", "adamw_8bit"):
         for plan, entry in kernels(name):
-            for param in ("bf16", "fp16"):
+            for param in ("bf16", "fp16") if name == "adamw" else ("bf16",):  # the runtime's rounding is all that differs
                 flags = dict.fromkeys(plan.flags, False)
                 where = f"{name}.{plan.name} with {param} parameters"
                 code = compiled(entry, "sm_90", where, param=param, grad=param, flags=flags, low_precision=mode)
@@ -157,7 +157,7 @@ def test_kernels_of_rows_compile_without_spills_and_with_wide_accesses(target: s
     flags = dict.fromkeys(plan.flags, False)
     for number, sweep in enumerate(plan.sweeps):
         if sweep.over != Domain.ELEMENT:
-            code = compile_kernel(kernel, target, flags=flags, sweep=number, bulk=False)
+            code = compile_kernel(kernel, target, flags=flags, sweep=number, bulk=False, whole=False)
             assert code.spill_bytes == 0, sweep.name
             continue
         code = compiled(kernel, target, sweep.name, flags=flags, sweep=number)
@@ -201,7 +201,7 @@ def test_large_blocks_compile(block: int, threads: int, doubles: int, generate: 
         f"name: Large\nsummary: AdamW with large blocks.\nextends: adamw\nstate: {{m: {storage}, v: {storage}}}\n"
     )
     kernel = importlib.import_module(f"{module.__name__}.triton_backend").KERNELS[-1]
-    compiled(kernel, "sm_90", f"blocks of {block}", flags={"amsgrad": False, "maximize": False})
+    compiled(kernel, "sm_90", f"blocks of {block}", flags={"amsgrad": False, "maximize": False}, whole=False)
     given = [kernel.options("cuda", 32, block, bulk=False, double=double) for double in (False, True)]
     assert given == [{"num_warps": threads // 32, "maxnreg": most} for most in (128, doubles)]
 

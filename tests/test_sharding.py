@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
 from tests.contract.rows import BY_NAME
+from tests.forks import together
 from tests.sharded_process import STEPS, Model, compare, load, train
 
 NAMES = ("solo", "adamw8bit")
@@ -21,11 +19,10 @@ NAMES = ("solo", "adamw8bit")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes saved after they had compared all of it."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.sharded_process")
-    command = [sys.executable, "-m", *launch, str(folder), *NAMES]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.stdout.count("equal on process") == 2, done.stdout + done.stderr
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "WORLD_SIZE": "2"}
+    environments = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    for done in together("-m", "tests.sharded_process", str(folder), *NAMES, environments=environments):
+        assert "equal on process" in done.stdout, done.stdout + done.stderr
     return folder
 
 

@@ -32,7 +32,8 @@ def trained(cls: Any, mode: str, dtype: torch.dtype, backend: str) -> list[torch
 def main() -> None:
     """Compare, and say how many tensors were equal."""
     count = 0
-    for cls, mode, dtype in itertools.product((SGD, Solo), MODES, (torch.bfloat16, torch.float16)):
+    every = itertools.product((SGD, Solo), MODES, (torch.bfloat16, torch.float16))
+    for cls, mode, dtype in ((c, m, d) for c, m, d in every if c is SGD or d == torch.bfloat16 or m == MODES[0]):
         pairs = zip(trained(cls, mode, dtype, "torch"), trained(cls, mode, dtype, "triton"), strict=True)
         for ours, theirs in pairs:
             apart = (ours.double() - theirs.double()).abs()

@@ -23,7 +23,10 @@ class Blocked:
 
 
 def main(folder: str, module: str, cls: str, backend: str, blocked: str) -> None:
-    sys.meta_path.insert(0, Blocked(blocked.split(",")))  # type: ignore[arg-type]
+    names = blocked.split(",")
+    for name in [name for name in sys.modules if name.split(".", maxsplit=1)[0] in names]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, Blocked(names))  # type: ignore[arg-type]
     sys.path.insert(0, folder)
     make = getattr(importlib.import_module(module), cls)
     generator = torch.Generator().manual_seed(0)

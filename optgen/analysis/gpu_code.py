@@ -61,6 +61,7 @@ def compile_kernel(
     low_precision: str = "stochastic",
     sweep: int = -1,
     bulk: bool = True,
+    whole: bool = True,
 ) -> GpuCode:
     """Compile one sweep of a `TritonKernel`, by default the last, for `target` and read the facts of its code.
 
@@ -73,11 +74,11 @@ def compile_kernel(
         low_precision: how parameters of 16 bits are rounded.
         sweep: which one, counted from 0.
         bulk: for tiles that lie whole inside a parameter, or else for the rest.
+        whole: with operations, which take as long to read as the kernel to compile; else there are none.
     """
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     entry = kernel.sweeps[sweep].entry
     dtypes = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32, "fp64": tl.float64}
@@ -96,21 +97,28 @@ def compile_kernel(
     }
     if kernel.width:
         constants |= kernel.grid_sizes(kernel.sweeps[sweep].over)
-    names = list(entry.arg_names)
     pointers = {**POINTERS, "scalars": f"*{real}"}
-    signature = {name: "constexpr" if name in constants else pointers[name] for name in names}
+    signature = {name: "constexpr" if name in constants else pointers[name] for name in entry.arg_names}
     platform, _, warp_size = TARGETS[target]
     options = kernel.options(platform, warp_size, constants["TILE"], bulk=bulk, double=real == "fp64")
-    place = _place(entry.cache_key, target, sorted(map(str, constants.items())), str(signature), sorted(options.items()))
+    place = _place(entry.cache_key, target, sorted(map(str, constants.items())), str(signature), sorted(options.items()), whole)
     with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or not whole
         return GpuCode(**json.loads(place.read_text(encoding="utf-8")))
-    values = {(names.index(name),): value for name, value in constants.items()}
-    divisible = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name in pointers}
-    source = ASTSource(entry, signature=signature, constexprs=values, attrs=divisible)
-    code = read_code(target, triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options))
+    source = _source(entry, signature, constants)
+    code = read_code(target, triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options), whole=whole)
     with contextlib.suppress(OutputError):  # then the next one compiles too
         write_bytes(place, json.dumps(asdict(code)).encode())
     return code
+
+
+def _source(entry: Any, signature: Mapping[str, str], constants: Mapping[str, Any]) -> Any:
+    """What Triton compiles: its pointers are divisible by 16."""
+    from triton.compiler import ASTSource
+
+    names = list(signature)
+    values = {(names.index(name),): value for name, value in constants.items()}
+    divisible = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name not in constants}
+    return ASTSource(entry, signature=signature, constexprs=values, attrs=divisible)
 
 
 def _place(*reasons: object) -> Path:
@@ -127,32 +135,32 @@ def _readers() -> str:
     return "\0".join([triton.__version__, *(file.read_text(encoding="utf-8") for file in files)])
 
 
-def read_code(target: str, compiled: Any, *, one_turn: bool = False) -> GpuCode:
+def read_code(target: str, compiled: Any, *, one_turn: bool = False, whole: bool = True) -> GpuCode:
     """The facts of what Triton compiled; `one_turn` counts loops for one turn, instead of refusing them."""
     read = _nvidia if target.startswith("sm_") else _amd
-    return read(target, compiled, one_turn=one_turn)
+    return read(target, compiled, one_turn=one_turn, whole=whole)
 
 
 def _facts(target: str, registers: int, spills: int, shared: int, code: Sequence[Instruction], *, one_turn: bool) -> GpuCode:
     bulk, fault = {}, ""
     try:
-        bulk = dict(Counter(one.operation for one in bulk_path(code, one_turn=one_turn)))
+        bulk = dict(Counter(one.operation for one in bulk_path(code, one_turn=one_turn))) if code else {}
     except PathError as error:
         fault = str(error)
     operations = dict(Counter(one.operation for one in code))
     return GpuCode(target, registers, spills, shared, operations, bulk, fault)
 
 
-def _nvidia(target: str, compiled: Any, *, one_turn: bool) -> GpuCode:
+def _nvidia(target: str, compiled: Any, *, one_turn: bool, whole: bool) -> GpuCode:
     """Disassemble a cubin with the tools that Triton's wheel carries."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        text = _tool("nvdisasm", "-c", file.name)
+        text = _tool("nvdisasm", "-c", file.name) if whole else ""
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
     facts = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     spills = facts["STACK"] + facts["LOCAL"]
-    return _facts(target, facts["REG"], spills, compiled.metadata.shared, parse_sass(text), one_turn=one_turn)
+    return _facts(target, facts["REG"], spills, compiled.metadata.shared, parse_sass(text) if whole else (), one_turn=one_turn)
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -162,7 +170,7 @@ def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def _amd(target: str, compiled: Any, *, one_turn: bool) -> GpuCode:
+def _amd(target: str, compiled: Any, *, one_turn: bool, whole: bool) -> GpuCode:
     """Read the assembly's metadata."""
     text = compiled.asm["amdgcn"]
 
@@ -172,4 +180,6 @@ def _amd(target: str, compiled: Any, *, one_turn: bool) -> GpuCode:
 
     # scalar registers spill to lanes of vector registers, which costs no memory
     spills = 4 * fact("vgpr_spill_count") + fact("private_segment_fixed_size")
-    return _facts(target, fact("vgpr_count"), spills, compiled.metadata.shared, parse_amdgcn(text), one_turn=one_turn)
+    return _facts(
+        target, fact("vgpr_count"), spills, compiled.metadata.shared, parse_amdgcn(text) if whole else (), one_turn=one_turn
+    )

@@ -40,7 +40,7 @@ from optgen.ir.nodes import (
 from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout
 from optgen.runtime.given import INPUT
-from optgen.storage.codebooks import CODEBOOKS, RANK1, saved_scalars
+from optgen.storage.codebooks import RANK1, codec_of, saved_scalars
 from optgen.storage.codec import Codec, build_functions
 from optgen.storage.lookup import LARGEST
 from optgen.storage.scales import SMALLEST
@@ -157,7 +157,7 @@ class _Lowering:
     def coded(self, state: State, index: int) -> None:
         """A state kept as packed codes and block scalars."""
         assert state.storage is not None
-        codec = CODEBOOKS[state.storage.codebook].codec(state.storage, state.unsigned)
+        codec = codec_of(state.storage, state.unsigned)
         names = self.function_names(codec, state.storage.scope, state.name)
         read = self.reads(state.name)
         saved = [scalar.name for scalar in codec.scalars if scalar.saved]
@@ -301,7 +301,7 @@ class _Lowering:
         names = set()
         for state in self.program.states:
             if state.storage is not None:
-                codec = CODEBOOKS[state.storage.codebook].codec(state.storage, state.unsigned)
+                codec = codec_of(state.storage, state.unsigned)
                 prefixes = {state.name, self.encoded(state)}
                 names |= {f"{prefix}_{scalar.name}" for prefix in prefixes for scalar in codec.scalars}
         return names

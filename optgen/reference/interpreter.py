@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +11,11 @@ import numpy as np
 
 from optgen.ir.constants import by_part, evaluate_condition
 from optgen.ir.guards import written_under
-from optgen.ir.nodes import SHAPES, VECTORS, Assign, Domain, Function, Program, Role, State
+from optgen.ir.nodes import SHAPES, VECTORS, Assign, Domain, Function, Program, Role, State, Storage
 from optgen.reference import narrow, packing
 from optgen.reference.evaluate import call, evaluate
 from optgen.runtime.layout import vector_shape, view_shape
-from optgen.storage.codebooks import CODEBOOKS, half_gap, state_codes
+from optgen.storage.codebooks import CODEBOOKS, codec_of, half_gap, state_codes
 from optgen.storage.codec import build_functions
 from optgen.storage.scales import SMALLEST
 
@@ -145,7 +146,7 @@ class Reference:
         coded = codes.elements(shape)
         x = packing.to_blocks(np.broadcast_to(value, own).reshape(coded), codes)
         known: dict[str, Any] = {"x": np.where(np.isfinite(x), x, np.float32(0))}
-        codec = CODEBOOKS[s.storage.codebook].codec(s.storage, s.unsigned)
+        codec = codec_of(s.storage, s.unsigned)
         if codes.scope == "rank1":
             single = np.broadcast_to(value, shape).astype(np.float32)
             sizes = np.where(np.isfinite(single), np.abs(single), np.float32(0))
@@ -170,20 +171,32 @@ class Reference:
     def functions(self, s: State) -> tuple[dict[str, Function], dict[str, Function]]:
         """The codec functions of a state, by their names and by the names of their formulas."""
         assert s.storage is not None
-        codec = CODEBOOKS[s.storage.codebook].codec(s.storage, s.unsigned)
-        built = build_functions(codec, s.name, s.storage.scope)
-        by_formula = {formula.name: function for formula, function in zip(codec.formulas, built, strict=True)}
-        return {function.name: function for function in built}, by_formula
+        return codec_functions(s.storage, s.unsigned, s.name)
 
     def places(self, s: State) -> Array:
         """For each code of a state, the place of its value among the values of all: int32 (2**bits,)."""
         assert s.storage is not None
-        code = np.arange(2**s.storage.bits, dtype=np.int32)
-        if CODEBOOKS[s.storage.codebook].levels(s.storage, s.unsigned) is None:
-            return code
-        functions, formulas = self.functions(s)
-        values = call(formulas["decode"], [code, np.float32(1)], functions)
-        return np.unique(values, return_inverse=True)[1].astype(np.int32)
+        return code_places(s.storage, s.unsigned)
+
+
+@functools.cache
+def codec_functions(storage: Storage, unsigned: bool, name: str) -> tuple[dict[str, Function], dict[str, Function]]:
+    """The codec functions of a state of this name, read once, by their names and by the names of their formulas."""
+    codec = codec_of(storage, unsigned)
+    built = build_functions(codec, name, storage.scope)
+    by_formula = {formula.name: function for formula, function in zip(codec.formulas, built, strict=True)}
+    return {function.name: function for function in built}, by_formula
+
+
+@functools.cache
+def code_places(storage: Storage, unsigned: bool) -> Array:
+    """For each code, the place of its value among the values of all."""
+    code = np.arange(2**storage.bits, dtype=np.int32)
+    if CODEBOOKS[storage.codebook].levels(storage, unsigned) is None:
+        return code
+    functions, formulas = codec_functions(storage, unsigned, "m")
+    values = call(formulas["decode"], [code, np.float32(1)], functions)
+    return np.unique(values, return_inverse=True)[1].astype(np.int32)
 
 
 def full_shape(domain: Domain, shape: tuple[int, ...]) -> tuple[int, ...]:

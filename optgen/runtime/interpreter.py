@@ -4,8 +4,9 @@ It truncates float32 to bfloat16 instead of rounding and mishandles subnormals, 
 of what was compared, so that a scalar's answer turns into floats where it meets a tensor's, and it runs every reduction but
 the simplest one number at a time. The replacements below are exact; tests check that they are still needed.
 
-Two more save half of its time: it replaces the whole language by its own functions whenever one function of a kernel calls
-another, and it computes every sum of integers a second time in 64 bits, for a check that is off.
+Four more save most of its time: it replaces the whole language by its own functions whenever one function of a kernel calls
+another, computes every sum of integers a second time in 64 bits, for a check that is off, builds a table of all types whenever
+it asks for one of numpy's, and compares shapes one number at a time, as if it had to compile them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 import triton.language as tl
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 
-__all__ = ["binary_op", "convert_float", "generic_reduce", "patch_language", "repair"]
+__all__ = ["binary_op", "broadcast", "convert_float", "generic_reduce", "numpy_type", "patch_language", "repair"]
 
 ORIGINAL_BINARY = interpreter.InterpreterBuilder.binary_op
+ORIGINAL_BROADCAST = TritonSemantic.broadcast_impl_value
 ORIGINAL_CONVERT = interpreter._convert_float
+ORIGINAL_NUMPY_TYPE = interpreter._get_np_dtype
 ORIGINAL_PATCH = interpreter._patch_lang
 ORIGINAL_REDUCE = interpreter.ReduceOps.generic_reduce
 TORCH = {
@@ -32,6 +36,7 @@ TORCH = {
     "fp32": torch.float32,
     "fp64": torch.float64,
 }
+NUMPY_TYPES: dict[str, Any] = {}
 BITS = {16: (torch.int16, np.uint16), 32: (torch.int32, np.uint32), 64: (torch.int64, np.uint64)}
 
 
@@ -39,6 +44,8 @@ def repair() -> None:
     """Replace what is wrong or slow in the interpreter; harmless to call twice."""
     interpreter.InterpreterBuilder.binary_op = binary_op
     interpreter._convert_float = convert_float
+    interpreter._get_np_dtype = numpy_type
+    TritonSemantic.broadcast_impl_value = broadcast
     interpreter.ReduceOps.generic_reduce = generic_reduce
     interpreter._patch_lang = patch_language
     with contextlib.suppress(AttributeError, TypeError):  # a Triton without this check
@@ -64,6 +71,21 @@ def binary_op(self: Any, left: Any, right: Any, operation: Any) -> Any:
     """An operation on two values; conditions are conditions, whatever was compared."""
     result = ORIGINAL_BINARY(self, left, right, operation)
     return interpreter.TensorHandle(result.data, tl.int1) if result.data.dtype == np.bool_ else result
+
+
+def numpy_type(kind: Any) -> Any:
+    """Numpy's type for one of Triton's, or for the elements of a block; it is the name that says which."""
+    scalar = kind.scalar
+    found = NUMPY_TYPES.get(scalar.name)
+    if found is None:
+        found = NUMPY_TYPES[scalar.name] = ORIGINAL_NUMPY_TYPE(scalar)
+    return found
+
+
+def broadcast(self: Any, left: Any, right: Any) -> Any:
+    """Two values brought to one shape, which they mostly have."""
+    same = left.handle.data.shape == right.handle.data.shape and left.type.is_block() == right.type.is_block()
+    return (left, right) if same else ORIGINAL_BROADCAST(self, left, right)
 
 
 def convert_float(data: Any, source: Any, target: Any, rounding_mode: Any) -> Any:

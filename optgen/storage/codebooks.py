@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import median
@@ -9,7 +10,7 @@ from statistics import median
 from optgen.diagnostics import Diagnostics, Span
 from optgen.ir.nodes import VECTORS, State, Storage
 from optgen.runtime.layout import Codes
-from optgen.storage.codec import Codebook
+from optgen.storage.codec import Codebook, Codec
 from optgen.storage.companded import Companded
 from optgen.storage.dynamic_exponent import DynamicExponent
 from optgen.storage.float8 import Float8
@@ -18,7 +19,17 @@ from optgen.storage.log import Log
 from optgen.storage.power import Power
 from optgen.storage.table import Table
 
-__all__ = ["CODEBOOKS", "RANK1", "check_sizes", "check_storage", "half_gap", "levels_in_words", "saved_scalars", "state_codes"]
+__all__ = [
+    "CODEBOOKS",
+    "RANK1",
+    "check_sizes",
+    "check_storage",
+    "codec_of",
+    "half_gap",
+    "levels_in_words",
+    "saved_scalars",
+    "state_codes",
+]
 
 CODEBOOKS: dict[str, Codebook] = {
     "dynamic_exponent": DynamicExponent(),
@@ -73,6 +84,13 @@ def in_words(numbers: Sequence[int]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
+@functools.cache
+def codec_of(storage: Storage, unsigned: bool) -> Codec:
+    """The lowered form of a storage, made once: its tables take a while, and every read and write of the reference asks."""
+    return CODEBOOKS[storage.codebook].codec(storage, unsigned)
+
+
+@functools.cache
 def half_gap(storage: Storage, unsigned: bool) -> float | None:
     """Median of half the distances between neighbouring levels on a scale of 1; None if the levels are not fixed."""
     levels = CODEBOOKS[storage.codebook].levels(storage, unsigned)
@@ -105,5 +123,5 @@ def saved_scalars(storage: Storage, unsigned: bool) -> tuple[str, ...]:
     """The scalars that are kept beside the codes, each one float32 per block, row or tensor; of "rank1", per row and column."""
     if storage.scope == "rank1":
         return RANK1
-    codec = CODEBOOKS[storage.codebook].codec(storage, unsigned)
+    codec = codec_of(storage, unsigned)
     return tuple(scalar.name for scalar in codec.scalars if scalar.saved)

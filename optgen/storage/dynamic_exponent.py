@@ -7,6 +7,7 @@ and -1 is not. A tie goes to the larger magnitude.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -37,13 +38,13 @@ class DynamicExponent:
 
     def levels(self, storage: Storage, unsigned: bool) -> list[float]:
         """All 2**bits levels, each the float64 nearest to its exact fraction."""
-        shape = _Shape(storage.bits, unsigned)
+        shape = _shape(storage.bits, unsigned)
         positive = [float(shape.level(n)) for n in range(shape.zero, shape.one + 1)]
         return positive if unsigned else [-value for value in positive[-2:0:-1]] + positive
 
     def codec(self, storage: Storage, unsigned: bool) -> Codec:
         """Few levels by tables; magnitudes of many from the bits of a float32, and back."""
-        shape = _Shape(storage.bits, unsigned)
+        shape = _shape(storage.bits, unsigned)
         numbers = Numbers(shape.zero, shape.one)
         if not unsigned:
             numbers = Numbers(shape.zero, shape.one, signed=True, lowest=shape.one - 1, middle=shape.middle)
@@ -71,9 +72,13 @@ class _Shape:
         self.zero = 1 if unsigned else 0  # the magnitude of zero
         self.one = 2 ** (self.top + 1)  # the magnitude of one
         self.middle = 2 ** (bits - 1) - 1  # the code of zero, signed
+        self.levels = {n: self._exactly(n) for n in range(self.zero, self.one + 1)}
         self.least = self.border(2**self.first) / 2  # a number that goes to zero, as all below do
 
     def level(self, n: int) -> Fraction:
+        return self.levels[n]
+
+    def _exactly(self, n: int) -> Fraction:
         if n in (self.zero, self.one):
             return Fraction(n == self.one)
         h = n.bit_length() - 1
@@ -83,6 +88,12 @@ class _Shape:
     def border(self, n: int) -> float:
         """The middle between level n - 1 and level n."""
         return float((self.level(n - 1) + self.level(n)) / 2)
+
+
+@functools.cache
+def _shape(bits: int, unsigned: bool) -> _Shape:
+    """Made once: fractions are slow, and a codec is asked for whenever its arrays are read."""
+    return _Shape(bits, unsigned)
 
 
 def _level(shape: _Shape, *, is_product: bool) -> str:

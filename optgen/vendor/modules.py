@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from dataclasses import dataclass, field
 
 __all__ = ["Inside", "Module", "Outside", "inside_of", "read_module"]
@@ -49,6 +50,7 @@ class Module:
         return list(dict.fromkeys(found.module for found in self.imports.values() if isinstance(found, Inside)))
 
 
+@functools.cache
 def read_module(name: str, text: str) -> Module:
     """Read a module of the runtime, or one of a generated package (`.` for its `__init__`, `.torch_backend`)."""
     tree = ast.parse(text)

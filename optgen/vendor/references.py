@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ class Reference:
     in_string: bool
 
 
+@functools.cache  # those of the runtime are the same for every class
 def references(statement: ast.stmt) -> list[Reference]:
     """Every use of a global name in `statement`, which stands at the top level of a module."""
     finder = _Finder()
