@@ -28,9 +28,11 @@ def test_every_spec_builds_and_steps(kind: str, text: str, generate: Callable[..
     module = generate(text, suffix={"yaml": ".yaml", "python": ".py"}[kind])
     p = torch.nn.Parameter(torch.ones(64, 128))
     p.grad = torch.ones_like(p)
+    p.grad[::2] = 3  # not alike, so that a rule can tell rows apart
     getattr(module, module.__all__[0])([("layers.0.weight", p)]).step()
     assert p.isfinite().all()
-    assert (p < 1).all()
+    smaller = p < 1
+    assert smaller.any() if "kind: transform" in text else smaller.all()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

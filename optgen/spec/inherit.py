@@ -51,14 +51,16 @@ def inherit(root: Mapping, found: Diagnostics, folder: Path, seen: tuple[Path, .
     return replace(merged, entries=tuple((k, changed if k.text == "rules" else value) for k, value in merged.entries))
 
 
-def other_spec(node: Node, key: str, found: Diagnostics, folder: Path, seen: tuple[Path, ...]) -> tuple[Path, Mapping] | None:
+def other_spec(
+    node: Node, key: str, found: Diagnostics, folder: Path, seen: tuple[Path, ...], shipped: Path = SHIPPED
+) -> tuple[Path, Mapping] | None:
     """The file and the nodes of the spec that the value of `extends` or `use` names; None after a report."""
     if not isinstance(node, Scalar) or not node.text.strip():
         found.add("wrong-type", f"'{key}' is the name of a spec", node.span, help=f"for example '{key}: adamw'")
         return None
-    path = _find(node.text, folder)
+    path = _find(node.text, folder, shipped)
     if path is None:
-        known = spec_names(folder, SHIPPED) - ({seen[-1].stem} if seen else set())
+        known = spec_names(folder, shipped) - ({seen[-1].stem} if seen else set())
         help_text = suggest(without_suffix(node.text), known)
         found.add("unknown-spec", f"there is no spec {quoted(node.text)} to {WAYS[key]}", node.span, help=help_text)
         return None
@@ -83,12 +85,12 @@ def _read_parent(path: Path, place: Span, key: str, found: Diagnostics) -> tuple
     return None if root is None else (path, root)
 
 
-def _find(name: str, folder: Path) -> Path | None:
+def _find(name: str, folder: Path, shipped: Path) -> Path | None:
     """The file of a spec: beside the child first, then among those that come with optgen.
 
     Outside of a folder specs/, a program is run only if it is named with its suffix.
     """
-    for place in (folder, SHIPPED):
+    for place in (folder, shipped):
         for suffix in ("",) if name.endswith(SUFFIXES) else suffixes_in(place):
             try:
                 path = (place / f"{name}{suffix}").resolve()

@@ -10,6 +10,7 @@ from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.names import is_reserved, is_symbol_name
 from optgen.ir.nodes import Expr, Hyper, Program
 from optgen.spec.check_used import check_everything_used, check_hypers_used, read_names
+from optgen.spec.compose import composed
 from optgen.spec.define import Definition
 from optgen.spec.lower import lower
 from optgen.spec.model import Rule, Spec
@@ -43,22 +44,43 @@ def load_programs(path: str | Definition) -> tuple[Spec, tuple[Program, ...]]:
     if spec is not None and spec.rules:
         spec, programs = _with_rules(spec, found)
     elif spec is not None:
-        programs = (lower(spec, found),)
+        program = lower(spec, found)
         if not len(found):
-            check_everything_used(spec, programs[0], found)
-            check_hypers_used(spec, programs, found)
+            check_everything_used(spec, program, found)
+            spec, program = _with_transforms(spec, program, found)
+            check_hypers_used(spec, (program,), found)
+        programs = (program,)
     found.raise_if_any()
     assert spec is not None
     return spec, programs
 
 
+def _with_transforms(spec: Spec, program: Program, found: Diagnostics) -> tuple[Spec, Program]:
+    """A spec and its program with what stands in its `before` and `after`."""
+    made: dict[str, list[Program]] = {"before": [], "after": []}
+    faults = len(found)
+    for rule, programs in [(rule, made[key]) for key in made for rule in getattr(spec, key)]:
+        programs.append(lower(rule.spec, found))
+        if len(found) == faults:
+            check_everything_used(rule.spec, programs[-1], found)
+            check_hypers_used(rule.spec, programs[-1:], found)
+    if len(found) > faults or not (spec.before or spec.after):
+        return spec, program
+    return composed(spec, program, made["before"], made["after"], found)
+
+
 def _with_rules(spec: Spec, found: Diagnostics) -> tuple[Spec, tuple[Program, ...]]:
     """Lower every rule, and give the hyperparameters of used specs their names as arguments."""
-    programs = [lower(rule.spec, found) for rule in spec.rules]
+    lowered = [lower(rule.spec, found) for rule in spec.rules]
     if len(found):
         return spec, ()
-    for rule, program in zip(spec.rules, programs, strict=True):
+    for rule, program in zip(spec.rules, lowered, strict=True):
         check_everything_used(rule.spec, program, found)
+    wholes = [_with_transforms(rule.spec, program, found) for rule, program in zip(spec.rules, lowered, strict=True)]
+    programs = [program for _, program in wholes]
+    changed = zip(spec.rules, wholes, strict=True)
+    spec = replace(spec, rules=tuple(replace(rule, spec=whole) for rule, (whole, _) in changed))
+    for rule, program in zip(spec.rules, programs, strict=True):
         if rule.uses:
             check_hypers_used(rule.spec, [program], found)
     names = [_argument_names(rule, spec) for rule in spec.rules]

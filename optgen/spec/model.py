@@ -39,6 +39,9 @@ class Spec:
     view: str = ""  # of a rule: the hyperparameter that says how many rows the matrices have that it sees
     blocks: "Blocks | None" = None
     inputs: tuple[Input, ...] = ()
+    before: tuple["Rule", ...] = ()  # transforms of the gradient, in their order
+    after: tuple["Rule", ...] = ()  # and of the change of p
+    is_transform: bool = False
 
     @property
     def parts(self) -> tuple["Rule", ...]:

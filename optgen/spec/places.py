@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["SHIPPED", "SUFFIXES", "spec_files", "spec_names", "suffixes_in", "without_suffix"]
+__all__ = ["SHIPPED", "SUFFIXES", "TRANSFORMS", "spec_files", "spec_names", "suffixes_in", "without_suffix"]
 
 SHIPPED = Path(__file__).resolve().parent.parent / "specs"
+TRANSFORMS = SHIPPED / "transforms"
 SUFFIXES = (".yaml", ".py")
 
 

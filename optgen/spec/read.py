@@ -21,12 +21,17 @@ from optgen.spec.read_hypers import declared_names, read_hypers
 from optgen.spec.read_inputs import InputReader
 from optgen.spec.read_rules import RulesReader
 from optgen.spec.read_states import StateReader
+from optgen.spec.read_transforms import TransformsReader, whole_transform
 from optgen.spec.with_storage import replace_storage
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
 __all__ = ["read", "read_spec"]
 
-KEYS = ("name", "summary", "reference", "extends", "hyper", "storages", "inputs", "state", "update", "rules", "blocks")
+KEYS = (
+    *("name", "summary", "reference", "kind", "extends", "hyper", "storages", "inputs", "state"),
+    *("before", "update", "after", "rules", "blocks"),
+)
+KINDS = ("optimizer", "transform")
 TURNS = ("blocks", "block_order", "switch_every")  # arguments of a class whose blocks take turns
 ORDERS = ("ascending", "descending", "random")
 TABLES = ("hyper", "inputs", "state")
@@ -83,7 +88,25 @@ class _SpecReader:
         self.hypers, self.spans = read_hypers(table.get("hyper"), self.fields)
         self.storages = NamedStorages(table.get("storages"), self.fields)
         self.blocks = self.turns(table["blocks"]) if "blocks" in table else None
-        return self.part(self.root, table) if "rules" not in table else self.with_rules(table)
+        kind = self.fields.choice(table["kind"], "'kind'", KINDS) if "kind" in table else KINDS[0]
+        if kind == "transform":
+            return self.transform(table)
+        spec = self.part(self.root, table) if "rules" not in table else self.with_rules(table)
+        if spec is None or not {"before", "after"} & table.keys():
+            return spec
+        reader = TransformsReader(self.fields, self.hypers, self.folder, self.seen, self.part, self.other)
+        before, after = (reader.read_list(table.get(key), f"'{key}'") for key in ("before", "after"))
+        return replace(spec, before=before, after=after)
+
+    def transform(self, table: dict[str, Node]) -> Spec | None:
+        """A spec of what `before` and `after` name: alone it is the optimizer p = p - u."""
+        keys = {key.text: key for key, _ in self.root.entries}
+        for key in ("rules", "blocks", "inputs", "before", "after"):
+            if key in table:
+                message = f"a transform has no '{key}'"
+                self.found.add("bad-rule", message, keys[key].span, help="remove it, or 'kind: transform'")
+        spec = self.part(self.root, table)
+        return whole_transform(spec, self.found) if spec is not None else None
 
     def turns(self, node: Node) -> Blocks:
         """How blocks of parameters take turns."""
@@ -98,6 +121,9 @@ class _SpecReader:
     def with_rules(self, table: dict[str, Node]) -> Spec | None:
         """A spec whose states and updates stand in its rules."""
         for key, _ in self.root.entries:
+            if key.text in ("before", "after"):
+                help_text = "name a spec that has them in a rule, with 'use'"
+                self.found.add("bad-rule", f"a spec with rules has no '{key.text}'", key.span, help=help_text)
             if key.text in ("inputs", "state", "update"):
                 help_text = f"move it into a rule; to drop an inherited one write '{key.text}:' with nothing behind it"
                 self.found.add("bad-rule", f"a spec with rules has no '{key.text}' of its own", key.span, help=help_text)

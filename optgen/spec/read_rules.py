@@ -14,6 +14,7 @@ from optgen.spec.conditions import Condition, parse_condition
 from optgen.spec.fields import Fields, is_boolean, is_number
 from optgen.spec.inherit import inherit, other_spec
 from optgen.spec.model import Rule, Spec
+from optgen.spec.places import SHIPPED
 from optgen.spec.rule_nodes import entries_of, merge_mappings, rule_name
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
@@ -128,12 +129,12 @@ class RulesReader:
         self.found.add("bad-rule", "'view' names a number that says how many rows a matrix has", node.span, help=help_text)
         return ""
 
-    def used(self, table: dict[str, Node]) -> tuple[Spec | None, str, dict[str, str]]:
+    def used(self, table: dict[str, Node], shipped: Path = SHIPPED) -> tuple[Spec | None, str, dict[str, str]]:
         """The spec that a rule uses, its name, and which of its hyperparameters are arguments of the whole spec."""
         node = table["use"]
         written = Path(node.span.source.path)
         folder = written.resolve().parent if written.is_file() else self.folder
-        found = other_spec(node, "use", self.found, folder, self.seen)
+        found = other_spec(node, "use", self.found, folder, self.seen, shipped)
         if found is None:
             return None, "", {}
         path, nodes = found

@@ -16,7 +16,7 @@ from optgen.spec.read_hypers import check_name
 from optgen.spec.yaml_nodes import Mapping, Node, Scalar, Sequence
 from optgen.storage.codebooks import CODEBOOKS, OPTIONS, check_sizes, check_storage
 
-__all__ = ["StateReader"]
+__all__ = ["StateReader", "with_rows"]
 
 KEYS = ("like", "shape", "sign", "init", "save_as", "when", "storage", "doc")
 STORAGE_KEYS = ("codebook", "bits", "block", "rounding", *OPTIONS, "min_size", "min_ndim")
@@ -56,7 +56,7 @@ class StateReader:
                 states.append(self.state(key, value))
             else:
                 self.unread.add(key.text)
-        return _with_rows(states)
+        return with_rows(states)
 
     def nothing_to_change(self, key: Scalar, entries: tuple[tuple[Scalar, Node], ...], parent: str) -> None:
         """Report a change to a state that the parent does not have; one may be meant by the name it is saved under."""
@@ -216,7 +216,7 @@ class StateReader:
         return known if numbers and len(known) == len(numbers) else None
 
 
-def _with_rows(states: collections.abc.Sequence[State]) -> tuple[State, ...]:
+def with_rows(states: collections.abc.Sequence[State]) -> tuple[State, ...]:
     """States of one shape have rows that are alike: with at least the elements of the largest block."""
     rows: dict[Domain, int] = {}
     for state in states:

@@ -1,0 +1,213 @@
+"""Transforms in front of a rule and behind it: against formulas and torch.optim, in every backend; what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from optgen.build import build
+from optgen.diagnostics import SpecError
+from optgen.spec.places import TRANSFORMS, spec_files
+from tests.conftest import interpreted
+from tests.test_oracles import STEPS, gradients
+from tests.test_rows import equal_the_reference, optimizer_class
+
+Array = np.ndarray[Any, Any]
+SHAPES = ((5, 7), (40, 300), (33,))
+HEAD = "name: Composed\nsummary: A rule with transforms.\n"
+
+
+def spec(text: str, folder: Path, name: str = "composed") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(HEAD + text, encoding="utf-8")
+    return path
+
+
+def check(path: Path, backend: str, change: Callable[[Array, Array, int, dict[str, Array]], Array], **options: Any) -> None:
+    """Over all steps p goes as `change`, of p, g, t and what it keeps itself, has it, in float64."""
+    params = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in SHAPES]
+    expected = [p.detach().numpy().copy() for p in params]
+    kept: list[dict[str, Array]] = [{} for _ in params]
+    optimizer = optimizer_class(path)(params, backend=backend, **options)
+    generator = torch.Generator().manual_seed(1)
+    for t in range(1, STEPS + 1):
+        gradients(params, generator)
+        optimizer.step()
+        for i, p in enumerate(params):
+            assert p.grad is not None
+            expected[i] = expected[i] + change(expected[i], p.grad.numpy(), t, kept[i])
+    for p, q in zip(params, expected, strict=True):
+        assert np.allclose(p.detach().numpy(), q, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_coupled_decay_in_front_is_that_of_torch(backend: str, tmp_path: Path) -> None:
+    made_class = optimizer_class(spec("extends: sgd\nbefore: [coupled_decay]\n", tmp_path))
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in SHAPES] for _ in range(2))
+    mine = made_class(ours, lr=0.1, momentum=0.9, coupled_decay_weight_decay=0.05, backend=backend)
+    other = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.05)
+    for params, optimizer in ((ours, mine), (theirs, other)):
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(STEPS):
+            gradients(params, generator)
+            optimizer.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+def adam(g: Array, t: int, kept: dict[str, Array]) -> Array:
+    """The direction of Adam."""
+    kept["m"] = 0.9 * kept.get("m", 0) + 0.1 * g
+    kept["v"] = 0.999 * kept.get("v", 0) + 0.001 * g * g
+    direction: Array = kept["m"] / (1 - 0.9**t) / (np.sqrt(kept["v"] / (1 - 0.999**t)) + 1e-8)
+    return direction
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_adam_with_a_trust_ratio_and_decay_behind(backend: str, tmp_path: Path) -> None:
+    """Changes are taken in their order: the ratio is of Adam's step alone, the decay comes to it."""
+    text = """
+extends: adam
+hyper: {decay: {default: 0.1, min: 0}}
+after:
+  - trust_ratio
+  - {use: decoupled_decay, hyper: {weight_decay: decay}}
+"""
+
+    def change(p: Array, g: Array, t: int, kept: dict[str, Array]) -> Array:
+        u = -0.01 * adam(g, t, kept)
+        u = u * (0.01 * np.linalg.norm(p) / np.linalg.norm(u))
+        return np.asarray(u - 0.01 * 0.1 * p)
+
+    check(spec(text.lstrip(), tmp_path), backend, change, lr=0.01)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_cautious_lion_on_clipped_gradients(backend: str, tmp_path: Path) -> None:
+    text = """
+extends: lion
+before:
+  - {use: unscale, hyper: {loss_scale: {default: 8.0}}}
+  - {use: clip_rms, name: clip, hyper: {limit: {default: 0.5}}}
+after: [cautious]
+"""
+
+    def change(_p: Array, g: Array, _t: int, kept: dict[str, Array]) -> Array:
+        g = g / 8
+        g = g / max(1, np.sqrt(np.mean(g * g)) / 0.5)
+        m = kept.get("m", np.zeros_like(g))
+        u = -0.01 * np.sign(0.9 * m + 0.1 * g)
+        kept["m"] = 0.99 * m + 0.01 * g
+        along = u * g < 0
+        return np.asarray(u * along / max(np.mean(along), 1e-3))
+
+    check(spec(text.lstrip(), tmp_path), backend, change, lr=0.01, weight_decay=0.0)
+
+
+CENTRALIZED = """
+name: Averaged
+summary: The gradient without the mean of each column, averaged over steps.
+kind: transform
+hyper: {beta: {default: 0.5, min: 0, below: 1}, centralize: {default: true}}
+state:
+  a: {like: p, init: 0.5*g, storage: {codebook: linear, bits: 8, block: 64, min_size: 0}}
+  r: {shape: [..., rows, 1]}
+update: |
+  if centralize:
+    u = u - mean(u, over=rows)
+  a = ema(a, u, beta)
+  r = ema(r, rms(u, over=cols), beta)
+  half = 0.5*a + 0.5*bits(a)/8*u
+  if t > 1:
+    half = half/(1 + r)
+  u = half
+"""
+RULE = """
+hyper: {lr: {default: 1e-2}, half: {default: 0.5}, centralize: {default: false}}
+state:
+  m: {like: p, storage: {codebook: dynamic_exponent, bits: 4, block: 128, min_size: 0}}
+before:
+  - averaged
+  - {use: averaged, name: again, hyper: {beta: half, centralize: {default: false}}}
+update: |
+  m = ema(m, g, half)
+  if centralize:
+    m = m - 0.1*g
+  p = p*(1 - lr*half) - lr*m/(1 + abs(m))
+after:
+  - {use: averaged, name: last, hyper: {beta: {default: 0.25}}}
+"""
+BACKENDS = ("torch", "cpp", "triton")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_transforms_with_states_equal_the_reference(backend: str, tmp_path: Path) -> None:
+    """Names that rule and transforms share stay apart; states have their storage, and begin with what reaches them."""
+    (tmp_path / "averaged.yaml").write_text(CENTRALIZED.lstrip(), encoding="utf-8")
+    path = spec(RULE.lstrip(), tmp_path)
+    spec_of, (program,) = build(str(path)).spec, build(str(path)).programs
+    assert [hyper.name for hyper in spec_of.hypers] == [
+        *("lr", "half", "centralize", "averaged_beta", "averaged_centralize"),
+        *("again_centralize", "last_beta", "last_centralize"),
+    ]
+    names = [state.save_as for state in program.states]
+    assert names == ["m", *(f"{name}_{state}" for name in ("averaged", "again", "last") for state in ("a", "r"))]
+    shapes = ((33, 129), (2, 40, 70))
+    if backend == "triton":
+        code = f"import torch\nfrom tests.test_rows import *\nequal_the_reference(Path({str(path)!r}), 'triton', {shapes}, steps=2)"
+        interpreted("-c", code)
+    else:
+        equal_the_reference(path, backend, shapes)
+
+
+@pytest.mark.parametrize("path", spec_files(TRANSFORMS), ids=lambda path: path.stem)
+def test_every_transform_alone_equals_the_reference(path: Path) -> None:
+    for backend in ("torch", "cpp"):
+        equal_the_reference(path, backend, SHAPES, steps=2)
+
+
+def test_a_rule_uses_a_composition(tmp_path: Path) -> None:
+    spec("extends: lion\nbefore: [clip_norm]\n", tmp_path, "clipped")
+    text = "hyper: {lr: {default: 1}}\nrules:\n  - {when: ndim >= 2, use: clipped}\n  - {otherwise: sgd}\n"
+    made_class = optimizer_class(spec(text, tmp_path, "both"))
+    params = [torch.nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in SHAPES]
+    for p in params:
+        p.grad = torch.full_like(p, 2.0)
+    made_class(params, lr=0.1, clipped_weight_decay=0.0, clipped_clip_norm_limit=0.1).step()
+    assert float(params[0][0, 0]) == pytest.approx(0.9)
+    assert float(params[2][0]) == pytest.approx(0.8)
+
+
+REFUSED = {
+    "an optimizer": ("extends: lion\nbefore: [sgd]\n", "'sgd' to use"),
+    "a path to an optimizer": ("extends: lion\nbefore: [lone]\n", "'lone' is an optimizer and no transform"),
+    "two of one name": ("extends: lion\nafter: [clip_rms, clip_rms]\n", "two transforms are called 'clip_rms'"),
+    "no name": ("extends: lion\nafter: [{use: clip_rms, name: Clip}]\n", "'Clip' cannot be the name of a transform"),
+    "no use": ("extends: lion\nafter: [{name: clip}]\n", "a transform needs the key 'use'"),
+    "unknown": ("extends: lion\nafter: [clip_rsm]\n", "there is no spec 'clip_rsm' to use"),
+    "a hyperparameter": ("extends: lion\nafter: [{use: clip_rms, hyper: {most: lr}}]\n", "no hyperparameter 'most'"),
+    "a taken argument": (
+        "extends: lion\nhyper: {clip_rms_limit: {default: 1}}\nafter: [clip_rms]\n",
+        "'clip_rms_limit', for 'limit' of 'clip_rms', is declared already",
+    ),
+    "rules": ("hyper: {lr: {default: 1}}\nbefore: [clip_rms]\nrules:\n  - {otherwise: sgd}\n", "with rules has no 'before'"),
+    "p": ("kind: transform\nupdate: |\n  u = 2*u\n  p = p - u\n", "a transform does not assign to p"),
+    "no u": ("kind: transform\nupdate: |\n  x = 2*u\n", "never assigns to u"),
+    "a transform's transforms": ("kind: transform\nbefore: [clip_rms]\nupdate: |\n  u = 2*u\n", "a transform has no 'before'"),
+    "a fault in a transform": ("extends: lion\nbefore: [broken]\n", "unknown symbol 'wrong'"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused(what: str, tmp_path: Path) -> None:
+    text, message = REFUSED[what]
+    spec("extends: lion\n", tmp_path, "lone")
+    spec("kind: transform\nupdate: |\n  u = u*wrong\n", tmp_path, "broken")
+    with pytest.raises(SpecError) as caught:
+        optimizer_class(spec(text, tmp_path))
+    assert message in str(caught.value), caught.value
