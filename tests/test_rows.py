@@ -122,7 +122,33 @@ update: |
   c = c + y/(x + 1)
   p = p - 0.01*(u*n + old + w/(x + y + 1) + c)
 """
-RULES = {"factored": FACTORED, "every": EVERY, "chains": CHAINS, "conditions": CONDITIONS, "starts": STARTS, "orders": ORDERS}
+AGAIN = """
+hyper:
+  flag: {default: false}
+update: |
+  a = sum(g, over=cols)
+  s = sum(a)
+  a = a + g**2
+  a = rms(a/(1 + a), over=rows)
+  b = max(a)
+  a = 0.5
+  if flag:
+    a = rms(g, over=cols)
+    b = b + max(a)
+    a = rms(a*g, over=rows)
+  else:
+    a = rms(p, over=rows)
+  p = p - 0.01*(s/(1 + abs(s)) + a/(1 + a) + b/(1 + b))
+"""
+RULES = {
+    "again": AGAIN,
+    "factored": FACTORED,
+    "every": EVERY,
+    "chains": CHAINS,
+    "conditions": CONDITIONS,
+    "starts": STARTS,
+    "orders": ORDERS,
+}
 SHAPES = ((1, 1), (5, 7), (33, 129), (40, 300), (2, 3, 70, 130), (3, 1, 256), (257, 1), (1, 5000), (64, 2049))
 FEW = ((5, 7), (33, 129), (3, 1, 256))
 SMALL = ((1, 1), (33, 129), (2, 2, 5, 3), (32, 128))  # for the interpreter: whole tiles and others

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from optgen.ir.nodes import Call, Const, Domain, Expr, Function, Kind, Op, Ref, Symbol
+from optgen.ir.nodes import VECTORS, Call, Const, Domain, Expr, Function, Kind, Op, Program, Ref, Symbol
 from optgen.ir.ops import OPS, OVER, REDUCED
 
-__all__ = ["KindError", "holds", "infer", "infer_op", "joined", "refs", "substitute", "walk"]
+__all__ = ["KindError", "holds", "infer", "infer_op", "joined", "knows_rows", "refs", "substitute", "walk"]
 
 
 class KindError(Exception):
@@ -89,6 +89,14 @@ def _shared_kind(value: Op, kinds: list[Kind]) -> Kind:
         ):
             return alike
     return Kind.INT if numeric and all(kind == Kind.INT for kind in numeric) else Kind.REAL
+
+
+def knows_rows(program: Program) -> bool:
+    """Whether something is computed or kept of rows, columns or matrices."""
+    if any(symbol.domain in VECTORS for symbol in program.symbols.values()):
+        return True
+    nodes = [node for statement in program.body for node in walk(statement.value)]
+    return any(isinstance(node, Op) and node.op in REDUCED and REDUCED[node.op][0] != "all" for node in nodes)
 
 
 def walk(value: Expr) -> list[Expr]:

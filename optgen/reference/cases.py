@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from optgen.ir.constants import by_part, evaluate_condition
-from optgen.ir.infer import refs
-from optgen.ir.nodes import VECTORS, Assign, Const, Domain, Expr, Hyper, Op, Program, Ref
+from optgen.ir.infer import knows_rows, refs
+from optgen.ir.nodes import Assign, Const, Domain, Expr, Hyper, Op, Program, Ref
 from optgen.reference.compare import Case
 
 __all__ = ["dtype_cases", "hyper_cases", "late_cases", "shape_cases"]
@@ -30,7 +30,7 @@ def shape_cases(program: Program, steps: int) -> list[Case]:
 
 def _small(program: Program) -> tuple[tuple[int, ...], ...]:
     """Small parameters; of a rule that knows rows and columns matrices."""
-    return SMALL_MATRICES if any(symbol.domain in VECTORS for symbol in program.symbols.values()) else SMALL
+    return SMALL_MATRICES if knows_rows(program) else SMALL
 
 
 def dtype_cases(program: Program, steps: int) -> list[Case]:

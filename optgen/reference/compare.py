@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optgen.ir.infer import knows_rows
 from optgen.ir.nodes import Program
 from optgen.reference import narrow, packing
 from optgen.reference.interpreter import Reference, rounded
@@ -19,6 +20,8 @@ from optgen.runtime.blocks import BlockOptimizer
 from optgen.runtime.rules import Parameter
 
 __all__ = ["Case", "Difference", "compare", "spread_gradient"]
+
+MATRIX = 2  # dimensions
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,13 @@ def _groups(params: list[torch.nn.Parameter], given: Sequence[Parameter]) -> lis
 def _compared(
     optimizer: torch.optim.Optimizer, program: Program, case: Case, params: Sequence[Tensor], generator: torch.Generator
 ) -> Difference:
-    reference = Reference(program)
+    reference, has_gaps = Reference(program), knows_rows(program)
     name = str(case.dtype).removeprefix("torch.")
     difference = Difference()
     for step in range(case.steps + bool(case.start)):
         for p in params:
-            p.grad = spread_gradient(p.shape, generator).to(p.device, case.dtype)
+            gradient = spread_gradient(p.shape, generator)
+            p.grad = (with_gaps(gradient) if has_gaps else gradient).to(p.device, case.dtype)
         before = [(_array(p), _state(optimizer.state.get(p, {}))) for p in params]
         inputs = _given(program, params, step, generator)
         if program.inputs:
@@ -139,6 +143,14 @@ def spread_gradient(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     spread = torch.randn(shape, generator=generator, dtype=torch.float64).mul(2).exp()
     gradient = size * spread
     return torch.where(torch.rand(shape, generator=generator) < 0.1, torch.zeros_like(gradient), gradient)
+
+
+def with_gaps(gradient: Tensor) -> Tensor:
+    """The same with a row and a column of zeros in each matrix that has several, as of a token that no window has."""
+    if gradient.ndim >= MATRIX and min(gradient.shape[-2:]) > 1:
+        gradient[..., -1, :] = 0
+        gradient[..., -1] = 0
+    return gradient
 
 
 def _measure_p(

@@ -27,7 +27,8 @@ def check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> N
         symbol = program.symbols[statement.target]
         if symbol.role == Role.LOCAL and symbol.name not in used and statement.span is not None:
             used.add(symbol.name)  # told once
-            message = f"'{symbol.name}' is assigned and never used"
+            written = statement.span.text.split("=", 1)[0].strip()  # a name that is used anew is known by another
+            message = f"'{written}' is assigned and never used"
             found.add("unused-local", message, statement.span, help="remove this line")
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from optgen.diagnostics import Diagnostics
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText
-from optgen.ir.nodes import VECTORS, Assign, Domain, Expr, Hyper, Kind, Op, Program, Ref, Role, State, Statement, Symbol
+from optgen.ir.infer import knows_rows
+from optgen.ir.nodes import Assign, Domain, Expr, Hyper, Kind, Op, Program, Ref, Role, State, Statement, Symbol
 from optgen.spec.lower import WIDEST
 from optgen.spec.model import Rule, Spec
 from optgen.spec.read_states import with_rows
@@ -164,8 +165,6 @@ class _Composition:
         else:
             self.texts.append(self.spec.update_text)
         states = list(with_rows(self.states))
-        if any(symbol.domain in VECTORS for symbol in self.symbols.values()):
-            states = [self.in_grid(state) for state in states]
         hypers = (*self.hypers, MAXIMIZE)
         program = replace(
             self.program,
@@ -175,6 +174,9 @@ class _Composition:
             states=tuple(states),
             body=tuple(self.body),
         )
+        if knows_rows(program):
+            states = [self.in_grid(state) for state in states]
+            program = replace(program, states=tuple(states))
         added = tuple(state for state in states if state.name in self.spans)
         spec = replace(
             self.spec,

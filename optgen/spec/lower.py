@@ -8,7 +8,7 @@ from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import Assignment, Branch, FormulaText, parse_expression
 from optgen.ir.guards import asked
-from optgen.ir.infer import holds, infer, joined, refs, walk
+from optgen.ir.infer import holds, infer, joined, knows_rows, refs, substitute, walk
 from optgen.ir.names import is_reserved, is_symbol_name, name_for
 from optgen.ir.nodes import SHAPES, VECTORS, Assign, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, State, Symbol
 from optgen.spec.check import check_program
@@ -26,10 +26,10 @@ STATIC = frozenset(
 def lower(spec: Spec, found: Diagnostics) -> Program:
     """Turn a spec into a program; everything that is wrong with its update rule goes to `found`.
 
-    A local has one domain, the largest of all values that it is assigned. It is known at the end, so the rule is walked
-    again until no line widens a local that an earlier line has used.
+    A local has one domain, the largest of all values that it is assigned until a line replaces it on every path by one of
+    another domain. It is known at the end, so the rule is walked again until no line widens a local that an earlier line has used.
     """
-    wide: dict[str, tuple[Domain, Span]] = {}
+    wide: dict[tuple[str, int], tuple[Domain, Span]] = {}
     while True:
         faults = Diagnostics()
         lowering = _Lowering(spec, faults, wide)
@@ -45,7 +45,7 @@ def lower(spec: Spec, found: Diagnostics) -> Program:
 class _Lowering:
     """Walks the update rule once, in order, and knows the names seen so far."""
 
-    def __init__(self, spec: Spec, found: Diagnostics, wide: dict[str, tuple[Domain, Span]]) -> None:
+    def __init__(self, spec: Spec, found: Diagnostics, wide: dict[tuple[str, int], tuple[Domain, Span]]) -> None:
         self.spec = spec
         self.found = found
         self.flags: dict[str, Expr] = {}
@@ -54,6 +54,8 @@ class _Lowering:
         self.symbols, self.poisoned = self.names.symbols, self.names.poisoned
         self.taken = {*self.symbols, *(hyper.name for hyper in spec.hypers), *_targets(spec.update)}
         self.wide = dict(wide)  # locals with more values than their first one has: their domain, and where they get others
+        self.begun: dict[str, int] = {}  # how often a local has begun anew
+        self.assigned: dict[str, list[tuple[Guard, ...]]] = {}  # and under which guards it has values since
 
     def program(self) -> Program:
         inputs = tuple(replace(each, flag=self.flag(Op("given", (Ref(each.name),)))) for each in self.spec.inputs)
@@ -64,9 +66,9 @@ class _Lowering:
         self.block(self.spec.update, ())
         hypers = (*self.spec.hypers, MAXIMIZE)
         ranked = any(state.storage is not None and state.storage.scope == "rank1" for state in states)
-        if ranked or any(symbol.domain in VECTORS for symbol in self.symbols.values()):
-            states = tuple(self.with_rows(state) for state in states)
         program = Program(self.spec.name, self.symbols, self.flags, hypers, (*states, *made), tuple(self.body))
+        if ranked or knows_rows(program):
+            program = replace(program, states=(*map(self.with_rows, states), *made))
         return replace(program, view=self.spec.view, inputs=inputs)
 
     def with_rows(self, state: State) -> State:
@@ -170,18 +172,44 @@ class _Lowering:
         kind = Kind.REAL if kind == Kind.INT else kind
         if not self.fits(statement, kind, domain):
             return
+        if self.replaces(statement.target, domain, guards):
+            value = self.begin_anew(statement.target, value)
         self.declare(statement, kind, domain)
+        self.assigned.setdefault(statement.target, []).append(guards)
         self.body.append(Assign(statement.target, self.facts(value), guards, statement.span))
+
+    def replaces(self, name: str, domain: Domain, guards: tuple[Guard, ...]) -> bool:
+        """Whether a local has a value of another domain, of which an assignment under `guards` leaves nothing."""
+        known = self.symbols.get(name)
+        if known is None or known.role != Role.LOCAL or known.domain == domain or name in self.poisoned:
+            return False
+        return all(set(guards) <= set(before) for before in self.assigned.get(name, [()]))
+
+    def begin_anew(self, name: str, value: Expr) -> Expr:
+        """Give what a local has been so far another name, also in `value`, which is what it is to be."""
+        count = self.begun[name] = self.begun.get(name, 0) + 1
+        old = f"{name}_{count}"
+        while old in self.taken or old in self.symbols or old in self.flags:
+            old += "_"
+        self.symbols[old] = replace(self.symbols.pop(name), name=old)
+        self.assigned[name] = []
+        new: dict[str, Expr] = {name: Ref(old)}
+        for place, statement in enumerate(self.body):
+            target = old if statement.target == name else statement.target
+            guards = tuple(Guard(old, guard.holds) if guard.flag == name else guard for guard in statement.guards)
+            self.body[place] = replace(statement, target=target, value=substitute(statement.value, new), guards=guards)
+        return substitute(value, new)
 
     def declare(self, statement: Assignment, kind: Kind, domain: Domain) -> None:
         """Give a new local its symbol; note a value per element that comes after others."""
         name, known = statement.target, self.symbols.get(statement.target)
+        key = name, self.begun.get(name, 0)
         if known is None:
-            domain = joined((domain, self.wide[name][0])) if name in self.wide else domain
+            domain = joined((domain, self.wide[key][0])) if key in self.wide else domain
             self.symbols[name] = Symbol(name, Role.LOCAL, kind, domain)
         elif known.role == Role.LOCAL and not holds(known.domain, domain):
-            _, place = self.wide.get(name, (domain, statement.span))
-            self.wide[name] = (joined((known.domain, domain)), place)
+            _, place = self.wide.get(key, (domain, statement.span))
+            self.wide[key] = (joined((known.domain, domain)), place)
 
     def facts(self, value: Expr) -> Expr:
         """`half_gap(m)` -> `half_gap_m`: a host scalar whose value the storage of the parameter decides.
@@ -272,7 +300,8 @@ class _Lowering:
 
     def per_element(self, condition: Expr, span: Span) -> None:
         """Report an `if` on values per element; a local that gets one elsewhere is pointed at."""
-        places = {name: self.wide[name][1] for name in refs(condition) if name in self.wide}
+        keys = {name: (name, self.begun.get(name, 0)) for name in refs(condition)}
+        places = {name: self.wide[key][1] for name, key in keys.items() if key in self.wide}
         secondary = tuple(Label(place, f"'{name}' has a value per element here") for name, place in places.items())
         help_text = "write where(condition, x, y), which chooses element by element"
         message = "'if' chooses for the whole parameter, and this condition differs from element to element"

@@ -103,6 +103,8 @@ class KernelPrinter(TritonPrinter):
                 return self.helper("load_codes", name, self.place, storage.bits, self.shape(storage), *self.more)
             case Op(op="blocks", args=(x, Const(value=number))):
                 return self.helper("to_blocks", self.expression(x), "_valid", self.kernel.stored(number).block, "TILE, BULK")
+            case Op(op="spread", args=(x,)) if self.domain(x) == Domain.ELEMENT:  # of a row or column: one for each element
+                return self.expression(x)
             case Op(op="number", args=(x,)):
                 return f"tl.full((), {self.expression(x)}, REAL)"
             case Op(op=op, args=(x,)) if op in PARTS:
