@@ -28,6 +28,7 @@ __all__ = [
     "binary_unit",
     "exists_by_default",
     "kept_states",
+    "kept_vectors",
     "load_model",
     "memory",
 ]
@@ -161,10 +162,12 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
     parts["counters"] = 4 + 8 * is_random + 8 * scalars + 4 * len(kept_numbers(program))
     rows = int(by_part(program, {})[program.view]) if program.view else 0
     seen = view_shape(shape.shape, rows) if rows and shape.shape[-2] % rows == 0 else shape.shape
-    vectors = [state for state in program.states if state.domain in VECTORS and exists_by_default(program, state)]
-    for state in (*kept_states(program), *vectors):
+    for state in (*kept_states(program), *kept_vectors(program)):
         if state.domain in VECTORS and len(shape.shape) < 2:
-            raise ModelError(f"'{shape.name}' has shape {list(shape.shape)}: {program.name} needs rows and columns")
+            raise ModelError(
+                f"'{shape.name}' has shape {list(shape.shape)}: {program.name} needs rows and columns: "
+                "let it be a rule with 'when: ndim >= 2' of a spec whose 'otherwise' takes the others"
+            )
         codes, size = state_codes(state), math.prod(vector_shape(state.shape, seen) if state.domain in VECTORS else shape.shape)
         if codes is None:
             parts["floats"] += (4 if state.floats is None else 2) * size
@@ -184,6 +187,11 @@ def _parameter(program: Program, shape: Shape) -> ParameterMemory:
 def kept_states(program: Program) -> list[State]:
     """The states that a parameter has when every hyperparameter has its default, without single numbers."""
     return [state for state in program.states if state.domain == Domain.ELEMENT and exists_by_default(program, state)]
+
+
+def kept_vectors(program: Program) -> list[State]:
+    """The states of a number for each row, column or matrix that a parameter has when every hyperparameter has its default."""
+    return [state for state in program.states if state.domain in VECTORS and exists_by_default(program, state)]
 
 
 def kept_numbers(program: Program) -> list[State]:

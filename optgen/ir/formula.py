@@ -314,7 +314,9 @@ class _Walk:
         whole = word.whole or (word.op if word.op in REDUCED else None)
         over = self.over(node) if whole is not None and [keyword.arg for keyword in node.keywords] == ["over"] else "all"
         if (node.keywords and over == "all") or any(isinstance(arg, ast.Starred) for arg in node.args):
-            self.report(node, f"'{name}' takes plain arguments only", f"write {word.signature}", "wrong-arguments")
+            over_help = f"write {name}(x), or for each row or column {name}(x, over=cols) or {name}(x, over=rows)"
+            help_text = over_help if whole is not None else f"write {word.signature}"
+            self.report(node, f"'{name}' takes plain arguments only", help_text, "wrong-arguments")
         count = len(node.args)
         if count == 1 and whole is not None:
             return Op(f"{over}_{REDUCED[whole][1]}", (self.expression(node.args[0]),), span)

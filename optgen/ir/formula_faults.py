@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from optgen.diagnostics.diagnostic import suggest
 from optgen.ir.names import INPUTS
 from optgen.ir.ops import Word
 
-__all__ = ["OTHER_NAMES", "PRODUCT", "SIGNS", "SyntaxFault", "forbidden", "function_help", "syntax_fault"]
+__all__ = ["OTHER_NAMES", "PRODUCT", "SIGNS", "SyntaxFault", "forbidden", "function_help", "symbol_help", "syntax_fault"]
 
 SYNTAX_HELP = "formulas are written as in Python: 'name = formula', one a line"
 KEYWORD_HELP = "Python's keywords cannot be names: 'lambda' is usually called 'weight_decay' or 'decay'"
@@ -21,6 +21,10 @@ OPERAND = r"[A-Za-z_]\w*|\d[\w.]*|\.\d\w*"
 ADJACENT = re.compile(rf"(?<![\w.])({OPERAND}|\))\s+(?=({OPERAND}|\())")
 SIGNS = {"BitAnd": "&", "BitOr": "|", "BitXor": "^", "FloorDiv": "//", "MatMult": "@", "Mod": "%"}
 OF_ALL = "of all elements there are sum(x), mean(x), l1(x), l2(x), rms(x), max(x) and min(x)"
+SIZES = dict.fromkeys(
+    ("size", "shape", "numel", "ndim", "dim", "len", "rows", "cols", "columns"),
+    "formulas know no sizes, which 'when' of a rule may ask for: mean(x) and rms(x) divide by them",
+)
 OTHER_NAMES = {  # functions of other languages: how their formulas are written here
     **dict.fromkeys(("clip", "clamp_"), "write clamp(x, lo, hi)"),
     **dict.fromkeys(("expm1",), "write exp(x) - 1"),
@@ -42,7 +46,7 @@ OTHER_NAMES = {  # functions of other languages: how their formulas are written 
     **dict.fromkeys(("amin",), "write min(x)"),
     **dict.fromkeys(("prod", "median", "numel", "linf"), OF_ALL),
 }
-NO_LOOPS = "every formula applies to all elements at once; loops are not needed"
+NO_LOOPS = "every formula applies to all elements at once; lines that repeat are written out, or by a spec in Python"
 FORBIDDEN = {  # what Python has and formulas have not: its name, and what to do instead
     "AnnAssign": ("a type", "write 'name = formula'"),
     "Assert": ("'assert'", "ranges of hyperparameters are checked by 'min' and 'max'"),
@@ -96,7 +100,12 @@ def function_help(name: str, words: Mapping[str, Word]) -> str | None:
     """What to write for a function that formulas do not have."""
     if name in INPUTS:
         return PRODUCT
-    return OTHER_NAMES.get(name) or suggest(name, words, most=20)
+    return SIZES.get(name) or OTHER_NAMES.get(name) or suggest(name, words, most=20)
+
+
+def symbol_help(name: str, known: Iterable[str]) -> str | None:
+    """What to write for a name that formulas do not know."""
+    return SIZES.get(name) or suggest(name, known)
 
 
 def syntax_fault(reason: str, lines: list[str], number: int, column: int) -> SyntaxFault:

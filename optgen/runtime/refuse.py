@@ -37,7 +37,7 @@ def check_param(optimizer: Any, p: Tensor, kernel: int, group: dict[str, Any]) -
     if p.ndim < MATRIX and description.kernels[kernel].grid:
         raise ValueError(
             f"{optimizer._owner(p)} has shape {tuple(p.shape)}, and this rule needs rows and columns, the last two of two or more "
-            "dimensions: give it to another optimizer"
+            "dimensions: give it to another optimizer, or let the rule be one of a spec's 'rules', with 'when: ndim >= 2'"
         )
     if fault := rule.view_fault(p.shape, group):
         raise ValueError(f"{optimizer._owner(p)} has shape {tuple(p.shape)}: {fault}")

@@ -271,7 +271,8 @@ class _Lowering:
             if domain in VECTORS and known.domain < Domain.MATRIX:
                 help_text, kind_of_value = f"declare 'shape: {SHAPES[domain]}'", "what is computed of rows or columns"
             if known.domain in VECTORS:
-                help_text = "reduce it over the other dimensions, or declare 'like: p'"
+                other = f"declare 'shape: {SHAPES[domain]}'" if domain in VECTORS else "declare 'like: p'"
+                help_text = f"reduce it over the other dimensions, or {other}"
                 declared = (Label(self.spec.spans[known.name], f"declared with the shape {SHAPES[known.domain]} here"),)
                 kind_of_value = f"values of the shape {SHAPES[domain]}" if domain in VECTORS else kind_of_value
             if known.domain == Domain.TENSOR:

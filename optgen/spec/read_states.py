@@ -101,9 +101,9 @@ class StateReader:
 
     def shape(self, node: Node, what: str) -> str | None:
         """The shape of a state: a word, or a list of dimensions."""
-        if isinstance(node, Scalar) and not node.text.startswith("["):
-            return self.fields.choice(node, f"'shape' of {what}", ("scalar", "tensor"))
         shapes = [text for text in SHAPES.values() if text.startswith("[")]
+        if isinstance(node, Scalar) and not node.text.startswith("["):
+            return self.fields.choice(node, f"'shape' of {what}", ("scalar", "tensor", *shapes))
         items = node.items if isinstance(node, Sequence) else ()
         text = node.text if isinstance(node, Scalar) else f"[{', '.join(x.text for x in items if isinstance(x, Scalar))}]"
         if text in shapes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from optgen.diagnostics import Diagnostics, Label
 from optgen.diagnostics.diagnostic import suggest
+from optgen.ir.formula_faults import symbol_help
 from optgen.ir.infer import KindError, infer, refs, walk
 from optgen.ir.names import INPUTS
 from optgen.ir.nodes import SHAPES, VECTORS, Const, Domain, Expr, Hyper, Kind, Op, Ref, Role, Symbol
@@ -119,7 +120,7 @@ class Resolver:
         for state in self.spec.states:
             if state.save_as == name:
                 return f"did you mean '{state.name}', which is saved as '{name}'?"
-        return suggest(name, self.symbols.keys() - self.poisoned)
+        return symbol_help(name, self.symbols.keys() - self.poisoned - {MAXIMIZE.name})
 
     def words_fit(self, value: Expr) -> bool:
         """Report bits(x) and half_gap(x) of something that is not a state, and choices that do not exist."""
