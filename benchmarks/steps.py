@@ -40,6 +40,7 @@ DEFAULT = (
     "lamb",
     "adafactor",
     "sm3",
+    "adam_mini",
     "adamw_4bit_rank1",
 )
 SHAPES = ("matrix", "gpt2", "tiny")
@@ -92,7 +93,16 @@ def _optimizer(name: str, params: list[torch.Tensor], backend: str) -> torch.opt
     if name.startswith("torch."):
         fused: torch.optim.Optimizer = getattr(torch.optim, name.removeprefix("torch."))(params, lr=1e-4, fused=True)
         return fused
-    return optgen.optimizer_class(name)(params, lr=1e-4, backend=backend)  # type: ignore[call-arg]
+    made: Any = optgen.optimizer_class(name)
+    return made(_named(params) if made.description.tags else params, lr=1e-4, backend=backend)  # type: ignore[no-any-return]
+
+
+def _named(params: list[torch.Tensor]) -> list[dict[str, Any]]:
+    """The parameters for a rule that asks for names: matrices have a number for each row, all others are of norms."""
+    groups: dict[str, list[tuple[str, torch.Tensor]]] = {"row": [], "": []}
+    for place, p in enumerate(params):
+        groups["row" if p.ndim > 1 else ""].append((f"{place}.{'weight' if p.ndim > 1 else 'norm'}", p))
+    return [{"params": members, "tags": [tag] if tag else []} for tag, members in groups.items() if members]
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

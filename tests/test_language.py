@@ -53,6 +53,25 @@ update: |
     run(module, rule)
 
 
+def test_phases_and_a_state_that_begins_again(generate: Callable[[str], ModuleType]) -> None:
+    """The example of the documentation: momentum, then Adam from its first step on."""
+    page = (Path(__file__).parent.parent / "docs" / "spec-language.md").read_text(encoding="utf-8")
+    text = next(block for block in page.split("```yaml\n") if block.startswith("name: TwoPhases")).split("```")[0]
+    module = generate(text.replace("TwoPhases", "Rule"))
+
+    def rule(p: np.ndarray, g: np.ndarray, memory: Memory, t: int) -> np.ndarray:
+        n = t - 2
+        m = 0.0 if n == 1 else memory.get("m", 0.0)
+        memory["m"] = 0.9 * m + 0.1 * g
+        if n < 1:
+            return p - 0.01 * memory["m"]
+        memory["v"] = 0.999 * memory.get("v", 0.0) + 0.001 * g * g
+        return p - 0.01 * (memory["m"] / (1 - 0.9**n)) / (np.sqrt(memory["v"] / (1 - 0.999**n)) + 1e-8)
+
+    for backend in ("torch", "cpp"):
+        run(module, rule, steps=7, lr=0.01, change=3, backend=backend)
+
+
 def test_conditions_on_t_flags_and_choices(generate: Callable[[str], ModuleType]) -> None:
     module = generate(
         f"""{HEAD}
