@@ -183,7 +183,27 @@ def test_a_rule_uses_a_composition(tmp_path: Path) -> None:
     assert float(params[2][0]) == pytest.approx(0.8)
 
 
+def test_what_a_transform_changes_may_take_other_shapes_on_the_way(tmp_path: Path) -> None:
+    text = "kind: transform\nupdate: |\n  x = u\n  u = rms(u)\n  u = x/(1 + u)\n"
+    spec(text, tmp_path, "scaled")
+
+    def change(p: Array, g: Array, _t: int, _kept: dict[str, Array]) -> Array:
+        u = -0.1 * g / (1 + np.sqrt(np.mean(g * g)))
+        return np.asarray(u / (1 + np.sqrt(np.mean(u * u))))
+
+    check(spec("extends: sgd\nbefore: [scaled]\nafter: [{use: scaled, name: again}]\n", tmp_path), "torch", change, lr=0.1)
+
+
 REFUSED = {
+    "a key of a state dict": (
+        "extends: sgd\nstate: {average_m: {like: p, save_as: kept_m}}\nbefore: [{use: stateful, name: kept}]\n"
+        "update: |\n  average_m = average_m + g\n  p = p - lr*average_m\n",
+        "two states would be saved as 'kept_m'",
+    ),
+    "a long argument": (
+        "extends: lion\nafter: [{use: long, name: a_name_of_twenty_sig}]\n",
+        "which cannot be a name",
+    ),
     "an optimizer": ("extends: lion\nbefore: [sgd]\n", "'sgd' to use"),
     "a path to an optimizer": ("extends: lion\nbefore: [lone]\n", "'lone' is an optimizer and no transform"),
     "two of one name": ("extends: lion\nafter: [clip_rms, clip_rms]\n", "two transforms are called 'clip_rms'"),
@@ -208,6 +228,9 @@ def test_what_is_refused(what: str, tmp_path: Path) -> None:
     text, message = REFUSED[what]
     spec("extends: lion\n", tmp_path, "lone")
     spec("kind: transform\nupdate: |\n  u = u*wrong\n", tmp_path, "broken")
+    spec("kind: transform\nstate: {m: {like: p}}\nupdate: |\n  m = ema(m, u, 0.5)\n  u = m\n", tmp_path, "stateful")
+    long = "a_hyperparameter_of_thirty_two_s"
+    spec(f"kind: transform\nhyper: {{{long}: {{default: 1}}}}\nupdate: |\n  u = u*{long}\n", tmp_path, "long")
     with pytest.raises(SpecError) as caught:
         optimizer_class(spec(text, tmp_path))
     assert message in str(caught.value), caught.value

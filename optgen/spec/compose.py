@@ -16,16 +16,16 @@ from optgen.diagnostics import Diagnostics
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText
 from optgen.ir.infer import knows_rows
+from optgen.ir.names import is_reserved, is_symbol_name
 from optgen.ir.nodes import Assign, Domain, Expr, Hyper, Kind, Op, Program, Ref, Role, State, Statement, Symbol
 from optgen.spec.lower import WIDEST
 from optgen.spec.model import Rule, Spec
 from optgen.spec.read_states import with_rows
+from optgen.spec.read_transforms import TRANSFORMED
 from optgen.spec.rename import arguments_first, rename, rename_hyper, rename_text
 from optgen.spec.resolve import MAXIMIZE
 
-__all__ = ["TRANSFORMED", "composed"]
-
-TRANSFORMED = "u"  # what a transform changes: the gradient in front of a rule, the change of p behind it
+__all__ = ["composed"]
 
 
 def composed(
@@ -103,9 +103,7 @@ class _Composition:
         for symbol in renamed.symbols.values():
             self.symbols.setdefault(symbol.name, symbol)
         self.flags |= renamed.flags
-        self.states += [
-            replace(state, name=names[state.name], save_as=f"{rule.name}_{state.save_as}") for state in renamed.states
-        ]
+        self.states += [self.state(rule, state, names) for state in renamed.states]
         for hyper in rule.added:
             self.hypers.append(replace(rename_hyper(hyper, names), doc=f"{rule.name}: {hyper.doc or hyper.name}"))
             self.spans |= {names.get(part, part): rule.spec.spans[part] for part in (hyper.name, *hyper.names)}
@@ -113,11 +111,20 @@ class _Composition:
         self.inits |= {names[name]: _renamed(text, names) for name, text in rule.spec.inits.items()}
         self.spans |= {names[state.name]: rule.spec.spans[state.name] for state in rule.spec.states}
         self.texts.append(rename_text(rule.spec.update_text, names))
-        changed = names[TRANSFORMED]
-        start = next(i for i, s in enumerate(renamed.body) if isinstance(s, Assign) and s.target == changed)
-        inner = [*renamed.body[1:start], Assign(changed, value), *renamed.body[start + 1 : -1]]
-        self.body += inner
-        return changed
+        whole = rule.spec.spans["update"]  # the place of what made an optimizer of it: its first and its last statement
+        body = [(i, s) for i, s in enumerate(renamed.body) if isinstance(s, Assign)]
+        start, begin = next((i, statement) for i, statement in body if statement.span == whole)
+        self.body += [*renamed.body[1:start], replace(begin, value=value), *renamed.body[start + 1 : -1]]
+        return names[TRANSFORMED]
+
+    def state(self, rule: Rule, state: State, names: Mapping[str, str]) -> State:
+        """A transform's state by its names here."""
+        save_as = f"{rule.name}_{state.save_as}"
+        if any(other.save_as == save_as for other in self.states):
+            assert rule.span is not None
+            message = f"two states would be saved as '{save_as}', one of them of {quoted(rule.uses)}"
+            self.found.add("name-clash", message, rule.span, help="give the transform another 'name'")
+        return replace(state, name=names[state.name], save_as=save_as)
 
     def names(self, rule: Rule, transform: Program) -> dict[str, str]:
         """What a transform's names are here: hyperparameters that are shared have the spec's, all others the transform's in front."""
@@ -155,6 +162,11 @@ class _Composition:
             message = f"the argument '{new}', for '{name}' of {quoted(rule.uses)}, is declared already"
             help_text = f"give the transform another 'name', or share it: 'hyper: {{{name}: {new}}}'"
             self.found.add("name-clash", message, rule.span, help=help_text)
+        elif not is_symbol_name(new) or is_reserved(new):
+            assert rule.span is not None
+            message = f"'{name}' of {quoted(rule.uses)} would be the argument {quoted(new)}, which cannot be a name"
+            help_text = f"share one of this spec: 'hyper: {{{name}: ...}}', or give the transform a shorter 'name'"
+            self.found.add("bad-name", message, rule.span, help=help_text)
         return new
 
     def result(self) -> tuple[Spec, Program]:

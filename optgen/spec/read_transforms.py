@@ -17,10 +17,10 @@ from optgen.spec.read_rules import NAME, Other, Part, RulesReader
 from optgen.spec.rule_nodes import entries_of
 from optgen.spec.yaml_nodes import Mapping, Node
 
-__all__ = ["TransformsReader", "whole_transform"]
+__all__ = ["TRANSFORMED", "TransformsReader", "whole_transform"]
 
 KEYS = ("use", "name", "hyper")
-TRANSFORMED = "u"
+TRANSFORMED = "u"  # what a transform changes: the gradient in front of a rule, the change of p behind it
 
 
 class TransformsReader(RulesReader):
