@@ -165,7 +165,8 @@ def in_kernels(backend: str) -> None:
 def inputs(backend: str) -> None:
     """What a step is given of a sharded parameter is sharded as it is."""
     mesh = init_device_mesh("cpu", (2,))
-    params = [p.detach() for p in Model(("even", "padded", "deep")).parameters()]
+    model = Model()
+    params = [getattr(model, name).detach() for name in ("even", "padded", "deep")]
     shards = [nn.Parameter(distribute_tensor(p, mesh, [Shard(dim)])) for p, dim in zip(params, (0, 0, 1), strict=True)]
     whole = [nn.Parameter(p.clone()) for p in params]
     sharded, alone = SophiaH(enumerated(shards), backend=backend), SophiaH(enumerated(whole), backend=backend)

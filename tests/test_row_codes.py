@@ -89,7 +89,8 @@ def test_codes_of_rows_equal_the_reference(backend: str, rule: str, storage: str
 
 
 def test_triton_equals_the_reference(tmp_path: Path) -> None:
-    paths = [str(spec(rule, storage, tmp_path)) for rule in RULES for storage in STORAGES]
+    paths = [str(spec(list(RULES)[place % 2], storage, tmp_path)) for place, storage in enumerate(STORAGES)]
+    paths.append(str(spec("old", "log2", tmp_path)))
     code = (
         "import torch\n"
         "from tests.test_row_codes import *\n"
@@ -201,14 +202,14 @@ def read(state: dict[str, Tensor], key: str, lines: np.ndarray) -> np.ndarray:
 def check_written(state: dict[str, Tensor], key: str, lines: np.ndarray, t: int, salt: int) -> None:
     """What is kept of averages is what SOLO keeps; which code a number gets may differ where float32 is near to a border."""
     if lines.shape[-1] < 128:
-        assert state[key].numpy().reshape(lines.shape) == pytest.approx(lines, rel=1e-5)
+        assert np.allclose(state[key].numpy().reshape(lines.shape), lines, rtol=1e-5, atol=0)
         return
     words = packing.step_words(int(state["rounding_key"]) % 2**64, t)
     u = packing.random_bits(words, lines.shape, Codes(2, 128, ()), salt) / 2**16
     codes, scale, base, near = solo_oracle.encode_v(solo_oracle.blocks_of(lines), u, 2, published=False)
     ours = packing.unpack(state[f"{key}.codes"].numpy(), 2, 128)
-    assert state[f"{key}.scale"].numpy()[..., None] == pytest.approx(scale, rel=1e-5)
-    assert state[f"{key}.base"].numpy()[..., None] == pytest.approx(base, rel=1e-5)
+    assert np.allclose(state[f"{key}.scale"].numpy()[..., None], scale, rtol=1e-5, atol=0)
+    assert np.allclose(state[f"{key}.base"].numpy()[..., None], base, rtol=1e-5, atol=0)
     assert np.all((ours == codes) | near) and np.mean(near[(base < 1)[..., 0]]) < 0.01
 
 
@@ -237,6 +238,6 @@ def test_adafactor_solo_equals_its_formulas(backend: str) -> None:
             u = g / np.sqrt(v.reshape(g.shape))
             u = u / max(1, np.sqrt(np.mean(u**2)))
             expected = old - min(0.01, 1 / np.sqrt(t)) * max(1e-3, np.sqrt(np.mean(old**2))) * u
-            assert p.detach().double().numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+            assert np.allclose(p.detach().double().numpy(), expected, rtol=1e-5, atol=1e-6)
             check_written(optimizer.state[p], "exp_avg_sq_row", r, t, 0)
             check_written(optimizer.state[p], "exp_avg_sq_col", c, t, 1)

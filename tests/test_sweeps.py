@@ -13,6 +13,7 @@ from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import Buffer, Kernel, Layout
 from optgen.plan.sweeps import split_sweeps
 from optgen.plan.traffic import kernel_bytes
+from optgen.storage.codebooks import codec_of
 from tests.conftest import SHIPPED
 from tests.fewest_bytes import fewest_bytes, planned_bytes
 
@@ -99,6 +100,7 @@ def test_reductions_one_after_the_other() -> None:
 
 def test_a_reduction_inside_a_formula_gets_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optgen.storage.linear.absmax", lambda *_: "scale = max(block_max(abs(x)), -block_min(x))")
+    monkeypatch.setattr("optgen.plan.lower_storage.codec_of", codec_of.__wrapped__)  # not the one that is kept
     kernel = planned("{codebook: linear, bits: 4, block: tensor}", "float32", tmp_path)
     assert [(r.op, r.parts) for r in kernel.sweeps[0].reductions] == [
         ("max", "m_tensor_max_parts"),

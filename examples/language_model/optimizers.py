@@ -45,7 +45,7 @@ def find_optimizer(
     return label, partial(found, **options)
 
 
-def _without_decay(make: Factory, params: Any, *, weight_decay: float, **options: Any) -> Optimizer:
+def _without_decay(make: Factory, params: Any, *, weight_decay: float = 0.0, **options: Any) -> Optimizer:
     """An optimizer whose rule has no weight decay."""
     if weight_decay:
         raise click.UsageError(f"this optimizer has no weight decay, and is asked for one of {weight_decay}")
