@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from optgen.build import build
 from optgen.diagnostics import SpecError
 from optgen.generated.adafactor_solo import AdafactorSolo
 from optgen.reference import packing
@@ -56,7 +57,8 @@ update: |
     c = 0.5*max(v, over=rows)
   k = ema(k, mean(r + old, over=rows), 0.5)
   m = ema(m, g/(1 + abs(g)), 0.9)
-  p = p - 0.01*(m/(1 + v) + old/(1 + k))
+  late = old/(1 + mean(r, over=rows))
+  p = p - 0.01*(m/(1 + v) + late/(1 + k))
 """
 RULES = {"averages": AVERAGES, "old": OLD}
 STORAGES = {
@@ -94,6 +96,16 @@ def test_cpp_equals_the_reference(rule: str, storage: str, tmp_path: Path) -> No
     """Kernels for each mix of codes and floats are compiled for each dtype, so both dtypes for one of each kind."""
     dtypes = (torch.float32, torch.float64) if storage in ("log2", "bfloat16") else (torch.float32,)
     equal_the_reference(spec(rule, storage, tmp_path), "cpp", SHAPES, dtypes)
+
+
+def test_codes_take_no_pass_of_their_own() -> None:
+    """Averages are decoded, changed and encoded in the pass that makes them of their floats without codes."""
+    rule = build("specs/adafactor_solo.yaml").plan.rules[0]
+    passes = [[sweep.over for sweep in kernel.sweeps] for kernel in rule.kernels]
+    assert len(passes) == 4 and all(each == passes[0] for each in passes)
+    for kernel in rule.kernels:
+        readers = [sweep for sweep in kernel.sweeps for buffer in sweep.buffers if buffer.name == "r_codes" and buffer.read]
+        assert len(readers) == ("r" in kernel.variant.stored)
 
 
 def test_triton_equals_the_reference(tmp_path: Path) -> None:
