@@ -235,15 +235,22 @@ def make_scratch(scratch: Sequence[Scratch], bucket: Bucket, least: int, *, grid
     """What lies between the sweeps, a list for each, of each parameter one; their rows have at least so many elements."""
     if not scratch:
         return []
+    sizes = _sizes(tuple(scratch), bucket.shapes, least, grid=grid)
+    dtypes = [bucket.dtypes[3] if kept.real else torch.float32 for kept in scratch]
+    return [
+        [torch.empty(size, dtype=dtype, device=bucket.device) for size in each]
+        for each, dtype in zip(sizes, dtypes, strict=True)
+    ]
+
+
+@functools.lru_cache(maxsize=256)
+def _sizes(scratch: tuple[Scratch, ...], shapes: tuple[torch.Size, ...], least: int, *, grid: bool) -> list[list[int]]:
+    """The elements of each scratch tensor of each parameter. Kept, because they seldom change."""
 
     def size(kept: Scratch, shape: torch.Size) -> int:
         return kept.size_in(shape) if grid else kept.size(*rows_of(shape, least))
 
-    dtypes = [bucket.dtypes[3] if kept.real else torch.float32 for kept in scratch]
-    return [
-        [torch.empty(size(kept, shape), dtype=dtype, device=bucket.device) for shape in bucket.shapes]
-        for kept, dtype in zip(scratch, dtypes, strict=True)
-    ]
+    return [[size(kept, shape) for shape in shapes] for kept in scratch]
 
 
 @functools.lru_cache(maxsize=4096)
