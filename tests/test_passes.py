@@ -58,8 +58,8 @@ CASES = [
     ),
     (  # what may be zero, or nearly, divides each element: its inverse could be infinite, and zero times that is NaN
         "fold-scalar-factors",
-        "a = sum(g, over=cols)\np = g*a/max(a, eps)/sum(m)",
-        ["a = cols_sum(g)", "p = g * a / max(a, eps) / all_sum(m)"],
+        "a = sum(g, over=cols)\np = g*a/max(a, eps)/max(a, 0)/sum(m)",
+        ["a = cols_sum(g)", "p = g * a / max(a, eps) / max(a, 0) / all_sum(m)"],
     ),
     ("hoist-scalars", "p = p*(1 - lr*mu)", ["p = p * one_minus_lr_mu"]),
     (

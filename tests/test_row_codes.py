@@ -52,13 +52,13 @@ update: |
   if flag:
     v = min(r, c) + g**2/(1 + g**2)
   old = r
+  late = r/(1 + mean(max(v, over=cols), over=rows))
   r = 0.5*max(v, over=cols)
   if flag:
     c = 0.5*max(v, over=rows)
   k = ema(k, mean(r + old, over=rows), 0.5)
   m = ema(m, g/(1 + abs(g)), 0.9)
-  late = old/(1 + mean(r, over=rows))
-  p = p - 0.01*(m/(1 + v) + late/(1 + k))
+  p = p - 0.01*(m/(1 + v) + (old + late)/(1 + k))
 """
 RULES = {"averages": AVERAGES, "old": OLD}
 STORAGES = {

@@ -220,6 +220,15 @@ def test_rows_equal_the_reference(backend: str, name: str, tmp_path: Path) -> No
     equal_the_reference(spec(name, tmp_path), backend, SHAPES)
 
 
+def test_verifying_tells_of_rows_and_columns_of_zeros(tmp_path: Path) -> None:
+    for over in ("cols", "rows"):
+        path = tmp_path / f"{over}.yaml"
+        path.write_text(f"{HEAD}update: |\n  p = p - 0.01*g/l2(g, over={over})\n", encoding="utf-8")
+        built = build(str(path))
+        with imported(built) as made_class:
+            assert compare(made_class, built.program, Case("zeros", FEW), backend="torch").lost > 0
+
+
 @pytest.mark.parametrize("name", ["factored", "chains"])
 @pytest.mark.parametrize("backend", ["torch", "cpp"])
 def test_rows_of_16_bits_equal_the_reference(backend: str, name: str, tmp_path: Path) -> None:
