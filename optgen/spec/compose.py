@@ -16,13 +16,13 @@ from optgen.diagnostics import Diagnostics
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import FormulaText
 from optgen.ir.infer import knows_rows
-from optgen.ir.names import is_reserved, is_symbol_name
 from optgen.ir.nodes import Assign, Domain, Expr, Hyper, Kind, Op, Program, Ref, Role, State, Statement, Symbol
-from optgen.spec.lower import WIDEST
+from optgen.spec.arguments import added_hypers, argument_names, check_argument
+from optgen.spec.lower import in_grid
 from optgen.spec.model import Rule, Spec
 from optgen.spec.read_states import with_rows
 from optgen.spec.read_transforms import TRANSFORMED
-from optgen.spec.rename import arguments_first, rename, rename_hyper, rename_text
+from optgen.spec.rename import arguments_first, rename, rename_text
 from optgen.spec.resolve import MAXIMIZE
 
 __all__ = ["composed"]
@@ -104,9 +104,8 @@ class _Composition:
             self.symbols.setdefault(symbol.name, symbol)
         self.flags |= renamed.flags
         self.states += [self.state(rule, state, names) for state in renamed.states]
-        for hyper in rule.added:
-            self.hypers.append(replace(rename_hyper(hyper, names), doc=f"{rule.name}: {hyper.doc or hyper.name}"))
-            self.spans |= {names.get(part, part): rule.spec.spans[part] for part in (hyper.name, *hyper.names)}
+        self.hypers += added_hypers(rule, names)
+        self.spans |= {names[part]: rule.spec.spans[part] for hyper in rule.added for part in (hyper.name, *hyper.names)}
         self.conditions |= {names[name]: _renamed(text, names) for name, text in rule.spec.conditions.items()}
         self.inits |= {names[name]: _renamed(text, names) for name, text in rule.spec.inits.items()}
         self.spans |= {names[state.name]: rule.spec.spans[state.name] for state in rule.spec.states}
@@ -128,17 +127,13 @@ class _Composition:
 
     def names(self, rule: Rule, transform: Program) -> dict[str, str]:
         """What a transform's names are here: hyperparameters that are shared have the spec's, all others the transform's in front."""
-        own = {hyper.name: hyper for hyper in self.spec.hypers}
-        names: dict[str, str] = {}
-        for hyper in rule.spec.hypers:
-            if hyper.name in rule.shared:
-                taken = own[rule.shared[hyper.name]]
-                names |= dict(zip((hyper.name, *hyper.names), (taken.name, *taken.names), strict=True))
-            else:
-                names |= {part: self.argument(rule, part) for part in (hyper.name, *hyper.names)}
-        apart = (Role.LOCAL, Role.STATE, Role.FACT)
+        names = argument_names(rule, self.spec)
+        for part in (part for hyper in rule.added for part in (hyper.name, *hyper.names)):
+            new = names[part]
+            is_taken = new in self.symbols or new in self.flags or any(new == hyper.name for hyper in self.hypers)
+            check_argument(rule, part, new, self.found, what="transform", is_taken=is_taken)
         for name, symbol in transform.symbols.items():
-            if symbol.role in apart:
+            if symbol.role in (Role.LOCAL, Role.STATE):
                 names[name] = self.free(f"{rule.name}_{name}")
         for state in transform.states:  # numbers that bits(m) and half_gap(m) stand for are called after their state
             names |= {
@@ -153,21 +148,6 @@ class _Composition:
             if self.flags.get(name, condition) != flags.get(name, condition) or name in self.symbols:
                 names[name] = self.free(f"{rule.name}_{name}")
         return names
-
-    def argument(self, rule: Rule, name: str) -> str:
-        """The argument that a transform's hyperparameter becomes."""
-        new = f"{rule.name}_{name}"
-        if new in self.symbols or new in self.flags or any(new == hyper.name for hyper in self.hypers):
-            assert rule.span is not None
-            message = f"the argument '{new}', for '{name}' of {quoted(rule.uses)}, is declared already"
-            help_text = f"give the transform another 'name', or share it: 'hyper: {{{name}: {new}}}'"
-            self.found.add("name-clash", message, rule.span, help=help_text)
-        elif not is_symbol_name(new) or is_reserved(new):
-            assert rule.span is not None
-            message = f"'{name}' of {quoted(rule.uses)} would be the argument {quoted(new)}, which cannot be a name"
-            help_text = f"share one of this spec: 'hyper: {{{name}: ...}}', or give the transform a shorter 'name'"
-            self.found.add("bad-name", message, rule.span, help=help_text)
-        return new
 
     def result(self) -> tuple[Spec, Program]:
         """The spec with all arguments, and its program."""
@@ -187,7 +167,7 @@ class _Composition:
             body=tuple(self.body),
         )
         if knows_rows(program):
-            states = [self.in_grid(state) for state in states]
+            states = [in_grid(state, self.spans, self.found) for state in states]
             program = replace(program, states=tuple(states))
         added = tuple(state for state in states if state.name in self.spans)
         spec = replace(
@@ -200,16 +180,6 @@ class _Composition:
             update_text="\n".join(self.texts),
         )
         return spec, arguments_first(program, hypers)
-
-    def in_grid(self, state: State) -> State:
-        """A state as it is kept where something knows rows and columns."""
-        if state.storage is None or state.storage.grid:
-            return state
-        if state.storage.block > WIDEST:
-            message = f"the blocks of '{state.name}' are too large for a transform that knows rows and columns"
-            help_text = f"take blocks of {WIDEST} elements or fewer"
-            self.found.add("bad-value", message, self.spans[state.name], help=help_text)
-        return replace(state, storage=replace(state.storage, grid=True))
 
 
 def _renamed(text: FormulaText, names: Mapping[str, str]) -> FormulaText:

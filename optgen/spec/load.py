@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from optgen.diagnostics import Diagnostics
 from optgen.diagnostics.diagnostic import quoted
-from optgen.ir.names import is_reserved, is_symbol_name
-from optgen.ir.nodes import Expr, Hyper, Program
+from optgen.ir.nodes import Expr, Program
+from optgen.spec.arguments import added_hypers, argument_names, check_argument
 from optgen.spec.check_used import check_everything_used, check_hypers_used, read_names
 from optgen.spec.compose import composed
 from optgen.spec.define import Definition
 from optgen.spec.lower import lower
 from optgen.spec.model import Rule, Spec
 from optgen.spec.read import read
-from optgen.spec.rename import arguments_first, rename, rename_hyper, rename_text, taken_hypers
+from optgen.spec.rename import arguments_first, rename, rename_text, taken_hypers
 from optgen.spec.resolve import MAXIMIZE
 
 __all__ = ["load_program", "load_programs"]
@@ -57,16 +57,21 @@ def load_programs(path: str | Definition) -> tuple[Spec, tuple[Program, ...]]:
 
 def _with_transforms(spec: Spec, program: Program, found: Diagnostics) -> tuple[Spec, Program]:
     """A spec and its program with what stands in its `before` and `after`."""
-    made: dict[str, list[Program]] = {"before": [], "after": []}
     faults = len(found)
-    for rule, programs in [(rule, made[key]) for key in made for rule in getattr(spec, key)]:
-        programs.append(lower(rule.spec, found))
-        if len(found) == faults:
-            check_everything_used(rule.spec, programs[-1], found)
-            check_hypers_used(rule.spec, programs[-1:], found)
-    if len(found) > faults or not (spec.before or spec.after):
+    before, after = ([_transform(rule.spec, found) for rule in rules] for rules in (spec.before, spec.after))
+    if len(found) > faults or not (before or after):
         return spec, program
-    return composed(spec, program, made["before"], made["after"], found)
+    return composed(spec, program, before, after, found)
+
+
+def _transform(spec: Spec, found: Diagnostics) -> Program:
+    """The program of a transform, checked by itself."""
+    faults = len(found)
+    program = lower(spec, found)
+    if len(found) == faults:
+        check_everything_used(spec, program, found)
+        check_hypers_used(spec, (program,), found)
+    return program
 
 
 def _with_rules(spec: Spec, found: Diagnostics) -> tuple[Spec, tuple[Program, ...]]:
@@ -83,7 +88,7 @@ def _with_rules(spec: Spec, found: Diagnostics) -> tuple[Spec, tuple[Program, ..
     for rule, program in zip(spec.rules, programs, strict=True):
         if rule.uses:
             check_hypers_used(rule.spec, [program], found)
-    names = [_argument_names(rule, spec) for rule in spec.rules]
+    names = [argument_names(rule, spec) for rule in spec.rules]
     for rule, program, new in zip(spec.rules, programs, names, strict=True):
         _check_names_free(rule, program, new, found)
     _check_arguments(spec, names, found)
@@ -91,35 +96,13 @@ def _with_rules(spec: Spec, found: Diagnostics) -> tuple[Spec, tuple[Program, ..
         return spec, ()
     own = [rename(program, new) for program, new in zip(programs, names, strict=True)]
     check_hypers_used(spec, own, found)
-    hypers = _arguments(spec, names)
+    added = [hyper for rule, new in zip(spec.rules, names, strict=True) for hyper in added_hypers(rule, new)]
+    hypers = (*spec.hypers, *added)
     rules = tuple(_renamed(rule, new) for rule, new in zip(spec.rules, names, strict=True))
     known = _Flags()
     made = [known.unified(rule, taken_hypers(p, read_names(p))) for rule, p in zip(rules, own, strict=True)]
     ordered = tuple(arguments_first(program, (*hypers, MAXIMIZE)) for program in made)
     return replace(spec, hypers=hypers, rules=rules), ordered
-
-
-def _argument_names(rule: Rule, spec: Spec) -> dict[str, str]:
-    """What the hyperparameters of a used spec, and their parts, are called as arguments of the whole spec."""
-    names: dict[str, str] = {}
-    own = {hyper.name: hyper for hyper in spec.hypers}
-    for hyper in rule.spec.hypers if rule.uses else ():
-        if hyper.name not in rule.shared:
-            names |= {name: f"{rule.name}_{name}" for name in (hyper.name, *hyper.names)}
-        else:
-            taken = own[rule.shared[hyper.name]]
-            names |= dict(zip((hyper.name, *hyper.names), (taken.name, *taken.names), strict=True))
-    return {old: new for old, new in names.items() if old != new}
-
-
-def _arguments(spec: Spec, names: Sequence[dict[str, str]]) -> tuple[Hyper, ...]:
-    """The spec's own hyperparameters, and then those that used specs add."""
-    added = [
-        replace(rename_hyper(hyper, new), doc=f"{rule.name}: {hyper.doc or hyper.name}")
-        for rule, new in zip(spec.rules, names, strict=True)
-        for hyper in rule.added
-    ]
-    return (*spec.hypers, *added)
 
 
 def _check_names_free(rule: Rule, program: Program, new: dict[str, str], found: Diagnostics) -> None:
@@ -137,17 +120,10 @@ def _check_arguments(spec: Spec, names: Sequence[dict[str, str]], found: Diagnos
     """Report names of arguments that are taken, or no names."""
     taken = {name for hyper in spec.hypers for name in (hyper.name, *hyper.names)}
     for rule, new in zip(spec.rules, names, strict=True):
-        assert rule.span is not None
         apart = {name for hyper in rule.added for name in (hyper.name, *hyper.names)}
         for old, name in new.items():
-            if old in apart and name in taken:
-                message = f"the argument '{name}', for '{old}' of {quoted(rule.uses)}, is declared already"
-                help_text = f"give the rule another 'name', or share it: 'hyper: {{{old}: {name}}}'"
-                found.add("name-clash", message, rule.span, help=help_text)
-            elif old in apart and (not is_symbol_name(name) or is_reserved(name)):
-                message = f"'{old}' of {quoted(rule.uses)} would be the argument {quoted(name)}, which cannot be a name"
-                share = f"share one of this spec: 'hyper: {{{old}: ...}}'"
-                found.add("bad-name", message, rule.span, help=f"{share}, or give the rule a shorter 'name'")
+            if old in apart:
+                check_argument(rule, old, name, found, what="rule", is_taken=name in taken)
         taken |= {new[name] for name in apart}
 
 

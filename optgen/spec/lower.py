@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from optgen.diagnostics import Diagnostics, Label, Span
@@ -15,7 +16,7 @@ from optgen.spec.check import check_program
 from optgen.spec.model import Spec
 from optgen.spec.resolve import FACTS, KIND_WORDS, MAXIMIZE, Resolver
 
-__all__ = ["lower"]
+__all__ = ["in_grid", "lower"]
 
 WIDEST = 256  # elements of a block where the rule knows rows and columns: a tile has 32 rows as wide
 STATIC = frozenset(
@@ -40,6 +41,16 @@ def lower(spec: Spec, found: Diagnostics) -> Program:
     check_program(spec, program, lowering.poisoned, faults)
     found.extend(faults)
     return program
+
+
+def in_grid(state: State, spans: Mapping[str, Span], found: Diagnostics) -> State:
+    """A state as it is kept where something knows rows and columns: its blocks are not wider than tiles."""
+    if state.storage is None:
+        return state
+    if state.storage.block > WIDEST:
+        message = f"the blocks of '{state.name}' are too large for a rule that knows rows and columns"
+        found.add("bad-value", message, spans[state.name], help=f"take blocks of {WIDEST} elements or fewer")
+    return replace(state, storage=replace(state.storage, grid=True))
 
 
 class _Lowering:
@@ -73,16 +84,10 @@ class _Lowering:
 
     def with_rows(self, state: State) -> State:
         """Where the rule knows rows and columns, a state's blocks lie in the rows of the last dimension."""
-        if state.storage is None:
-            return state
-        if state.storage.block > WIDEST:
-            message = f"the blocks of '{state.name}' are too large for a rule that knows rows and columns"
-            help_text = f"take blocks of {WIDEST} elements or fewer"
-            self.found.add("bad-value", message, self.spec.spans[state.name], help=help_text)
-        if state.domain in VECTORS and self.spec.view:
+        if state.storage is not None and state.domain in VECTORS and self.spec.view:
             message = f"'{state.name}' is of rows or columns of a view and has no storage"
             self.found.add("bad-value", message, self.spec.spans[state.name], help="remove its storage, or the view")
-        return replace(state, storage=replace(state.storage, grid=True))
+        return in_grid(state, self.spec.spans, self.found)
 
     def initial_value(self, state: State) -> list[State]:
         """States are created as zeros; one with another `init` takes it at the start of its first step.
@@ -196,8 +201,7 @@ class _Lowering:
         new: dict[str, Expr] = {name: Ref(old)}
         for place, statement in enumerate(self.body):
             target = old if statement.target == name else statement.target
-            guards = tuple(Guard(old, guard.holds) if guard.flag == name else guard for guard in statement.guards)
-            self.body[place] = replace(statement, target=target, value=substitute(statement.value, new), guards=guards)
+            self.body[place] = replace(statement, target=target, value=substitute(statement.value, new))
         return substitute(value, new)
 
     def declare(self, statement: Assignment, kind: Kind, domain: Domain) -> None:

@@ -30,6 +30,8 @@ Other = Callable[[Mapping, Path, tuple[Path, ...]], Spec | None]
 class RulesReader:
     """Reads every rule; `part` reads states and an update of the spec at hand, `other` the nodes of another spec."""
 
+    what, example = "rule", "matrix"
+
     def __init__(
         self, fields: Fields, hypers: tuple[Hyper, ...], folder: Path, seen: tuple[Path, ...], part: Part, other: Other
     ) -> None:
@@ -88,14 +90,18 @@ class RulesReader:
 
     def name(self, table: dict[str, Node], name: str, key: Scalar | None, start: Span, names: dict[str, Span]) -> str | None:
         span = table["name"].span if "name" in table else key.span if key is not None else start
-        if not NAME.fullmatch(name) or "coded" in name:
-            message = f"{quoted(name)} cannot be the name of a rule"
-            help_text = "take a lower-case word of at most 20 letters, digits and underscores: 'name: matrix'"
+        return self.new_name(name, span, names, is_good="coded" not in name)
+
+    def new_name(self, name: str, span: Span, names: dict[str, Span], *, is_good: bool = True) -> str | None:
+        """A name that no other in `names` has; None after a report."""
+        if not NAME.fullmatch(name) or not is_good:
+            message = f"{quoted(name)} cannot be the name of a {self.what}"
+            help_text = f"take a lower-case word of at most 20 letters, digits and underscores: 'name: {self.example}'"
             self.found.add("bad-name", message, span, help=help_text)
             return None
         if name in names:
             first = (Label(names[name], "the first one"),)
-            message = f"two rules are called '{name}'"
+            message = f"two {self.what}s are called '{name}'"
             self.found.add("name-clash", message, span, secondary=first, help="give one of them another 'name'")
             return None
         names[name] = span

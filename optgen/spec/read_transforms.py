@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from optgen.diagnostics import Diagnostics, Label, Span
+from optgen.diagnostics import Diagnostics, Span
 from optgen.diagnostics.diagnostic import quoted
 from optgen.ir.formula import Assignment, Branch
 from optgen.ir.nodes import Hyper, Op, Ref
 from optgen.spec.fields import Fields
 from optgen.spec.model import Rule, Spec
 from optgen.spec.places import TRANSFORMS
-from optgen.spec.read_rules import NAME, Other, Part, RulesReader
+from optgen.spec.read_rules import Other, Part, RulesReader
 from optgen.spec.rule_nodes import entries_of
 from optgen.spec.yaml_nodes import Mapping, Node
 
@@ -25,6 +25,8 @@ TRANSFORMED = "u"  # what a transform changes: the gradient in front of a rule, 
 
 class TransformsReader(RulesReader):
     """Reads lists of transforms; no two of a spec have one name."""
+
+    what, example = "transform", "clip"
 
     def __init__(
         self, fields: Fields, hypers: tuple[Hyper, ...], folder: Path, seen: tuple[Path, ...], part: Part, other: Other
@@ -59,17 +61,8 @@ class TransformsReader(RulesReader):
         given = table.get("name")
         name = (self.fields.text(given, "'name'") if given is not None else None) or uses.rsplit("/", 1)[-1].split(".")[0]
         span = given.span if given is not None else use.span
-        if not NAME.fullmatch(name):
-            help_text = "take a lower-case word of at most 20 letters, digits and underscores: 'name: clip'"
-            self.found.add("bad-name", f"{quoted(name)} cannot be the name of a transform", span, help=help_text)
-            return None
-        if name in self.names:
-            first = (Label(self.names[name], "the first one"),)
-            message = f"two transforms are called '{name}'"
-            self.found.add("name-clash", message, span, secondary=first, help="give one of them another 'name'")
-            return None
-        self.names[name] = span
-        return Rule(name, None, spec, uses, shared, span)
+        good = self.new_name(name, span, self.names)
+        return Rule(good, None, spec, uses, shared, span) if good is not None else None
 
 
 def whole_transform(spec: Spec, found: Diagnostics) -> Spec:
