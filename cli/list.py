@@ -47,16 +47,15 @@ def _short(row: dict[str, Any]) -> str:
 def _row(path: Path) -> dict[str, Any]:
     from optgen.analysis.memory import kept_numbers, kept_states, kept_vectors
     from optgen.backends.view import state_bytes, state_width
-    from optgen.ir.nodes import Domain
+    from optgen.ir.nodes import PLURALS
     from optgen.spec.load import load_programs
 
-    of = {Domain.ROW: "rows", Domain.COL: "columns", Domain.MATRIX: "matrices"}
     spec, programs = load_programs(str(path))
     texts = []
     for rule, program in zip(spec.parts, programs, strict=True):
         words = [
             *(f"{s.name} {state_width(s)}" for s in kept_states(program)),
-            *(f"{s.name} {state_width(s)} of {of[s.domain]}" for s in kept_vectors(program)),
+            *(f"{s.name} {state_width(s)} of {PLURALS[s.domain]}" for s in kept_vectors(program)),
             *(f"{s.name} number" for s in kept_numbers(program)),
         ]
         texts.append((f"{rule.name}: " if rule.name else "") + (", ".join(words) or "none"))

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from language_model.corpus import Corpus
 from language_model.model import LanguageModel
 from language_model.optimizers import Factory, state_bytes
 from optgen import sampled_gradients
-from optgen.generated.sophia_g import SophiaG
+from optgen.runtime.optimizer import GeneratedOptimizer
 
 __all__ = ["Run", "Settings", "train"]
 
 ESTIMATE_EVERY = 10  # steps, as Sophia's authors have it
+ESTIMATES: Mapping[str, Callable[[LanguageModel, Tensor], list[Tensor | None]]] = {  # by the input that they are for
+    "g_hat": lambda model, window: sampled_gradients(model(window[:, :-1]), model.parameters()),
+}
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ def train(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if isinstance(optimizer, SophiaG) and step % ESTIMATE_EVERY == 1:
-            optimizer.give(g_hat=sampled_gradients(model(window[:, :-1]), model.parameters()))
+        if step % ESTIMATE_EVERY == 1:
+            _give_estimates(optimizer, model, window)
         before = time.perf_counter()
         optimizer.step()
         updates.append(time.perf_counter() - before)
@@ -89,6 +92,13 @@ def train(
     run.optimizer_seconds_per_step = sorted(updates)[len(updates) // 2]
     run.state_bytes = state_bytes(optimizer, model)
     return run
+
+
+def _give_estimates(optimizer: torch.optim.Optimizer, model: LanguageModel, window: Tensor) -> None:
+    """Give the next step those of the inputs of its rule that there are estimates of."""
+    if isinstance(optimizer, GeneratedOptimizer):
+        known = [name for name in optimizer.description.inputs if name in ESTIMATES]
+        optimizer.give(**{name: ESTIMATES[name](model, window) for name in known})
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -44,7 +44,7 @@ OTHER_NAMES = {  # functions of other languages: how their formulas are written 
     **dict.fromkeys(("dot",), "write sum(x*y)"),
     **dict.fromkeys(("amax",), "write max(x)"),
     **dict.fromkeys(("amin",), "write min(x)"),
-    **dict.fromkeys(("prod", "median", "numel", "linf"), OF_ALL),
+    **dict.fromkeys(("prod", "median", "linf"), OF_ALL),
 }
 NO_LOOPS = "every formula applies to all elements at once; lines that repeat are written out, or by a spec in Python"
 FORBIDDEN = {  # what Python has and formulas have not: its name, and what to do instead

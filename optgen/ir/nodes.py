@@ -12,6 +12,7 @@ from enum import Enum, IntEnum
 from optgen.diagnostics import Span
 
 __all__ = [
+    "PLURALS",
     "SHAPES",
     "VECTORS",
     "Assign",
@@ -71,6 +72,7 @@ SHAPES = {
     Domain.COL: "[..., 1, cols]",
     Domain.ROW: "[..., rows, 1]",
 }
+PLURALS = {Domain.ROW: "rows", Domain.COL: "columns", Domain.MATRIX: "matrices"}
 
 
 class Role(Enum):

@@ -3,9 +3,10 @@
     lr*(m/c1)/(sqrt(v/c2) + eps)  ->  (lr/c1)*m/(sqrt(1/c2)*sqrt(v) + eps)
     rms(p)*u/max(1, rms(u))       ->  rms(p)/max(1, rms(u))*u
 
-The first factor is computed in float64 once a step, one of numbers of the tensor, of a row, a column or a matrix once for each,
-if none can be so small that its inverse is infinite; a division per element becomes a multiplication. The factors per element keep their order. Out of a root comes a factor that is never negative, of a value that never is, so that a sum behind the
-root can take it in one instruction.
+The first factor is computed in float64 once a step, one of numbers of the tensor, of a row, a column or a matrix once for
+each, if no divisor can be so small that its inverse is infinite; a division per element becomes a multiplication. The factors
+per element keep their order. Out of a root comes a factor that is never negative, of a value that never is, so that a sum
+behind the root can take it in one instruction.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class _Product:
             self.elements.append((value, inverted))
 
     def rebuild(self, rewrite: Callable[[Expr], Expr], domain: Callable[[Expr], Domain]) -> Expr:
-        elements = [(rewrite(value), inverted) for value, inverted in self.joined(domain)]
+        elements = [(rewrite(value), inverted) for value, inverted in self.grouped(domain)]
         product = _multiply(None, self.scalars)
         scalar = None if product is None else fold_finite(product)
         if scalar is None:
@@ -83,7 +84,7 @@ class _Product:
         first, _ = elements[0]
         return _multiply(Op("mul", (first, scalar)), elements[1:]) or scalar
 
-    def joined(self, domain: Callable[[Expr], Domain]) -> list[tuple[Expr, bool]]:
+    def grouped(self, domain: Callable[[Expr], Domain]) -> list[tuple[Expr, bool]]:
         """The factors per element; those that have one number of the tensor, of a row, a column or a matrix are one if they divide."""
         domains = [domain(value) for value, _ in self.elements]
         if joined(domains) != Domain.ELEMENT:
@@ -92,15 +93,14 @@ class _Product:
             own if own != Domain.ELEMENT and (not inverted or _is_large(value)) else None
             for own, (value, inverted) in zip(domains, self.elements, strict=True)
         ]
+        divided = {key for key, (_, inverted) in zip(keys, self.elements, strict=True) if key is not None and inverted}
+        groups = {key: [each for each, k in zip(self.elements, keys, strict=True) if k == key] for key in divided}
         found: list[tuple[Expr, bool]] = []
-        done: set[Domain] = set()
         for key, factor in zip(keys, self.elements, strict=True):
-            alike = [other for other, k in zip(self.elements, keys, strict=True) if k == key]
-            if key is None or not any(inverted for _, inverted in alike):
+            if key is None or key not in divided:
                 found.append(factor)
-            elif key not in done:
-                done.add(key)
-                product = _multiply(None, sorted(alike, key=lambda factor: factor[1]))
+            elif key in groups:  # the first one of its group
+                product = _multiply(None, sorted(groups.pop(key), key=lambda each: each[1]))
                 assert product is not None
                 found.append((product, False))
         return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optgen.ir.infer import refs
-from optgen.ir.nodes import VECTORS, Assign, Domain, Hyper, Kind, Program, Role, State, Statement, Storage, Symbol
+from optgen.ir.infer import knows_rows, refs
+from optgen.ir.nodes import VECTORS, Domain, Hyper, Kind, Program, Role, State, Storage, Symbol
 from optgen.plan.lower_storage import lower_storage
 from optgen.plan.nodes import CHUNK, COLUMNS, Kernel, Plan, RulePlan, Variant
 from optgen.plan.rename import rename_functions
@@ -102,8 +102,8 @@ def _kernel(program: Program, variant: Variant, rule: str) -> Kernel:
     host = {name for name, symbol in program.symbols.items() if symbol.domain == Domain.HOST}
     name = _kernel_name(program, variant, rule)
     columns = tuple(name for name in program.symbols if name in read & host)
-    known = replace(program, symbols={**program.symbols, **lowered.symbols})
-    grid = _knows_rows(lowered.body, known)
+    known = replace(program, symbols={**program.symbols, **lowered.symbols}, body=tuple(lowered.body))
+    grid = knows_rows(known)
     chunks = {over: variant.wide(program, over) or (COLUMNS if grid else CHUNK) for over in (Domain.ELEMENT, *VECTORS)}
     split = split_sweeps(name, lowered.buffers, columns, lowered.body, known, chunks)
     symbols = {**lowered.symbols, **{b.name: _buffer_symbol(b.name) for b in (*lowered.buffers, *split.scratch)}}
@@ -120,12 +120,6 @@ def _kernel(program: Program, variant: Variant, rule: str) -> Kernel:
         copies=tuple(split.copies),
         grid=grid,
     )
-
-
-def _knows_rows(body: Sequence[Statement], program: Program) -> bool:
-    """Whether a value is one of a row, a column or a matrix."""
-    targets = [statement.target for statement in body if isinstance(statement, Assign)]
-    return any(program.symbols[target].domain in VECTORS for target in targets)
 
 
 def _kernel_name(program: Program, variant: Variant, rule: str) -> str:

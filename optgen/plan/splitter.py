@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from optgen.ir.infer import refs
-from optgen.ir.nodes import VECTORS, Assign, Const, Domain, Expr, Guard, Op, Program, Ref, Statement, Store
+from optgen.ir.nodes import PLURALS, VECTORS, Assign, Const, Domain, Expr, Guard, Op, Program, Ref, Statement, Store
 from optgen.ir.ops import REDUCED, REDUCTIONS, SPREAD, WIDE_REDUCTIONS
 from optgen.plan.homes import Homes, is_reduction
 from optgen.plan.nodes import STRIP, VECTOR_LAYOUTS, Buffer, Layout, Reduction, Sweep
@@ -127,8 +127,7 @@ class Splitter:
         if place.over == Domain.ELEMENT:
             final = max(other for other in made if other.over == Domain.ELEMENT)
             return self.name if place == final else out.free(f"{self.name}_{place.level + 1}")
-        what = {Domain.ROW: "rows", Domain.COL: "columns", Domain.MATRIX: "matrices"}[place.over]
-        return out.free(f"{self.name}_{what}_{place.level}")
+        return out.free(f"{self.name}_{PLURALS[place.over]}_{place.level}")
 
     def level_of_store(self, place: int, sweep_of: Mapping[int, int], last: int) -> int:
         """When a store is done; of what is not chosen, behind everything that may read the old value.

@@ -89,14 +89,12 @@ def _long(program: Program) -> tuple[tuple[int, ...], ...]:
         s.domain: max(s.storage.min_size, s.storage.block, s.storage.row) + 8 for s in program.states if s.storage is not None
     }
     rows, cols, count = (need.get(domain, 3) for domain in (Domain.ROW, Domain.COL, Domain.MATRIX))
-    shapes = []
-    if Domain.ROW in need and Domain.COL in need and rows * cols <= MOST:
-        shapes.append((rows, cols))
-    elif Domain.ROW in need and Domain.COL in need:
-        shapes += [(rows, 3), (3, cols)]
-    elif Domain.ROW in need or Domain.COL in need:
-        shapes.append((rows, cols))
-    return (*shapes, *([(count, 2, 3)] if Domain.MATRIX in need else []))
+    stacks = [(count, 2, 3)] if Domain.MATRIX in need else []
+    if not {Domain.ROW, Domain.COL} & need.keys():
+        return tuple(stacks)
+    if {Domain.ROW, Domain.COL} <= need.keys() and rows * cols > MOST:
+        return (rows, 3), (3, cols), *stacks
+    return (rows, cols), *stacks
 
 
 def _without_zeros(program: Program) -> dict[str, Any]:

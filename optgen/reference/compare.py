@@ -17,11 +17,10 @@ from optgen.reference import narrow, packing
 from optgen.reference.interpreter import Reference, rounded
 from optgen.reference.tolerances import TOLERANCES, Tolerance
 from optgen.runtime.blocks import BlockOptimizer
+from optgen.runtime.description import MATRIX
 from optgen.runtime.rules import Parameter
 
 __all__ = ["Case", "Difference", "compare", "spread_gradient"]
-
-MATRIX = 2  # dimensions
 
 
 @dataclass(frozen=True)

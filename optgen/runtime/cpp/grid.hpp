@@ -46,11 +46,12 @@ struct GridWalk {
     Copies<TILE, COLUMNS> copies;
     Tile& tile;
     Line lines[COLUMNS];
-    int used = 0;
+    int used;
 
     // Go to a row, the first one of a strip.
     void go_to(int64_t matrix, int64_t row) {
         const int64_t line = matrix * frame.rows + row;
+        used = 0;
         for (int c = 0; c < COLUMNS; ++c) {
             const Column& column = columns[c];
             if (!column.read && !column.written) continue;
