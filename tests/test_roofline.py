@@ -227,9 +227,8 @@ def test_no_shipped_spec_takes_more_than_its_budget(target: str) -> None:
         present = [b for b in used if b.guard is None or flags.get(b.guard.flag, False) == b.guard.holds]
         whole = [(b.read + b.written) * (share(b, entry.tile, entry.threads, "bf16", "bf16") // 16) for b in present]
         calls = any(isinstance(node, Call) for sweep in sweeps for s in sweep.body for node in walk(s.value))
-        wide = (
-            step.accesses[128] - sum(whole) - (looked_up(entry) if calls else 0)
-        )  # and what is of columns, which elements do not count
+        tables = looked_up(entry) if calls else 0
+        wide = step.accesses[128] - sum(whole) - tables  # and what is of columns, which elements do not count
         assert wide >= 0 if plan.grid else wide == 0, f"another path than the bulk's of {name}"
         selects = any(isinstance(node, Op) and node.op == "block_low" for s in statements(plan) for node in walk(s.value))
         scaled = any(s.storage is not None and s.storage.scope == "rank1" for s in plan.program.states)

@@ -16,7 +16,7 @@ from optgen.generated.adafactor_solo import AdafactorSolo
 from optgen.reference import packing
 from optgen.runtime.layout import Codes
 from tests import solo_oracle
-from tests.conftest import interpreted
+from tests.conftest import SHIPPED, interpreted
 from tests.test_oracles import STEPS, gradients
 from tests.test_rows import (
     COL,
@@ -100,7 +100,7 @@ def test_cpp_equals_the_reference(rule: str, storage: str, tmp_path: Path) -> No
 
 def test_codes_take_no_pass_of_their_own() -> None:
     """Averages are decoded, changed and encoded in the pass that makes them of their floats without codes."""
-    rule = build("specs/adafactor_solo.yaml").plan.rules[0]
+    rule = build(str(SHIPPED["adafactor_solo"])).plan.rules[0]
     passes = [[sweep.over for sweep in kernel.sweeps] for kernel in rule.kernels]
     assert len(passes) == 4 and all(each == passes[0] for each in passes)
     for kernel in rule.kernels:

@@ -194,6 +194,17 @@ def test_what_a_transform_changes_may_take_other_shapes_on_the_way(tmp_path: Pat
     check(spec("extends: sgd\nbefore: [scaled]\nafter: [{use: scaled, name: again}]\n", tmp_path), "torch", change, lr=0.1)
 
 
+def test_conditions_of_one_name_are_those_of_each_transform(tmp_path: Path) -> None:
+    text = "kind: transform\nhyper: {beta: {default: 0.5}}\nupdate: |\n  if beta != 0:\n    u = u*(1 + beta)\n  else:\n    u = 2*u\n"
+    spec(text, tmp_path, "damped")
+
+    def change(_p: Array, g: Array, _t: int, _kept: dict[str, Array]) -> Array:
+        return np.asarray(-0.1 * 2 * 1.5 * g)
+
+    path = spec("extends: sgd\nbefore: [damped, {use: damped, name: again}]\n", tmp_path)
+    check(path, "torch", change, lr=0.1, damped_beta=0.0, again_beta=0.5)
+
+
 REFUSED = {
     "a key of a state dict": (
         "extends: sgd\nstate: {average_m: {like: p, save_as: kept_m}}\nbefore: [{use: stateful, name: kept}]\n"

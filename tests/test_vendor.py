@@ -44,9 +44,8 @@ def test_all_are_whole_and_clean(tmp_path: Path) -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or "."]
                 foreign |= {name.split(".")[0] for name in names}
-        assert foreign - OWN - set(sys.stdlib_module_names) == {"optgen"}, (
-            name
-        )  # the interpreter's repairs, where they can be had
+        # of optgen the interpreter's repairs, where they can be had
+        assert foreign - OWN - set(sys.stdlib_module_names) == {"optgen"}, name
         own = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and "optgen" in (n.module or "")]
         assert own == ["optgen.runtime.interpreter"], name
         classes = {n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}

@@ -65,10 +65,10 @@ class Splitter:
     @cached_property
     def homes(self) -> list[Domain]:
         """For each statement what the sweeps are over that it belongs to; a reduction belongs to its argument."""
-        return self.narrow.homes
+        return self.where.homes
 
     @cached_property
-    def narrow(self) -> Homes:
+    def where(self) -> Homes:
         """Where statements belong, and which of them read and write what is rounded."""
         return Homes(self.buffers, self.body, self.program)
 
@@ -135,7 +135,7 @@ class Splitter:
         What is rounded is stored where it is made: the sweeps that read the old value behind that find it written out.
         """
         return (
-            self.levels[place] if self.narrow.is_inexact(place) else sweep_of.get(place, last + (self.homes[place] in VECTORS))
+            self.levels[place] if self.where.is_inexact(place) else sweep_of.get(place, last + (self.homes[place] in VECTORS))
         )
 
     def reduced(self, out: Sweeps) -> tuple[dict[int, Buffer], dict[int, Statement], dict[int, Reduction]]:
@@ -211,9 +211,9 @@ class _View:
         statement, place = self.splitter.body[i], self.splitter.place(i)
         if place.over not in VECTORS or not isinstance(statement, Assign) or i in self.results or place == self.place:
             return False
-        state = self.splitter.narrow.decoded(i)
+        state = self.splitter.where.decoded(i)
         if state is not None:
-            stored = max(self.splitter.levels[store] for store in self.splitter.narrow.stores(state))
+            stored = max(self.splitter.levels[store] for store in self.splitter.where.stores(state))
             return self.place.over != place.over or self.place.level > stored
         return not _is_load(statement)
 
