@@ -19,7 +19,7 @@ from optgen.plan.traffic import buffer_bytes, kernel_bytes
 __all__ = ["fewest_bytes", "planned_bytes"]
 
 REAL = 4  # bytes of a value between sweeps
-OVER = ("all", "rows", "cols", "matrix")
+OVER = ("all", "rows", "cols", "matrix", "group", "optimizer")
 REDUCTIONS = (*(f"{over}_{how}" for over in OVER for how in ("sum", "mean", "max", "min")), "row_max", "row_min")
 REDUCTIONS += ("tensor_max", "tensor_min")
 VECTORS = (Domain.ROW, Domain.COL, Domain.MATRIX)  # one number for many elements: what they cost is nothing

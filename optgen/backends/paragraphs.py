@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from optgen.ir.nodes import Assign, Call, Domain, Op, Statement
 from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
 
-__all__ = ["buffer_comment", "paragraphs", "scratch_table", "sweep_doc"]
+__all__ = ["buffer_comment", "joint_table", "paragraphs", "scratch_table", "sweep_doc"]
 
 
 SHAPES = {
@@ -58,6 +58,19 @@ def sweep_doc(kernel: Kernel, sweep: Sweep) -> str:
     what = "One step of a tile" if sweep is kernel.sweeps[-1] else "What later sweeps need of a tile"
     stored = ", ".join(kernel.variant.stored)
     return f"{what}, with {stored} stored as codes." if stored else f"{what}."
+
+
+def joint_table(kernel: Kernel, rule: str, slots: Sequence[str] = ()) -> str:
+    """The argument of a table that says which reductions are of several parameters; with the places of their results in `slots`."""
+    rows = []
+    for reduction in kernel.joint:
+        joint = reduction.joint
+        assert joint is not None
+        name = f"{rule}.{joint.name}" if rule else joint.name
+        more = f", over={joint.over.name.lower()!r}" if joint.over != Domain.ELEMENT else ""
+        more += f", slot={slots.index(reduction.result)}" if slots else ""
+        rows.append(f"Joint({name!r}, {joint.scope!r}, {reduction.op!r}, phase={joint.phase}{more})")
+    return f"joint=({', '.join(rows)},)" if rows else ""
 
 
 def scratch_table(kernel: Kernel) -> str:

@@ -18,13 +18,19 @@ from typing import NoReturn
 from optgen.diagnostics import Diagnostics, Source, Span
 from optgen.ir.formula_faults import OTHER_NAMES, PRODUCT, SIGNS, forbidden, function_help, syntax_fault
 from optgen.ir.nodes import Const, Expr, Op, Ref
-from optgen.ir.ops import BINARY, COMPARE, REDUCED, WORDS, Word
+from optgen.ir.ops import BINARY, COMPARE, REDUCED, SCOPES, WORDS, Word
 
 __all__ = ["Assignment", "Branch", "FormulaText", "parse_block", "parse_expression", "parse_tree"]
 
 MAX_LENGTH = 20_000  # characters of one formula
 MAX_DEPTH = 60  # nesting of one formula; every later walk may recurse
 TOO_DEEP = f"a formula is nested at most {MAX_DEPTH} levels deep"
+OVER_WORDS: dict[tuple[str, ...], str] = {
+    ("rows",): "rows",
+    ("cols",): "cols",
+    ("cols", "rows"): "matrix",
+    **{(scope,): scope for scope in SCOPES},
+}
 SPLIT = "give a name to a part of it on a line of its own"
 LARGEST = "the largest is about 1.8e308"
 
@@ -330,14 +336,15 @@ class _Walk:
         return self.fold(word.op, args, span) if word.variadic else Op(word.op, tuple(args), span)
 
     def over(self, node: ast.Call) -> str:
-        """The dimensions that a reduction removes."""
+        """The dimensions that a reduction removes, or whose parameters it takes."""
         given = node.keywords[0].value
         parts = given.elts if isinstance(given, ast.Tuple | ast.List) else [given]
         names = [part.id for part in parts if isinstance(part, ast.Name)]
-        found = {("rows",): "rows", ("cols",): "cols", ("cols", "rows"): "matrix"}.get(tuple(sorted(names)))
+        found = OVER_WORDS.get(tuple(sorted(names)))
         if found is None or len(names) != len(parts):
-            help_text = "write over=rows, over=cols or over=(rows, cols)"
-            self.report(given, "a reduction is over rows, columns or both", help_text, "wrong-arguments")
+            help_text = "write over=rows, over=cols or over=(rows, cols), over=group or over=optimizer"
+            message = "a reduction is over rows, columns or both, or over all parameters of a group or of the optimizer"
+            self.report(given, message, help_text, "wrong-arguments")
         return found
 
     def fold(self, op: str, values: list[Expr], span: Span) -> Expr:

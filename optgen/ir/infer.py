@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from optgen.ir.nodes import VECTORS, Call, Const, Domain, Expr, Function, Kind, Op, Program, Ref, Symbol
-from optgen.ir.ops import OPS, OVER, REDUCED
+from optgen.ir.ops import OPS, OVER, REDUCED, SCOPES
 
 __all__ = ["KindError", "holds", "infer", "infer_op", "joined", "knows_rows", "refs", "substitute", "walk"]
 
@@ -96,7 +96,7 @@ def knows_rows(program: Program) -> bool:
     if any(symbol.domain in VECTORS for symbol in program.symbols.values()):
         return True
     nodes = [node for statement in program.body for node in walk(statement.value)]
-    return any(isinstance(node, Op) and node.op in REDUCED and REDUCED[node.op][0] != "all" for node in nodes)
+    return any(isinstance(node, Op) and node.op in REDUCED and REDUCED[node.op][0] not in ("all", *SCOPES) for node in nodes)
 
 
 def walk(value: Expr) -> list[Expr]:

@@ -7,12 +7,14 @@ from optgen.ir.nodes import VECTORS, Domain, Kind
 __all__ = [
     "BINARY",
     "COMPARE",
+    "JOINT",
     "NORMS",
     "OPS",
     "OVER",
     "PARTS",
     "REDUCED",
     "REDUCTIONS",
+    "SCOPES",
     "SPREAD",
     "STRIPS",
     "WIDE_REDUCTIONS",
@@ -131,13 +133,17 @@ OVER = {  # what a rule reduces over: how it is said, and what is left of values
     "rows": ("over the rows of each column", {Domain.ELEMENT: Domain.COL, Domain.ROW: Domain.MATRIX}),
     "cols": ("over the columns of each row", {Domain.ELEMENT: Domain.ROW, Domain.COL: Domain.MATRIX}),
     "matrix": ("over rows and columns", {Domain.ELEMENT: Domain.MATRIX}),
+    "group": ("of all elements of a group's parameters", dict.fromkeys((*VECTORS, Domain.ELEMENT), Domain.TENSOR)),
+    "optimizer": ("of all elements of all parameters", dict.fromkeys((*VECTORS, Domain.ELEMENT), Domain.TENSOR)),
 }
+SCOPES = ("group", "optimizer")  # over more than one parameter
 TAKEN = {"sum": "the sum", "mean": "the mean", "max": "the largest", "min": "the smallest"}
 NORMS = {"l1": "the sum of |x|", "l2": "the root of the sum of x*x", "rms": "the root of the mean of x*x"}
 REDUCED = {f"{over}_{how}": (over, how) for over in OVER for how in (*TAKEN, *NORMS)}
 OPS |= {op: OpInfo((R,), R, f"{(TAKEN | NORMS)[how]} {OVER[over][0]}") for op, (over, how) in REDUCED.items()}
 
 REDUCTIONS = {op: how for op, (_, how) in REDUCED.items() if how in TAKEN}  # of a rule: how parts are joined
+JOINT = {op: over for op, (over, _) in REDUCED.items() if op in REDUCTIONS and over in SCOPES}  # whose parameters it takes
 SPREAD = {
     Domain.ELEMENT: "spread",
     Domain.ROW: "spread_rows",
@@ -191,7 +197,11 @@ WORDS: dict[str, Word] = {
     "max": Word(
         "max", "max(x, y, ...)", "the largest; NaN if one is NaN; max(x): of all elements", variadic=True, whole="all_max"
     ),
-    "sum": Word("all_sum", "sum(x)", "the sum of all elements of a parameter; sum(x, over=cols): of each row"),
+    "sum": Word(
+        "all_sum",
+        "sum(x)",
+        "the sum of all elements of a parameter; over=cols: of each row; over=group: of a group's parameters",
+    ),
     "mean": Word("all_mean", "mean(x)", "the mean of all elements of a parameter; mean(x, over=rows): of each column"),
     "l1": Word("all_l1", "l1(x)", "the sum of the absolute values of all elements"),
     "l2": Word("all_l2", "l2(x)", "the Euclidean norm of all elements: sqrt(sum(x**2))"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import pairwise
 
 from optgen.ir.nodes import VECTORS, Assign, Domain, Expr, Function, Guard, Hyper, Op, Program, State, Statement, Storage
 from optgen.ir.ops import REDUCTIONS
@@ -14,6 +15,7 @@ __all__ = [
     "STRIP",
     "VECTOR_LAYOUTS",
     "Buffer",
+    "Joint",
     "Kernel",
     "Layout",
     "Plan",
@@ -95,12 +97,33 @@ class Buffer:
 class Reduction:
     """What a sweep leaves for the next: the `op` of a scratch buffer of parts, in one of rows, columns, matrices or the tensor.
 
-    The op is "max", "min", "sum", or "mean": the sum over the number of a parameter's elements.
+    The op is "max", "min", "sum", or "mean": the sum over the number of a parameter's elements. What is `joint` is joined with
+    the results of other parameters then, and its parts are summed for a mean too.
     """
 
     op: str
     parts: str
     result: str
+    joint: Joint | None = None
+
+    @property
+    def own(self) -> str:
+        """How the parts of one parameter are joined."""
+        return "sum" if self.joint is not None and self.op == "mean" else self.op
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A reduction of all parameters of a `scope`, "group" or "optimizer", under the name that every kernel of its rule has for it.
+
+    `phase` counts the times that all parameters wait for one another: behind the sweeps of phase 1, 2, ... . `over` says what
+    each parameter has values of.
+    """
+
+    name: str
+    scope: str
+    phase: int
+    over: Domain
 
 
 @dataclass(frozen=True)
@@ -178,6 +201,17 @@ class Kernel:
         """The compile-time flags that its statements stand under."""
         used = {guard.flag for statement in self.body for guard in statement.guards}
         return tuple(flag for flag in self.program.flags if flag in used)
+
+    @property
+    def joint(self) -> tuple[Reduction, ...]:
+        """The reductions of several parameters, in the order of their sweeps."""
+        return tuple(reduction for sweep in self.sweeps for reduction in sweep.reductions if reduction.joint is not None)
+
+    @property
+    def phases(self) -> tuple[tuple[Sweep, ...], ...]:
+        """The sweeps between the points at which parameters wait for one another."""
+        ends = {r.joint.phase: i + 1 for i, sweep in enumerate(self.sweeps) for r in sweep.reductions if r.joint is not None}
+        return tuple(self.sweeps[start:end] for start, end in pairwise((0, *ends.values(), len(self.sweeps))))
 
     @property
     def wide(self) -> int:

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from optgen.ir.infer import refs
 from optgen.ir.nodes import PLURALS, VECTORS, Assign, Const, Domain, Expr, Guard, Op, Program, Ref, Statement, Store
-from optgen.ir.ops import REDUCED, REDUCTIONS, SPREAD, WIDE_REDUCTIONS
+from optgen.ir.ops import JOINT, REDUCED, REDUCTIONS, SPREAD, WIDE_REDUCTIONS
 from optgen.plan.homes import Homes, is_reduction
-from optgen.plan.nodes import STRIP, VECTOR_LAYOUTS, Buffer, Layout, Reduction, Sweep
+from optgen.plan.levels import joint_names, levels_of, phases_of, sliced
+from optgen.plan.nodes import STRIP, VECTOR_LAYOUTS, Buffer, Joint, Layout, Reduction, Sweep
 
-__all__ = ["Splitter", "Sweeps", "levels_of"]
+__all__ = ["Splitter", "Sweeps"]
 
 WIDE = (Layout.ROW, Layout.TENSOR)
 
@@ -163,20 +164,22 @@ class Splitter:
             scope, how = WIDE_REDUCTIONS[op]
             dtype, layout, part = "float32", Layout(scope), f"block_{how}"
             lie, block = Layout.BLOCK, _block(place, self.body, self.program)
+        joint = None
+        if op in JOINT:
+            joint = Joint(joint_names(self.body)[place], JOINT[op], phases_of(self.body)[place] + 1, home)
         when = statement.guards[0] if statement.guards else None
         word = {Layout.ROW: "rows", Layout.TENSOR: "whole"}.get(layout, layout.value)
 
         def buffer(suffix: str, lies: Layout, what: str) -> Buffer:
             name = out.free(f"{statement.target}_{suffix}")
-            return Buffer(name, lies, dtype, None, None, False, False, f"{how} of each {what}", when, block, home)
+            return Buffer(name, lies, dtype, None, None, False, False, f"{how} of {what}", when, block, home)
 
-        left = buffer("parts", lie, "block" if lie == Layout.BLOCK else "column of a strip")
-        result = buffer(
-            word, layout, {Layout.ROWS: "row", Layout.COLS: "column", Layout.MATRICES: "matrix"}.get(layout, layout.value)
-        )
+        left = buffer("parts", lie, "each block" if lie == Layout.BLOCK else "each column of a strip")
+        words = {Layout.ROWS: "row", Layout.COLS: "column", Layout.MATRICES: "matrix"}
+        result = buffer(word, layout, f"{joint.scope}'s tensors" if joint else f"each {words.get(layout, layout.value)}")
         out.scratch += [left, result]
         partial: Expr = Op(part, statement.value.args)
-        return Store(left.name, partial, statement.guards), Reduction(how, left.name, result.name), result
+        return Store(left.name, partial, statement.guards), Reduction(how, left.name, result.name, joint), result
 
 
 @dataclass
@@ -195,7 +198,7 @@ class _View:
         body = self.splitter.body
         loads = {_last_assignment(i, body): _load(body[i]) for i in self.stored}
         seen = [loads.get(i) or self.seen(i, statement) for i, statement in enumerate(body)]
-        places = _slice(seen, ends)
+        places = sliced(seen, ends)
         if any(body[i] == load for i in places for load in loads.values()):
             return None  # an old value, when the new one has taken its place
         return [(i, self.passed(i) if i not in loads and self.is_passed(i) else seen[i]) for i in places]
@@ -285,37 +288,6 @@ def _last_assignment(store: int, body: Sequence[Statement]) -> int:
     value = body[store].value
     assert isinstance(value, Ref)
     return max(i for i, s in enumerate(body) if isinstance(s, Assign) and s.target == value.name)
-
-
-def levels_of(body: Sequence[Statement], program: Program) -> list[int]:
-    """For each statement how many reductions, one after the other, its value waits for."""
-    known: dict[str, int] = {}
-    levels = []
-    for statement in body:
-        level = max((known.get(name, 0) for name in refs(statement.value)), default=0)
-        if isinstance(statement, Assign):
-            old = known.get(statement.target, 0)
-            if statement.guards and program.symbols[statement.target].domain in VECTORS and not is_reduction(statement):
-                level = max(level, old)  # one sweep has the value, old or new
-            after = level + 1 if is_reduction(statement) else level
-            known[statement.target] = max(after, old) if statement.guards else after
-        levels.append(level)
-    return levels
-
-
-def _slice(body: Sequence[Statement], ends: Iterable[int]) -> list[int]:
-    """The places of the statements that those at the places `ends` need, and these."""
-    needed: set[str] = set()
-    kept, wanted = [], set(ends)
-    for place in reversed(range(len(body))):
-        statement = body[place]
-        if place not in wanted and not (isinstance(statement, Assign) and statement.target in needed):
-            continue
-        if isinstance(statement, Assign) and not statement.guards:
-            needed.discard(statement.target)
-        needed |= set(refs(statement.value))
-        kept.append(place)
-    return kept[::-1]
 
 
 def _block(place: int, body: Sequence[Statement], program: Program) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optgen.ir.text import function_text, statements
-from optgen.plan.nodes import Buffer, Kernel, Layout, Plan
+from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Reduction
 from optgen.plan.traffic import buffer_bytes, kernel_bytes
 
 __all__ = ["plan_text"]
@@ -28,11 +28,17 @@ def _kernel(kernel: Kernel) -> list[str]:
     for sweep in kernel.sweeps:
         lines += [f"    sweep {sweep.name}", "      buffers", *(f"        {_buffer(b)}" for b in sweep.buffers)]
         lines += ["      statements", *statements(sweep.body, "        ")]
-        lines += [f"      then {r.result} = {r.op} of {r.parts}" for r in sweep.reductions]
+        lines += [f"      then {r.result} = {r.op} of {r.parts}{_of_whom(r)}" for r in sweep.reductions]
     lines += [f"    then {target} = {source}" for source, target in kernel.copies]
     for function in kernel.functions:
         lines += ["    " + line for line in function_text(function).split("\n")]
     return lines
+
+
+def _of_whom(reduction: Reduction) -> str:
+    if reduction.joint is None:
+        return ""
+    return f" of all parameters of the {reduction.joint.scope}, which wait here for one another"
 
 
 def _buffer(buffer: Buffer) -> str:

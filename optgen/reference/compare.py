@@ -14,7 +14,7 @@ from torch import Tensor
 from optgen.ir.infer import knows_rows
 from optgen.ir.nodes import Program
 from optgen.reference import narrow, packing
-from optgen.reference.interpreter import Reference, rounded
+from optgen.reference.interpreter import Reference, rounded, together
 from optgen.reference.tolerances import TOLERANCES, Tolerance
 from optgen.runtime.blocks import BlockOptimizer
 from optgen.runtime.description import MATRIX
@@ -106,6 +106,7 @@ def _compared(
             for p in params:
                 optimizer.state[p]["step"].fill_(case.start)
             continue
+        steps, known = [], []
         for p, (old, state) in zip(params, before, strict=True):
             if p.numel() == 0:
                 continue
@@ -116,10 +117,18 @@ def _compared(
             if "correction" in state:  # arithmetic takes parameter and correction as one float32
                 exact = exact.astype(np.float32).astype(np.float64)
             given = {name: _array(of[p]) for name, of in inputs.items() if p in of}
-            expected, new = reference.step(exact, _array(p.grad), state, group, given)
+            steps.append(reference.stepping(exact, _array(p.grad), state, group, given))
+            known.append((p, exact, state, got))
+        groups = [_group_of(p, optimizer) for p, *_ in known]
+        for (p, exact, state, got), (expected, new) in zip(known, together(steps, groups), strict=True):
             _measure_p(difference, program, name, exact, _array(p), expected, got, group["low_precision"])
             _measure_states(difference, program, name, state, got, new)
     return difference
+
+
+def _group_of(p: Tensor, optimizer: torch.optim.Optimizer) -> int:
+    """The place of a parameter's group."""
+    return next(place for place, group in enumerate(optimizer.param_groups) if any(p is other for other in group["params"]))
 
 
 def _given(

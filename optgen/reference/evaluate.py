@@ -103,7 +103,7 @@ OPS: dict[str, Callable[..., Array]] = {
 
 
 def _reduction(over: str, how: str) -> Callable[[Array], Array]:
-    axes = {"all": None, "rows": -2, "cols": -1, "matrix": (-2, -1)}[over]
+    axes = {"rows": -2, "cols": -1, "matrix": (-2, -1)}.get(over)
     taken: dict[str, Callable[..., Array]] = {
         "sum": np.sum,
         "mean": np.mean,
@@ -113,7 +113,7 @@ def _reduction(over: str, how: str) -> Callable[[Array], Array]:
         "l2": lambda x, **where: np.sqrt(np.sum(np.square(x), **where)),
         "rms": lambda x, **where: np.sqrt(np.mean(np.square(x), **where)),
     }
-    return lambda x: taken[how](x, axis=axes, keepdims=over != "all")
+    return lambda x: taken[how](x, axis=axes, keepdims=axes is not None)
 
 
 OPS |= {op: _reduction(over, how) for op, (over, how) in REDUCED.items()}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from optgen.ir.constants import by_part, evaluate_condition
 from optgen.ir.guards import written_under
-from optgen.ir.nodes import SHAPES, VECTORS, Assign, Domain, Function, Program, Role, State, Storage
+from optgen.ir.nodes import SHAPES, VECTORS, Assign, Const, Domain, Expr, Function, Op, Program, Ref, Role, State, Storage
+from optgen.ir.ops import REDUCED, SCOPES
 from optgen.reference import narrow, packing
 from optgen.reference.evaluate import call, evaluate
 from optgen.runtime.layout import vector_shape, view_shape
@@ -19,9 +20,20 @@ from optgen.storage.codebooks import CODEBOOKS, codec_of, half_gap, state_codes
 from optgen.storage.codec import build_functions
 from optgen.storage.scales import SMALLEST
 
-__all__ = ["Reference", "rounded"]
+__all__ = ["Reference", "rounded", "together"]
 
 Array = np.ndarray[Any, Any]
+
+
+class Wanted(NamedTuple):
+    """What a step waits for: the values of all parameters of a scope, taken together at a place of the program."""
+
+    place: int
+    op: str
+    value: Array
+
+
+Stepping = Generator[Wanted, Array | None, tuple[Array, dict[str, Array]]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Reference:
         hypers: Mapping[str, Any],
         given: Mapping[str, Array] | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """The parameter and state after one step.
+        """The parameter and state after one step of an optimizer that has no other parameter.
 
         Args:
             p: parameter, any shape.
@@ -50,22 +62,29 @@ class Reference:
         Returns:
             The parameter in float64 and the new state dict.
         """
+        return together([self.stepping(p, g, state, hypers, given or {})], [0])[0]
+
+    def stepping(
+        self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any], given: Mapping[str, Array]
+    ) -> Stepping:
+        """The step of one parameter, as `step` takes it, for `together`."""
         if self.program.view:
-            return self.viewed_step(p, g, state, hypers, given or {})
+            return (yield from self.viewed_step(p, g, state, hypers, given))
         t = int(state.get("step", np.zeros(()))) + 1
         env = self.inputs(p, g, t, hypers)
-        env |= {name: value.astype(np.float64) for name, value in (given or {}).items()}
+        env |= {name: value.astype(np.float64) for name, value in given.items()}
         flags = {name: bool(evaluate_condition(condition, env)) for name, condition in self.program.flags.items()}
         present = [s for s in self.program.states if s.when is None or flags[s.when.flag] == s.when.holds]
         for s in present:
             env[s.name] = self.read(s, state, p.shape)
         env |= flags
         self.facts(env, p.shape)
-        for statement in self.program.body:
+        for place, statement in enumerate(self.program.body):
             assert isinstance(statement, Assign)
             conditions = {**flags, **{g.flag: env.get(g.flag) for g in statement.guards if g.flag not in flags}}
             if all(bool(conditions[guard.flag]) == guard.holds for guard in statement.guards):
-                value = evaluate(statement.value, env, {}, np.float64)
+                known = yield from joined(statement.value, env, place)
+                value = evaluate(known, env, {}, np.float64)
                 domain = self.program.symbols[statement.target].domain
                 is_full = domain in (*VECTORS, Domain.ELEMENT)
                 env[statement.target] = np.broadcast_to(value, full_shape(domain, p.shape)) if is_full else value
@@ -82,12 +101,13 @@ class Reference:
 
     def viewed_step(
         self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any], given: Mapping[str, Array]
-    ) -> tuple[Array, dict[str, Array]]:
+    ) -> Stepping:
         """The same for a rule that cuts matrices into such of fewer rows: it sees p, g and states like p in another shape."""
         seen = view_shape(p.shape, int(by_part(self.program, hypers)[self.program.view]))
         inner = Reference(replace(self.program, view=""))
         cut = {key: x.reshape(seen) if x.shape == p.shape else x for key, x in state.items()}
-        new_p, new = inner.step(p.reshape(seen), g.reshape(seen), cut, hypers, {k: x.reshape(seen) for k, x in given.items()})
+        shaped = {name: x.reshape(seen) for name, x in given.items()}
+        new_p, new = yield from inner.stepping(p.reshape(seen), g.reshape(seen), cut, hypers, shaped)
         return new_p.reshape(p.shape), {key: x.reshape(p.shape) if x.shape == seen else x for key, x in new.items()}
 
     def inputs(self, p: Array, g: Array, t: int, hypers: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +197,47 @@ class Reference:
         """For each code of a state, the place of its value among the values of all: int32 (2**bits,)."""
         assert s.storage is not None
         return code_places(s.storage, s.unsigned)
+
+
+def together(steps: Sequence[Stepping], groups: Sequence[int]) -> list[tuple[Array, dict[str, Array]]]:
+    """Run the steps of an optimizer's parameters, of these groups, beside one another, so that reductions find them all."""
+    done: dict[int, tuple[Array, dict[str, Array]]] = {}
+    waiting: dict[int, Wanted] = {}
+    ready: dict[int, Array | None] = dict.fromkeys(range(len(steps)))
+    while ready:
+        for i, value in ready.items():
+            try:
+                waiting[i] = steps[i].send(value)
+            except StopIteration as ended:
+                done[i] = ended.value
+        first = min((wanted[:2] for wanted in waiting.values()), default=None)
+        at = [i for i, wanted in waiting.items() if wanted[:2] == first]
+        ready = {i: _taken(i, at, waiting, groups) for i in at}
+        waiting = {i: wanted for i, wanted in waiting.items() if i not in at}
+    return [done[i] for i in range(len(steps))]
+
+
+def _taken(i: int, at: Sequence[int], waiting: Mapping[int, Wanted], groups: Sequence[int]) -> Array:
+    """What a parameter gets of a reduction for which those at `at` wait."""
+    op = waiting[i].op
+    own = [j for j in at if REDUCED[op][0] == "optimizer" or groups[j] == groups[i]]
+    every = np.concatenate([np.ravel(waiting[j].value) for j in own])
+    return np.asarray(evaluate(Op(op, (Ref("x"),)), {"x": every}, {}, np.float64))
+
+
+def joined(value: Expr, env: Mapping[str, Any], place: int) -> Generator[Wanted, Array | None, Expr]:
+    """`value`, a part of the statement at a place, with the numbers that reductions over several parameters are."""
+    if not isinstance(value, Op):
+        return value
+    args = []
+    for arg in value.args:
+        args.append((yield from joined(arg, env, place)))  # noqa: PERF401 -- a comprehension cannot yield
+    known = Op(value.op, tuple(args), value.span)
+    if value.op not in REDUCED or REDUCED[value.op][0] not in SCOPES:
+        return known
+    result = yield Wanted(place, value.op, evaluate(args[0], env, {}, np.float64))
+    assert result is not None
+    return Const(float(result))
 
 
 @functools.cache

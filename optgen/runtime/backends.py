@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import inspect
 import os
 import warnings
 from collections.abc import Callable
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optgen.runtime import keys
 from optgen.runtime.cpp_compile import CompilerError, find_compiler
+from optgen.runtime.torch_launch import run_torch
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
 
-__all__ = ["BACKENDS", "compiled_update", "constant_when_traced", "interpreting", "launch", "pick_backend", "traced_backend"]
+__all__ = ["BACKENDS", "constant_when_traced", "interpreting", "launch", "pick_backend", "traced_backend"]
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
 TRITON_DEVICES = ("cuda", "xpu")  # HIP devices call themselves cuda
@@ -94,8 +93,7 @@ def launch(optimizer: type[Any], backend: str, batches: list[Batch], *, auto: bo
         CompilerError: if C++ cannot be compiled; nothing was updated then.
     """
     if backend == "torch":
-        for batch in batches:
-            _run_torch(optimizer, batch, compiled=compiled)
+        run_torch(optimizer, batches, compiled=compiled)
         return
     try:
         getattr(optimizer, f"launch_{backend}")(batches)
@@ -104,24 +102,6 @@ def launch(optimizer: type[Any], backend: str, batches: list[Batch], *, auto: bo
             raise
         give_up_cpp(error)
         launch(optimizer, "torch", batches, auto=auto, compiled=compiled)
-
-
-def _run_torch(optimizer: type[Any], batch: Batch, *, compiled: bool) -> None:
-    update = optimizer.torch_updates[batch.kernel]
-    kernel = optimizer.description.kernels[batch.kernel]
-    flatten = compiled and not kernel.stored and not kernel.grid
-    if compiled:
-        update = compiled_update(update)
-    device = batch.columns[0][0].device
-    words, table = None if batch.words is None else batch.words.to(device), batch.table.to(device)
-    for i, row in enumerate(zip(*batch.columns, strict=True)):
-        if row[0].numel() == 0:
-            continue
-        key = keys.Key(keys.NO_WORDS if words is None else words[i], batch.shards[i])
-        tensors = [*row]
-        if flatten and all(tensor.is_contiguous() for tensor in tensors):
-            tensors = [tensor.view(-1) for tensor in tensors]  # one number of dimensions: fewer compilations
-        update(*tensors, table[i], key, **batch.flags)
 
 
 def give_up_cpp(error: CompilerError) -> None:
@@ -154,15 +134,3 @@ def _has_triton() -> bool:
 def interpreting() -> bool:
     """Whether Triton was told to run kernels in its interpreter."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-
-
-@functools.cache
-def compiled_update(update: Callable[..., None]) -> Callable[..., Any]:
-    """An update function compiled for all sizes; each mix of dtypes, flags and numbers of dimensions compiles anew.
-
-    torch counts these against a limit meant for mistakes. Beyond it functions run as they are, with a warning of torch's;
-    with fullgraph=True they would raise.
-    """
-    takes_limit = "recompile_limit" in inspect.signature(torch.compile).parameters
-    options: dict[str, Any] = {"recompile_limit": 128} if takes_limit else {}
-    return torch.compile(update, dynamic=True, **options)

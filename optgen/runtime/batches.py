@@ -62,7 +62,8 @@ class Batch(NamedTuple):
     """A part and what its kernel is launched with.
 
     `columns` are the lists of parameters, gradients and of each tensor that the kernel takes; `table` is (n, columns) in the
-    dtype of the arithmetic, on the CPU; `words` is int32 (n, 2) on the CPU, or None where nothing is random.
+    dtype of the arithmetic, on the CPU; `words` is int32 (n, 2) on the CPU, or None where nothing is random; `group` is the
+    place of the parameter group.
     """
 
     kernel: int
@@ -71,6 +72,7 @@ class Batch(NamedTuple):
     shards: list[Shard]
     table: Tensor
     words: Tensor | None
+    group: int = 0
 
 
 def hyper_values(description: Description, group: dict[str, Any]) -> list[float | Tensor]:
@@ -136,8 +138,9 @@ def make_batches(
     low_precision: str,
     parts: list[Part],
     hypers: list[float | Tensor],
+    group: int = 0,
 ) -> list[Batch]:
-    """Advance the step counters of a group and compute its scalars, by the function of each parameter's rule."""
+    """Advance the step counters of the group at a place and compute its scalars, by the function of each parameter's rule."""
     batches = []
     for part in parts:
         _advance(part.steps)
@@ -153,6 +156,7 @@ def make_batches(
                 shards=part.shards,
                 table=_table(description, flags, scalars, hypers, part, t).to(real_dtype(dtype)),
                 words=keys.step_words(torch.stack(part.rounding_keys), t) if part.rounding_keys else None,
+                group=group,
             )
         )
     return batches

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from optgen.runtime.joint import Joint, Part
 from optgen.runtime.layout import WHOLE, frame, row_shape
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
 
-__all__ = ["Bucket", "Scratch", "addresses_of", "copy_back", "make_scratch", "rows_of", "run_buckets"]
+__all__ = ["Bucket", "Scratch", "addresses_of", "copy_back", "left_of", "make_scratch", "rows_of", "run_buckets"]
 
 
 class Scratch(NamedTuple):
@@ -87,6 +88,11 @@ class Bucket(NamedTuple):
     def shapes(self) -> tuple[torch.Size, ...]:
         """The shape of each parameter."""
         return tuple([p.shape for p in self.columns[0]])
+
+    @property
+    def groups(self) -> list[int]:
+        """The place of each parameter's group."""
+        return [batch.group for batch, at in self.sources for _ in at]
 
     def regular(self) -> list[bool]:
         """Whether a whole tile of a parameter finds its random bits by fours of elements, or needs none."""
@@ -258,6 +264,19 @@ def rows_of(shape: torch.Size, least: int) -> tuple[int, int]:
     """Rows, and elements in a row, of a parameter if a row is to have at least so many."""
     leading, length = row_shape(shape, least)
     return math.prod(leading), length
+
+
+def left_of(
+    joint: Sequence[Joint], kept: Sequence[Scratch], phase: int, bucket: Bucket, scratch: list[list[Tensor]]
+) -> list[Part]:
+    """What the parameters of a bucket have left behind a phase for reductions of several."""
+    places = [(each, each.slot - len(bucket.columns)) for each in joint if each.phase == phase]
+    return [
+        each.part(*found)
+        for each, place in places
+        if kept[place].is_used(bucket.flags)
+        for found in zip(bucket.groups, scratch[place], bucket.shapes, strict=True)
+    ]
 
 
 def copy_back(kept: Sequence[Scratch], bucket: Bucket, scratch: list[list[Tensor]]) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from optgen.runtime.buckets import Bucket, Scratch, addresses_of, copy_back, make_scratch, rows_of, run_buckets
+from optgen.runtime.buckets import Bucket, Scratch, addresses_of, copy_back, left_of, make_scratch, rows_of, run_buckets
 from optgen.runtime.cpp_compile import library
+from optgen.runtime.joint import Joint, Phases, last_phase, run_phases
 from optgen.runtime.layout import frame
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class CppKernel(NamedTuple):
     row: int
     tile: int
     scratch: tuple[Scratch, ...] = ()
+    joint: tuple[Joint, ...] = ()  # its reductions of several parameters
     grid: bool = False  # whether it knows rows and columns
 
 
@@ -64,8 +66,7 @@ def run_cpp(source: str, kernels: Sequence[CppKernel], flags: Sequence[str], bat
 
     def launch(buckets: list[Bucket]) -> None:
         libraries = [library(source, _definitions(bucket, flags)) for bucket in buckets]
-        for bucket, compiled in zip(buckets, libraries, strict=True):
-            _call(kernels[bucket.kernel], compiled, bucket)
+        run_phases(_steps(kernels[each.kernel], compiled, each) for compiled, each in zip(libraries, buckets, strict=True))
 
     grids = [place for place, kernel in enumerate(kernels) if kernel.grid]
     run_buckets(batches, launch, by_alignment=False, grids=grids)
@@ -78,7 +79,8 @@ def _definitions(bucket: Bucket, flags: Sequence[str]) -> tuple[tuple[str, str],
     return (*types, ("LOW_PRECISION", str(bucket.flags["low_precision"])), *chosen)
 
 
-def _call(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> None:
+def _steps(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> Phases:
+    """Call the function of each phase."""
     scratch = make_scratch(kernel.scratch, bucket, kernel.row, grid=kernel.grid)
     extents, tiles = _extents(kernel, bucket.shapes)
     between = [addresses_of(scratch)] if scratch else []
@@ -87,6 +89,9 @@ def _call(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> None:
     keys = bucket.key_table()
     threads = max(1, min(torch.get_num_threads(), tiles // TILES_PER_THREAD))
     arguments = _Arguments(tensors.data_ptr(), scalars.data_ptr(), keys.data_ptr(), len(tensors), tiles, threads)
+    for phase in range(1, last_phase([kernel.joint]) + 1):
+        getattr(compiled, f"{kernel.name}_phase_{phase}")(ctypes.byref(arguments))
+        yield left_of(kernel.joint, kernel.scratch, phase, bucket, scratch)
     getattr(compiled, kernel.name)(ctypes.byref(arguments))
     copy_back(kernel.scratch, bucket, scratch)
 

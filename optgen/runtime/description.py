@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optgen.runtime.given import INPUT
+from optgen.runtime.joint import Joint
 from optgen.runtime.layout import Codes, view_shape
 from optgen.runtime.low_precision import check_low_precision
 
@@ -68,6 +69,7 @@ class KernelInfo:
     flags: tuple[str, ...] = ()  # the compile-time flags it takes
     facts: tuple[float, ...] = ()
     grid: bool = False  # whether it knows rows and columns
+    joint: tuple[Joint, ...] = ()  # its reductions of several parameters
 
     @property
     def inputs(self) -> list[tuple[str, int]]:
@@ -185,6 +187,11 @@ class Description:
             if state.codes is not None
         )
         return {"optgen": f"{self.name}/{FORMAT}", **({"codes": levels} if levels else {})}
+
+    @property
+    def joint(self) -> bool:
+        """Whether a rule reduces over several parameters."""
+        return any(kernel.joint for kernel in self.kernels)
 
     def full_name(self, rule: RuleInfo, state: State) -> str:
         """A state by its name, and its rule's if there are several."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from optgen.runtime.backends import interpreting
-from optgen.runtime.buckets import Bucket, Scratch, addresses_of, copy_back, make_scratch, rows_of, run_buckets
+from optgen.runtime.buckets import Bucket, Scratch, addresses_of, copy_back, left_of, make_scratch, rows_of, run_buckets
+from optgen.runtime.joint import Joint, Phases, run_phases
 from optgen.runtime.layout import frame
 from optgen.runtime.low_precision import CORRECTED
 from optgen.runtime.tables import StepTable, ValueTable, tabulated
@@ -72,7 +74,7 @@ class TritonKernel(NamedTuple):
     correction give each element one more value.
 
     `registers` is the most that a thread may have on an NVIDIA GPU where arithmetic is float32; `scratch` follows the tensors in each
-    parameter's slots; `tables` are what its functions look up. `width` is that of a tile of a kernel that knows rows and columns.
+    parameter's slots; `tables` are what its functions look up; `joint` are its reductions of several parameters. `width` is that of a tile of a kernel that knows rows and columns.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -85,6 +87,15 @@ class TritonKernel(NamedTuple):
     tables: tuple[ValueTable | StepTable, ...] = ()
     extras: tuple[str, ...] = ()
     width: int = 0
+    joint: tuple[Joint, ...] = ()
+
+    @property
+    def phases(self) -> list[tuple[Sweep, ...]]:
+        """The sweeps between the points at which parameters wait for one another."""
+        phase = {joint.slot: joint.phase for joint in self.joint}
+        places = enumerate(self.sweeps, 1)
+        ends = {phase[r.result]: end for end, sweep in places for r in sweep.reductions if r.result in phase}
+        return [self.sweeps[start:end] for start, end in pairwise((0, *ends.values(), len(self.sweeps)))]
 
     def tile_of(self, flags: Mapping[str, Any], *, bulk: bool = True) -> int:
         """Elements of a tile under these flags, `low_precision` one of them; fewer where it has masks."""
@@ -116,14 +127,14 @@ def run(kernels: Sequence[TritonKernel], batches: Sequence[Batch]) -> None:
             repair()
 
     def launch(buckets: list[Bucket]) -> None:
-        for bucket in buckets:
-            _launch(kernels[bucket.kernel], bucket)
+        run_phases(_steps(kernels[bucket.kernel], bucket) for bucket in buckets)
 
     grids = [place for place, kernel in enumerate(kernels) if kernel.width]
     run_buckets(batches, launch, by_alignment=True, grids=grids)
 
 
-def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
+def _steps(kernel: TritonKernel, bucket: Bucket) -> Phases:
+    """Launch the sweeps of each phase."""
     (param, grad, correction, real), device = bucket.dtypes, bucket.device
     scratch = make_scratch(kernel.scratch, bucket, kernel.row, grid=kernel.width > 0)
     extents, launches = _launches(kernel, bucket)
@@ -139,14 +150,20 @@ def _launch(kernel: TritonKernel, bucket: Bucket) -> None:
         "ALIGNED": bucket.aligned,
     }
 
-    with _on(device):
-        for sweep in kernel.sweeps:
-            entry, taken = sweep.entry, {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names}
-            for tiles, chosen in launches[sweep.over]:
-                entry[(len(tiles),)](*tables, tiles, *looked_up, **taken, **constants, **chosen)
-            for reduction in sweep.reductions:
-                if kernel.scratch[reduction.parts - len(bucket.columns)].is_used(bucket.flags):
-                    _join(kernel, reduction, bucket, rows)
+    for phase, sweeps in enumerate(kernel.phases, 1):
+        with _on(device):
+            for sweep in sweeps:
+                entry, taken = (
+                    sweep.entry,
+                    {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names},
+                )
+                for tiles, chosen in launches[sweep.over]:
+                    entry[(len(tiles),)](*tables, tiles, *looked_up, **taken, **constants, **chosen)
+                for reduction in sweep.reductions:
+                    if kernel.scratch[reduction.parts - len(bucket.columns)].is_used(bucket.flags):
+                        _join(kernel, reduction, bucket, rows)
+        if phase < len(kernel.phases):
+            yield left_of(kernel.joint, kernel.scratch, phase, bucket, scratch)
     copy_back(kernel.scratch, bucket, scratch)
 
 

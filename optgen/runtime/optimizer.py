@@ -39,6 +39,7 @@ class GeneratedOptimizer(Optimizer):
 
     description: ClassVar[Description]
     torch_updates: ClassVar[tuple[Callable[..., None], ...]]  # of the torch backend, one for each kernel
+    torch_phases: ClassVar[Mapping[int, tuple[Callable[..., tuple[Tensor, ...]], ...]]] = {}  # before it, of some kernels
 
     @staticmethod
     def flags(group: Mapping[str, Any]) -> dict[str, bool]:
@@ -188,10 +189,11 @@ class GeneratedOptimizer(Optimizer):
             known, sharded = self._look(groups, values), self._sharded()
         batches: list[Batch] = []
         scalars = self.rule_scalars()
-        for (group, flags), parts, numbers in zip(groups, known, values, strict=True):  # nothing is refused from here on
+        every = enumerate(zip(groups, known, values, strict=True))
+        for place, ((group, flags), parts, numbers) in every:  # nothing is refused from here on
             for names, alike in by_given(parts).items():
                 own = type(self).flags({**group, GIVEN: names}) if names else flags
-                batches += make_batches(self.description, own, scalars, group["low_precision"], alike, numbers)
+                batches += make_batches(self.description, own, scalars, group["low_precision"], alike, numbers, place)
         if given:
             self._inputs.drop()
         self._run(batches)
@@ -231,8 +233,12 @@ class GeneratedOptimizer(Optimizer):
                     devices.add(p.device)
                     if state := self.state.get(p):
                         self._fit_state(p, state, kernel, group)
-        for device in devices:
-            self._backend(device)
+        backends = {self._backend(device) for device in devices}
+        if len(backends) > 1 and self.description.joint:
+            raise RuntimeError(
+                f"{self.description.name} reduces over several parameters, and these are updated by different backends, "
+                f"{' and '.join(sorted(backends))}: move them to devices of one kind, or take backend='torch'"
+            )
 
     def _sharded(self) -> list[Tensor]:
         """The sharded parameters that are updated."""
@@ -358,8 +364,10 @@ class GeneratedOptimizer(Optimizer):
             launch(type(self), backend, taken, auto=auto, compiled=compiled)
 
     def _backend(self, device: torch.device) -> str:
-        pick = traced_backend if torch.compiler.is_compiling() else pick_backend
-        return pick(self._options["backend"], device, compiled=self._options["compile"])
+        if not torch.compiler.is_compiling():
+            return pick_backend(self._options["backend"], device, compiled=self._options["compile"])
+        picked = traced_backend(self._options["backend"], device, compiled=self._options["compile"])
+        return "torch" if picked == "cpp" and self.description.joint else picked  # an op is the whole step of one group
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, or of the torch.optim class with the same rule.

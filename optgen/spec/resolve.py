@@ -8,7 +8,7 @@ from optgen.ir.formula_faults import symbol_help
 from optgen.ir.infer import KindError, infer, refs, walk
 from optgen.ir.names import INPUTS
 from optgen.ir.nodes import SHAPES, VECTORS, Const, Domain, Expr, Hyper, Kind, Op, Ref, Role, Symbol
-from optgen.ir.ops import OVER, REDUCED
+from optgen.ir.ops import OVER, REDUCED, SCOPES
 from optgen.spec.model import Spec
 from optgen.storage.codebooks import half_gap
 
@@ -67,7 +67,7 @@ class Resolver:
             if domain in VECTORS:
                 missing = "rows and columns" if domain == Domain.MATRIX else "rows" if domain == Domain.COL else "columns"
                 message = f"this has no {missing} to reduce over: its shape is {SHAPES[domain]}"
-                possible = [word for word, (_, left) in OVER.items() if word != "all" and domain in left]
+                possible = [word for word, (_, left) in OVER.items() if word not in ("all", *SCOPES) and domain in left]
                 help_text = f"write over={possible[0]}" if possible else "leave the reduction out"
             self.found.add("reduced-number", message, node.span, help=help_text)
             good = False

@@ -8,7 +8,7 @@ from optgen.backends.cpp.config import TILE
 from optgen.backends.cpp.flatten import reduces
 from optgen.backends.cpp.loops import salts_of, tile_lines
 from optgen.backends.cpp.printer import CppPrinter, condition, cpp_name
-from optgen.backends.paragraphs import buffer_comment, scratch_table, sweep_doc
+from optgen.backends.paragraphs import buffer_comment, joint_table, scratch_table, sweep_doc
 from optgen.backends.render import render
 from optgen.backends.view import PackageView
 from optgen.ir.nodes import Function, Kind, Store
@@ -55,16 +55,25 @@ class CppSweepView:
 
 
 @dataclass(frozen=True)
+class CppPhaseView:
+    """The sweeps between two points at which parameters wait for one another, and the function that does them."""
+
+    name: str
+    sweeps: tuple[CppSweepView, ...]
+
+
+@dataclass(frozen=True)
 class CppKernelView:
     """One kernel."""
 
     name: str
-    sweeps: tuple[CppSweepView, ...]
+    phases: tuple[CppPhaseView, ...]
     wide: int
     row: int
     tile: int
     columns: int
     scratch: str
+    joint: str
     grid: bool
 
 
@@ -103,12 +112,19 @@ def _kernel(kernel: Kernel, plan: RulePlan) -> CppKernelView:
     slots = [buffer.name for buffer in (*kernel.buffers, *kernel.scratch)]
     return CppKernelView(
         name=kernel.name,
-        sweeps=tuple(_sweep(sweep, kernel, plan, slots) for sweep in kernel.sweeps),
+        phases=tuple(
+            CppPhaseView(
+                kernel.name if number == len(kernel.phases) else f"{kernel.name}_phase_{number}",
+                tuple(_sweep(sweep, kernel, plan, slots) for sweep in sweeps),
+            )
+            for number, sweeps in enumerate(kernel.phases, 1)
+        ),
         wide=_wide(kernel),
         row=kernel.row,
         tile=TILE,
         columns=len(plan.columns),
         scratch=scratch_table(kernel),
+        joint=joint_table(kernel, plan.name, slots),
         grid=kernel.grid,
     )
 
@@ -152,7 +168,7 @@ def _column(buffer: Buffer, used: Buffer | None, kernel: Kernel, sweep: Sweep) -
 
 def _join(reduction: Reduction, every: dict[str, Buffer], sweep: Sweep, slots: list[str], grid: bool) -> str:
     places = f"{slots.index(reduction.parts)}, {slots.index(reduction.result)}"
-    kind = f"Join::{reduction.op}, {_type(every[reduction.parts])}"
+    kind = f"Join::{reduction.own}, {_type(every[reduction.parts])}"
     line = f"join_parts<{kind}>(bucket, {sweep.name}_columns, {places});"
     if grid:
         line = f"join_grid<{kind}, Over::{sweep.over.name.lower()}>(bucket, {sweep.name}_columns, {places});"

@@ -1,11 +1,17 @@
 """How each operation is written in torch. `@` marks a function of the runtime."""
 
-from optgen.ir.ops import REDUCED, REDUCTIONS
+from optgen.ir.ops import REDUCED, REDUCTIONS, SCOPES
 
 __all__ = ["FORMATS", "HOST_FORMATS"]
 
 TAKEN = {"sum": "sum", "mean": "mean", "max": "amax", "min": "amin"}
-DIMS = {"all": "", "rows": ", -2, keepdim=True", "cols": ", -1, keepdim=True", "matrix": ", (-2, -1), keepdim=True"}
+DIMS = {
+    "all": "",
+    "rows": ", -2, keepdim=True",
+    "cols": ", -1, keepdim=True",
+    "matrix": ", (-2, -1), keepdim=True",
+    **dict.fromkeys(SCOPES, ""),
+}
 
 FORMATS = {
     "abs": "torch.abs({0})",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optgen.backends.paragraphs import buffer_comment, paragraphs
+from optgen.backends.paragraphs import buffer_comment, joint_table, paragraphs
 from optgen.backends.printer import NARROW_HELPERS
 from optgen.backends.render import render
 from optgen.backends.torch.printer import HostPrinter, KernelPrinter, TorchPrinter
 from optgen.backends.view import PackageView
-from optgen.ir.infer import substitute
-from optgen.ir.nodes import VECTORS, Domain, Expr, Function, Hyper, Kind, Op, Ref, Role, State
+from optgen.ir.infer import refs, substitute
+from optgen.ir.nodes import VECTORS, Assign, Domain, Expr, Function, Hyper, Kind, Op, Ref, Role, State, Statement
 from optgen.ir.text import expression
 from optgen.plan.nodes import Kernel, Plan, RulePlan
+from optgen.plan.phases import phase_bodies
 from optgen.runtime.given import GIVEN
 from optgen.storage.codebooks import levels_in_words, saved_scalars
 
@@ -50,7 +52,8 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
     """The package's `__init__.py` and `torch_backend.py`, not formatted yet."""
     helpers: set[str] = set()
     functions = _functions(plan, helpers)
-    updates = [_update(kernel, rule, helpers) for rule in plan.rules for kernel in rule.kernels]
+    phases = [_phases(kernel, rule, helpers) for rule in plan.rules for kernel in rule.kernels]
+    updates = [each[-1] for each in phases]
     backend = render(
         "torch/templates/backend.py.jinja",
         package=view,
@@ -58,7 +61,7 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
         shape_helpers=sorted(helpers & SHAPE_HELPERS),
         narrow_helpers=sorted(helpers & NARROW_HELPERS),
         functions=functions,
-        updates=updates,
+        updates=[update for each in phases for update in each],
     )
     host_helpers: set[str] = set()
     scalars = [_scalars(rule, host_helpers) for rule in plan.rules]
@@ -70,6 +73,7 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
         helpers=sorted(host_helpers),
         scalars=scalars,
         updates=updates,
+        early={place: each[:-1] for place, each in enumerate(phases) if each[:-1]},
     )
     return {"__init__.py": initial, "torch_backend.py": backend}
 
@@ -92,18 +96,34 @@ def _function(function: Function, kernel: Kernel, helpers: set[str]) -> Function
     return FunctionView(function.name, arguments, "Tensor", function.doc, tuple(lines))
 
 
-def _update(kernel: Kernel, plan: RulePlan, helpers: set[str]) -> FunctionView:
+def _phases(kernel: Kernel, plan: RulePlan, helpers: set[str]) -> list[FunctionView]:
+    """The functions of a kernel: one, or one more for each time that parameters wait for one another."""
+    bodies = phase_bodies(kernel)
+    return [_phase(kernel, plan, helpers, number, body) for number, body in enumerate(bodies, 1)]
+
+
+def _phase(kernel: Kernel, plan: RulePlan, helpers: set[str], number: int, statements: Sequence[Statement]) -> FunctionView:
+    """One of these functions: the last one takes the step, others return what all parameters reduce together."""
     printer = KernelPrinter(kernel)
-    body = [line for chunk in paragraphs(kernel.body) for line in ["", *printer.block(chunk)]]
+    joint = [(r.result, r.joint.phase, f"{r.op} of all parameters of the {r.joint.scope}") for r in kernel.joint if r.joint]
+    left = [name for name, phase, _ in joint if phase == number]
+    guarded = [s.target for s in statements if isinstance(s, Assign) and s.target in left and s.guards]
+    body = [f"{name} = scalars.new_zeros(())" for name in guarded]
+    body += [line for chunk in paragraphs(statements) for line in ["", *printer.block(chunk)]]
     helpers |= printer.helpers
-    lines = ["real = scalars.dtype", *_unbind(kernel, plan), *body]
+    lines = ["real = scalars.dtype", *_unbind(kernel, plan, statements), *body]
     arguments = [ArgumentView(b.name, "Tensor", buffer_comment(b)) for b in kernel.buffers]
     arguments.append(ArgumentView("scalars", "Tensor", "real[columns]  host scalars of this step"))
     arguments.append(ArgumentView("key", "Key", "of the random bits of this step"))
+    arguments += [ArgumentView(name, "Tensor", f"real[]  {doc}") for name, phase, doc in joint if phase < number]
     arguments += [*(_flag_arguments(kernel.flags) or [ArgumentView("*", "", "")]), ArgumentView("low_precision", "str", "")]
     stored = ", ".join(kernel.variant.stored)
     doc = f"One step of one parameter, with {stored} stored as codes." if stored else "One step of one parameter."
-    return FunctionView(kernel.name, tuple(arguments), "None", doc, tuple(lines))
+    if not left:
+        return FunctionView(kernel.name, tuple(arguments), "None", doc, tuple(lines))
+    lines += ["", f"return ({', '.join(left)},)"]
+    doc = f"What one parameter leaves for the reductions of all behind phase {number}."
+    return FunctionView(f"{kernel.name}_phase_{number}", tuple(arguments), "tuple[Tensor, ...]", doc, tuple(lines))
 
 
 def _flag_arguments(flags: tuple[str, ...]) -> list[ArgumentView]:
@@ -111,10 +131,11 @@ def _flag_arguments(flags: tuple[str, ...]) -> list[ArgumentView]:
     return [ArgumentView("*", "", ""), *(ArgumentView(flag, "bool", "") for flag in flags)] if flags else []
 
 
-def _unbind(kernel: Kernel, plan: RulePlan) -> list[str]:
-    if not plan.columns:
+def _unbind(kernel: Kernel, plan: RulePlan, statements: Sequence[Statement]) -> list[str]:
+    read = {name for statement in statements for name in refs(statement.value)}
+    names = [name if name in kernel.columns and name in read else "_" for name in plan.columns]
+    if not read & {*names}:
         return []
-    names = [name if name in kernel.columns else "_" for name in plan.columns]
     return [f"{', '.join(names)}{',' if len(names) == 1 else ''} = scalars.unbind()"]
 
 
@@ -174,7 +195,7 @@ def _description(view: PackageView, plan: Plan) -> list[str]:
 def _rule_text(plan: RulePlan) -> list[str]:
     """What a description says of a rule."""
     states = ", ".join(_state_text(s) for s in plan.program.states)
-    kernels = ", ".join(_kernel_text(k) for k in plan.kernels)
+    kernels = ", ".join(_kernel_text(k, joint_table(k, plan.name)) for k in plan.kernels)
     lines = [
         f"states=({states},)" if states else "states=()",
         f"kernels=({kernels},)",
@@ -232,8 +253,9 @@ def _state_text(state: State) -> str:
     return f"State({', '.join(parts)})"
 
 
-def _kernel_text(kernel: Kernel) -> str:
+def _kernel_text(kernel: Kernel, joint: str) -> str:
     keys = tuple((b.state.name if b.state is not None else b.name, b.key) for b in kernel.buffers if b.key is not None)
     facts = tuple(kernel.variant.facts.values())
     extra = (f", facts={facts!r}" if facts else "") + (", grid=True" if kernel.grid else "")
+    extra += f", {joint}" if joint else ""
     return f"KernelInfo({kernel.name!r}, stored={kernel.variant.stored!r}, keys={keys!r}, flags={kernel.flags!r}{extra})"

@@ -51,7 +51,7 @@ class KernelPrinter(TorchPrinter):
         """Print with the symbols and functions of `kernel`."""
         super().__init__(kernel.program.symbols, kernel.functions)
         self.kernel = kernel
-        self.buffers = {buffer.name: buffer for buffer in kernel.buffers}
+        self.buffers = {buffer.name: buffer for buffer in (*kernel.buffers, *kernel.scratch)}
 
     def operation(self, value: Op) -> str:
         """Loads, codes and random bits."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from optgen.backends.paragraphs import buffer_comment, paragraphs, scratch_table, sweep_doc
+from optgen.backends.paragraphs import buffer_comment, joint_table, paragraphs, scratch_table, sweep_doc
 from optgen.backends.printer import NARROW_HELPERS
 from optgen.backends.render import COLUMNS, render
 from optgen.backends.triton.config import CODED_REGISTERS, CODED_SHARE, GRID_SHARE, REGISTERS, SHARE, THREADS, WORD_BITS
@@ -68,6 +68,7 @@ class TritonKernelView:
     tables: str  # what its functions look up, as text; empty if they do not
     extras: tuple[str, ...]  # flags with which an element has one more value
     width: int  # of a tile, if it knows rows and columns
+    joint: str  # reductions of several parameters, as text; empty if there are none
 
 
 def emit_triton(view: PackageView, plan: Plan) -> dict[str, str]:
@@ -131,6 +132,7 @@ def _kernel(kernel: Kernel, plan: RulePlan, tables: Tables, helpers: set[str]) -
         width=kernel.chunk if kernel.grid else 0,
         registers=CODED_REGISTERS if kernel.variant.stored else REGISTERS,
         extras=_extras(kernel) if kernel.variant.stored else (),
+        joint=joint_table(kernel, plan.name, slots),
         tables=_tables_name(plan) if any(function.name in tables.users for function in kernel.functions) else "",
     )
 
@@ -147,7 +149,7 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: RulePlan, slots: list[str], table
         lines += ["", *printer.block(chunk)]
     _insert_words(lines, printer)
     helpers |= printer.helpers
-    reductions = [f"Reduction({r.op!r}, {slots.index(r.parts)}, {slots.index(r.result)})" for r in sweep.reductions]
+    reductions = [f"Reduction({r.own!r}, {slots.index(r.parts)}, {slots.index(r.result)})" for r in sweep.reductions]
     return SweepView(
         name=sweep.name,
         doc=sweep_doc(kernel, sweep),
