@@ -81,6 +81,9 @@ def scratch_table(kernel: Kernel) -> str:
     for buffer in kernel.scratch:
         more = "" if buffer.guard is None else f", flag={buffer.guard.flag!r}, holds={buffer.guard.holds}"
         more += ", real=True" * (buffer.dtype == "real")
+        target = copied.get(buffer.name)
+        state = kernel.buffers[target].state if target is not None else None
+        more += ", shared=True" * (state is not None and state.shared)
         more += f", over={buffer.over.name.lower()!r}" * (buffer.over != Domain.ELEMENT)
         rows.append(f"Scratch({buffer.layout.value!r}, {buffer.block}, copy_to={copied.get(buffer.name)}{more})")
     return f"scratch=({', '.join(rows)},)" if rows else ""

@@ -164,6 +164,8 @@ def _state_line(state: State) -> str:
     if state.scalar:
         return f"{state.name}: one float64 number{saved}. {state.doc}".strip()
     when = "" if state.when is None else f", only if {'' if state.when.holds else 'not '}{state.when.flag}"
+    if state.shared:
+        return f"{state.name}: one number for all parameters of the {state.scope}{saved}. {state.doc}".strip()
     if state.whole:
         return f"{state.name}: one number of all elements{when}{saved}. {state.doc}".strip()
     if state.domain in VECTORS:

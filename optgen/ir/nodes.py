@@ -256,6 +256,13 @@ class State:
     storage: Storage | None = None
     floats: Floats | None = None
     doc: str = ""
+    scope: str = "parameter"  # whose it is: each parameter's own, or one for all of a "group" or of the "optimizer"
+    same: tuple[str, ...] = ()  # of an optimizer's: the hyperparameters on which it depends
+
+    @property
+    def shared(self) -> bool:
+        """Whether several parameters share it."""
+        return self.scope != "parameter"
 
     @property
     def shape(self) -> str:

@@ -37,6 +37,7 @@ class Scratch(NamedTuple):
     flag: str | None = None
     holds: bool = True
     real: bool = False  # whether numbers have the dtype of the arithmetic
+    shared: bool = False  # whether kernels of other parameters read what it is copied to
     over: str = "element"
 
     def size_in(self, shape: Sequence[int]) -> int:

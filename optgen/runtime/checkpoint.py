@@ -19,6 +19,7 @@ from optgen.runtime import sharding
 from optgen.runtime.description import FORMAT, Description
 from optgen.runtime.low_precision import CORRECTION, correction_dtype, is_random
 from optgen.runtime.rules import kernels_of
+from optgen.runtime.shared import unify
 from optgen.runtime.states import Kept, state_tensors
 
 __all__ = ["load"]
@@ -51,6 +52,10 @@ def load(optimizer: Any, description: Description, state_dict: dict[str, Any]) -
             state[p] = _load_param(description, p, key, value, *owners[p], ours)
         else:
             state[key] = value
+    if description.shared:
+        places = {id(p): place for place, group in enumerate(groups) for p in group["params"]}
+        members = [(places[id(p)], p, kernel) for p, (_, kernel) in owners.items()]
+        unify(description, members, state, checked=True)
     optimizer.__setstate__({"state": state, "param_groups": groups})
     for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         post_hook(optimizer)

@@ -93,6 +93,8 @@ def _steps(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> Phases:
         getattr(compiled, f"{kernel.name}_phase_{phase}")(ctypes.byref(arguments))
         yield left_of(kernel.joint, kernel.scratch, phase, bucket, scratch)
     getattr(compiled, kernel.name)(ctypes.byref(arguments))
+    if any(kept.shared for kept in kernel.scratch):
+        yield []  # all others have read what is written now
     copy_back(kernel.scratch, bucket, scratch)
 
 

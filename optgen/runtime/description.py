@@ -40,7 +40,9 @@ class State:
     parameter, one with a `shape`, "[..., rows, 1]" or its kind, such a tensor of numbers. Otherwise one value per element, in `dtype` or else that of the arithmetic,
     or, where `codes` applies to the parameter's shape, packed codes under `key.codes` and block scalars under `key.<name>`;
     `levels` names what the codes stand for.
-    `flag` and `holds` say under which compile-time flag the state exists.
+    `flag` and `holds` say under which compile-time flag the state exists. With a `scope`, "group" or "optimizer", it is one tensor
+    in the states of all of its parameters, which starts as `first`: a number, or what a group has under this name. Of a hyperparameter
+    in `same` all groups must have the same value.
     """
 
     name: str
@@ -53,6 +55,9 @@ class State:
     levels: str = ""
     dtype: str | None = None
     whole: bool = False
+    scope: str = ""
+    first: float | str = 0.0
+    same: tuple[str, ...] = ()
 
     def exists(self, flags: dict[str, bool]) -> bool:
         """Whether a parameter has this state under these flags."""
@@ -190,8 +195,13 @@ class Description:
 
     @property
     def joint(self) -> bool:
-        """Whether a rule reduces over several parameters."""
-        return any(kernel.joint for kernel in self.kernels)
+        """Whether a rule reduces over several parameters, or keeps a state of several."""
+        return any(kernel.joint for kernel in self.kernels) or bool(self.shared)
+
+    @property
+    def shared(self) -> list[State]:
+        """The states that several parameters share."""
+        return [state for rule in self.rules for state in rule.states if state.scope]
 
     def full_name(self, rule: RuleInfo, state: State) -> str:
         """A state by its name, and its rule's if there are several."""

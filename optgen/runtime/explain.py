@@ -59,6 +59,8 @@ def _backend(optimizer: Any, p: Tensor) -> str:
 def _state(state: State, p: Tensor, stored: tuple[str, ...], seen: Sequence[int]) -> str:
     if state.scalar:
         return f"{state.name} one number"
+    if state.scope:
+        return f"{state.name} one number of the {state.scope}"
     if state.whole:
         return f"{state.name} one number of all elements"
     if state.name in stored and state.codes is not None:

@@ -164,6 +164,8 @@ def _steps(kernel: TritonKernel, bucket: Bucket) -> Phases:
                         _join(kernel, reduction, bucket, rows)
         if phase < len(kernel.phases):
             yield left_of(kernel.joint, kernel.scratch, phase, bucket, scratch)
+    if any(kept.shared for kept in kernel.scratch):
+        yield []  # all others have read what is written now
     copy_back(kernel.scratch, bucket, scratch)
 
 

@@ -11,7 +11,7 @@ from torch._compile import _disable_dynamo  # as torch.compiler.disable, but imp
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from optgen.runtime import checkpoint, cpp_op, keys, masters, sharding
+from optgen.runtime import checkpoint, cpp_op, keys, masters, sharding, shared
 from optgen.runtime.backends import launch, pick_backend, traced_backend
 from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, Part, Scalars, divide, hyper_values, make_batches
 from optgen.runtime.description import Description
@@ -27,9 +27,9 @@ from optgen.runtime.low_precision import (
     is_random,
     warn_of_nearest,
 )
-from optgen.runtime.refuse import check_grad, check_param
+from optgen.runtime.refuse import check_grad, check_param, fit_state
 from optgen.runtime.rules import Parameter, check_tags, kernels_of
-from optgen.runtime.states import fit_states, state_tensors
+from optgen.runtime.states import state_tensors
 
 __all__ = ["GeneratedOptimizer"]
 
@@ -180,6 +180,8 @@ class GeneratedOptimizer(Optimizer):
         self._update()
 
     def _update(self) -> None:
+        if self.description.shared and not torch.compiler.is_compiling():
+            shared.check_same(self.description, self.param_groups)
         groups = [(group, type(self).flags(group)) for group in self.param_groups]
         values = [hyper_values(self.description, group) for group in self.param_groups]
         sharded: list[Tensor] = []
@@ -207,6 +209,8 @@ class GeneratedOptimizer(Optimizer):
         eager = not torch.compiler.is_compiling()
         if eager:
             self._check_step()
+            if self.description.shared:
+                shared.unify(self.description, shared.members(self), self.state)
         collected = []
         for group, _ in groups:
             found = Collected([], [], [], [], [], [], [], [])
@@ -232,7 +236,7 @@ class GeneratedOptimizer(Optimizer):
                     check_grad(self, p, p.grad)
                     devices.add(p.device)
                     if state := self.state.get(p):
-                        self._fit_state(p, state, kernel, group)
+                        fit_state(self, p, state, kernel, group)
         backends = {self._backend(device) for device in devices}
         if len(backends) > 1 and self.description.joint:
             raise RuntimeError(
@@ -270,7 +274,7 @@ class GeneratedOptimizer(Optimizer):
             seen.add(p)
             state = self.state[p]
             if state:
-                self._fit_state(p, state, index, group)
+                fit_state(self, p, state, index, group)
             self._init_state(p, state, index, group, flags)
             rows = self.description.rule_of(index).rows(group)
             part = _seen(sharding.local(p), p, rows)
@@ -303,30 +307,16 @@ class GeneratedOptimizer(Optimizer):
         stored, rule = self.description.kernels[kernel].stored, self.description.rule_of(kernel)
         seen = rule.seen(p.shape, group)
         for declared in rule.states:
-            if declared.exists(flags):
+            if declared.scope:
+                if declared.key not in state:
+                    state[declared.key] = shared.begin(self, p, self.description.owners[kernel], declared, group)
+            elif declared.exists(flags):
                 for key, kept in state_tensors(declared, declared.name in stored, p.shape, p.dtype, seen).items():
                     if key not in state:
                         state[key] = kept.zeros(p)
         kind = correction_dtype(p.dtype, mode)
         if kind is not None and (CORRECTION not in state or state[CORRECTION].dtype != kind):
             state[CORRECTION] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
-
-    def _fit_state(self, p: Tensor, state: dict[str, Tensor], kernel: int, group: dict[str, Any]) -> None:
-        """Let states follow a parameter to another dtype or device; refuse a parameter of another shape or rule than theirs."""
-        rule, stored = self.description.rule_of(kernel), self.description.kernels[kernel].stored
-        if self.description.has_rules:
-            names = {name for s in rule.states for name in state_tensors(s, s.name in stored, p.shape, p.dtype, p.shape)}
-            foreign = state.keys() - names - {"step", "rounding_key", CORRECTION}
-            if foreign:
-                raise RuntimeError(
-                    f"{self._owner(p)} is updated by the rule '{rule.name}' ({rule.when}), but its state was made by another: "
-                    f"it has '{min(foreign)}'; after such a change, clear the state: optimizer.state.pop(parameter)"
-                )
-        if not fit_states(rule.states, stored, p, state, rule.seen(p.shape, group)):
-            raise RuntimeError(
-                f"{self._owner(p)} has shape {tuple(p.shape)}, but its state was made for another shape or storage; after such "
-                "a change, clear the state: optimizer.state.pop(parameter)"
-            )
 
     def _owner(self, p: Tensor) -> str:
         """A parameter as errors name it."""

@@ -1,4 +1,4 @@
-"""What an optimizer refuses of a parameter when it gets it, and of its gradient when it is to step."""
+"""What an optimizer refuses of a parameter when it gets it, and of its gradient and state when it is to step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from optgen.runtime import sharding
 from optgen.runtime.description import MATRIX
+from optgen.runtime.low_precision import CORRECTION
+from optgen.runtime.states import fit_states, state_tensors
 
-__all__ = ["check_grad", "check_param"]
+__all__ = ["check_grad", "check_param", "fit_state"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -57,3 +59,26 @@ def check_grad(optimizer: Any, p: Tensor, grad: Tensor) -> None:
     if grad.is_complex() or p.is_complex():
         raise RuntimeError(f"{name} takes real parameters and gradients, got {grad.dtype}")
     sharding.check_placement(lambda: optimizer._owner(p), p, grad, "gradient")
+
+
+def fit_state(optimizer: Any, p: Tensor, state: dict[str, Tensor], kernel: int, group: dict[str, Any]) -> None:
+    """Let states follow a parameter to another dtype or device.
+
+    Raises:
+        RuntimeError: for a parameter of another shape or rule than theirs.
+    """
+    description = optimizer.description
+    rule, stored = description.rule_of(kernel), description.kernels[kernel].stored
+    if description.has_rules:
+        names = {name for s in rule.states for name in state_tensors(s, s.name in stored, p.shape, p.dtype, p.shape)}
+        foreign = state.keys() - names - {"step", "rounding_key", CORRECTION}
+        if foreign:
+            raise RuntimeError(
+                f"{optimizer._owner(p)} is updated by the rule '{rule.name}' ({rule.when}), but its state was made by another: "
+                f"it has '{min(foreign)}'; after such a change, clear the state: optimizer.state.pop(parameter)"
+            )
+    if not fit_states(rule.states, stored, p, state, rule.seen(p.shape, group)):
+        raise RuntimeError(
+            f"{optimizer._owner(p)} has shape {tuple(p.shape)}, but its state was made for another shape or storage; after such "
+            "a change, clear the state: optimizer.state.pop(parameter)"
+        )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optgen.runtime import keys
 from optgen.runtime.joint import Part, join, last_phase
+from optgen.runtime.shared import own_copies, write_back
 
 if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
@@ -21,6 +22,17 @@ __all__ = ["compiled_update", "run_torch"]
 
 def run_torch(optimizer: type[Any], batches: Sequence[Batch], *, compiled: bool) -> None:
     """Update batches by the functions of a generated class, which torch compiles first if `compiled` says so."""
+    description = optimizer.description
+    if description.shared:
+        copies = own_copies(description, batches)
+        _run(optimizer, copies, compiled=compiled)
+        write_back(description, batches, copies)
+    else:
+        _run(optimizer, batches, compiled=compiled)
+
+
+def _run(optimizer: type[Any], batches: Sequence[Batch], *, compiled: bool) -> None:
+    """Call the functions of each phase for all parameters, and join what they leave before the next one."""
     waiting = last_phase(optimizer.description.kernels[batch.kernel].joint for batch in batches)
     known: list[list[tuple[Tensor, ...]]] = [[()] * len(batch.shards) for batch in batches]  # results of each parameter
     for phase in range(1, waiting + 1):

@@ -13,6 +13,7 @@ from optgen.ir.infer import holds, infer, joined, knows_rows, refs, substitute, 
 from optgen.ir.names import is_reserved, is_symbol_name, name_for
 from optgen.ir.nodes import SHAPES, VECTORS, Assign, Const, Domain, Expr, Guard, Kind, Op, Program, Ref, Role, State, Symbol
 from optgen.spec.check import check_program
+from optgen.spec.check_shared import with_shared_states
 from optgen.spec.model import Spec
 from optgen.spec.resolve import FACTS, KIND_WORDS, MAXIMIZE, Resolver
 
@@ -39,6 +40,8 @@ def lower(spec: Spec, found: Diagnostics) -> Program:
             break
         wide = lowering.wide
     check_program(spec, program, lowering.poisoned, faults)
+    if not len(faults):
+        program = with_shared_states(spec, program, faults)
     found.extend(faults)
     return program
 
@@ -73,7 +76,8 @@ class _Lowering:
         states = tuple(self.with_formulas(state) for state in self.spec.states)
         self.flags.setdefault("maximize", Ref("maximize"))
         self.body.append(Assign("g", Op("neg", (Ref("g"),)), (Guard("maximize"),)))
-        made = [mark for state in states if state.init != Const(0) for mark in self.initial_value(state)]
+        begun = [state for state in states if state.init != Const(0) and not state.shared]
+        made = [mark for state in begun for mark in self.initial_value(state)]
         self.block(self.spec.update, ())
         hypers = (*self.spec.hypers, MAXIMIZE)
         ranked = any(state.storage is not None and state.storage.scope == "rank1" for state in states)
@@ -149,6 +153,12 @@ class _Lowering:
                 more = "; with 'shape: tensor' also sums and norms of p and g" if per_element and state.scalar else ""
                 self.found.add("bad-init", message, node.span, help=f"'init' may use {allowed}{more}")
                 return None
+        numbers = [hyper.name for hyper in self.spec.hypers if not hyper.names]
+        if state.shared and not (isinstance(value, Const) or (isinstance(value, Ref) and value.name in numbers)):
+            span = Span(text.source, text.starts[0], text.starts[0] + len(text.text))
+            message = f"state '{state.name}' begins before any parameter is seen"
+            self.found.add("bad-init", message, span, help="write a number, or the name of a hyperparameter that is one number")
+            return None
         if not holds(state.domain, infer(value, self.symbols)[1]):
             span = Span(text.source, text.starts[0], text.starts[0] + len(text.text))
             help_text = "take sum(...), mean(...) or another reduction"

@@ -10,6 +10,7 @@ from optgen.diagnostics import Diagnostics, Label, Span
 from optgen.diagnostics.diagnostic import quoted, suggest
 from optgen.ir.formula import FormulaText
 from optgen.ir.nodes import SHAPES, VECTORS, Domain, Floats, State, Storage
+from optgen.ir.ops import SCOPES as OVER_PARAMETERS
 from optgen.spec.fields import Fields, is_number
 from optgen.spec.named_storages import NamedStorages
 from optgen.spec.read_hypers import check_name
@@ -18,7 +19,7 @@ from optgen.storage.codebooks import CODEBOOKS, OPTIONS, check_sizes, check_stor
 
 __all__ = ["StateReader", "with_rows"]
 
-KEYS = ("like", "shape", "sign", "init", "save_as", "when", "storage", "doc")
+KEYS = ("like", "shape", "scope", "sign", "init", "save_as", "when", "storage", "doc")
 STORAGE_KEYS = ("codebook", "bits", "block", "rounding", *OPTIONS, "min_size", "min_ndim")
 FLOATS = ("bfloat16", "float16")
 SCOPES = ("row", "tensor", "rank1")
@@ -84,7 +85,20 @@ class StateReader:
             message = f"{what} is of rows or columns, whose numbers share scales in blocks"
             self.found.add("bad-value", message, table["storage"].span, help="give a number of elements, as in 'block: 128'")
         doc = (self.fields.text(table["doc"], f"the doc of {what}") or "") if "doc" in table else ""
-        return State(key.text, self.save_as(key, table), domain, unsigned, storage=storage, floats=floats, doc=doc)
+        save_as, scope = self.save_as(key, table), self.scope(table, domain, what)
+        return State(key.text, save_as, domain, unsigned, storage=storage, floats=floats, doc=doc, scope=scope)
+
+    def scope(self, table: dict[str, Node], domain: Domain, what: str) -> str:
+        """Whose a state is."""
+        choices = ("parameter", *OVER_PARAMETERS)
+        scope = (self.fields.choice(table["scope"], f"'scope' of {what}", choices) if "scope" in table else None) or choices[0]
+        if scope in OVER_PARAMETERS and domain != Domain.TENSOR:
+            message = f"{what} is one for all parameters of the {scope}, and so one number"
+            self.found.add("bad-value", message, table["scope"].span, help="write 'shape: tensor', or nothing but the scope")
+            return choices[0]
+        if scope in OVER_PARAMETERS and "when" in table:
+            self.found.add("bad-value", f"{what} is shared, and always there", table["when"].span, help="remove 'when'")
+        return scope
 
     def domain(self, key: Scalar, table: dict[str, Node], what: str) -> Domain:
         shape = None
@@ -94,6 +108,8 @@ class StateReader:
             shape = self.shape(table["shape"], what)
         if "like" in table and "shape" in table:
             self.found.add("bad-value", f"{what} has both 'like' and 'shape'", table["shape"].span, help="keep one of them")
+        elif "like" not in table and "shape" not in table and "scope" in table:
+            return Domain.TENSOR
         elif "like" not in table and "shape" not in table:
             help_text = "add 'like: p' for one value per element, 'shape: scalar' or 'shape: tensor' for one number"
             self.found.add("missing-key", f"{what} needs a shape", key.span, help=help_text)
@@ -232,7 +248,11 @@ def with_rows(states: collections.abc.Sequence[State]) -> tuple[State, ...]:
 
 def _is_change(node: Node) -> bool:
     """Whether an entry says something of a state, but not what it is."""
-    return isinstance(node, Mapping) and bool(node.entries) and not {"like", "shape"} & {key.text for key, _ in node.entries}
+    return (
+        isinstance(node, Mapping)
+        and bool(node.entries)
+        and not {"like", "shape", "scope"} & {key.text for key, _ in node.entries}
+    )
 
 
 def _saved(key: Scalar, node: Node) -> str:

@@ -24,7 +24,8 @@ def rename(program: Program, names: Mapping[str, str]) -> Program:
         return replace(changed, target=names.get(changed.target, changed.target)) if isinstance(changed, Assign) else changed
 
     def state(old: State) -> State:
-        return replace(old, init=substitute(old.init, refs), when=guard(old.when) if old.when is not None else None)
+        same = tuple(names.get(name, name) for name in old.same)
+        return replace(old, init=substitute(old.init, refs), when=guard(old.when) if old.when is not None else None, same=same)
 
     symbols = {names.get(name, name): replace(symbol, name=names.get(name, name)) for name, symbol in program.symbols.items()}
     return replace(

@@ -235,6 +235,11 @@ def _state_text(state: State) -> str:
         parts.append("scalar=True")
     if state.whole:
         parts.append("whole=True")
+    if state.shared:
+        first = state.init.name if isinstance(state.init, Ref) else float(getattr(state.init, "value", 0))
+        parts += [f"scope={state.scope!r}", f"first={first!r}"]
+    if state.same:
+        parts.append(f"same={state.same!r}")
     if state.domain in VECTORS:
         parts.append(f"shape={state.shape!r}")
     if state.when is not None:

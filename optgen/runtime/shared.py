@@ -1,0 +1,111 @@
+"""States that several parameters share: one tensor, which stands in the state of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.rules import kernels_of, route
+from optgen.runtime.states import real_dtype
+
+if TYPE_CHECKING:
+    from optgen.runtime.batches import Batch
+    from optgen.runtime.description import Description, State
+
+__all__ = ["begin", "check_same", "members", "own_copies", "unify", "write_back"]
+
+
+def begin(optimizer: Any, p: Tensor, rule: int, declared: State, group: Mapping[str, Any]) -> Tensor:
+    """The tensor of a shared state for a parameter of the rule at a place: another parameter's, or else a new one.
+
+    Parameters of other dtypes of arithmetic, or on other devices, have a copy, which becomes the same.
+    """
+    for other in [group] if declared.scope == "group" else optimizer.param_groups:
+        for i, q in enumerate(other["params"]):
+            kept = optimizer.state.get(q, {}).get(declared.key)
+            if kept is not None and (not optimizer.description.has_rules or route(optimizer, other)[i] == rule):
+                same: Tensor = kept.to(p.device, real_dtype(p.dtype))  # itself, where nothing differs
+                return same
+    first = group[declared.first] if isinstance(declared.first, str) else declared.first
+    return torch.full((), float(first), dtype=real_dtype(p.dtype), device=p.device)
+
+
+def members(optimizer: Any) -> Iterator[tuple[int, Tensor, int]]:
+    """Every parameter with the place of its group and its kernel."""
+    for place, group in enumerate(optimizer.param_groups):
+        for p, kernel in zip(group["params"], kernels_of(optimizer, group), strict=True):
+            yield place, p, kernel
+
+
+def unify(
+    description: Description,
+    members: Iterable[tuple[int, Tensor, int]],
+    states: Mapping[Tensor, dict[str, Tensor]],
+    *,
+    checked: bool = False,
+) -> None:
+    """Let parameters, each with the place of its group and its kernel, share again what they may have got one by one.
+
+    Raises:
+        ValueError: if `checked` and what they have differs.
+    """
+    tensors: dict[tuple[Any, ...], Tensor] = {}
+    for place, p, kernel in members:
+        for declared in description.rule_of(kernel).states:
+            kept = states.get(p, {}).get(declared.key) if declared.scope else None
+            if kept is None:
+                continue
+            scope = place if declared.scope == "group" else -1
+            first = tensors.setdefault((scope, description.owners[kernel], declared.key, kept.dtype, kept.device), kept)
+            if checked and not torch.equal(torch.nan_to_num(first), torch.nan_to_num(kept)):
+                raise ValueError(
+                    f"{description.name}: state '{declared.key}' is one for all parameters of the {declared.scope}, and differs "
+                    f"between them in the state dict: {first.item():g} and {kept.item():g}"
+                )
+            states[p][declared.key] = first
+
+
+def check_same(description: Description, groups: list[dict[str, Any]]) -> None:
+    """Refuse groups that differ in a hyperparameter on which a state of the optimizer depends.
+
+    Raises:
+        ValueError: with its name and values.
+    """
+    for state in description.shared:
+        for name in state.same:
+            values = [group[name] for group in groups]
+            if any(value != values[0] for value in values):
+                raise ValueError(
+                    f"{description.name}: the state '{state.name}' is one for the whole optimizer and depends on '{name}', which "
+                    f"must be the same in all groups, got {', '.join(map(str, values))}"
+                )
+
+
+def own_copies(description: Description, batches: Iterable[Batch]) -> list[Batch]:
+    """Batches whose parameters have each a copy of what they share, to write while others read."""
+    found = []
+    for batch in batches:
+        places = _places(description, batch.kernel)
+        columns = [[t.clone() for t in column] if i in places else column for i, column in enumerate(batch.columns)]
+        found.append(batch._replace(columns=columns) if places else batch)
+    return found
+
+
+def write_back(description: Description, batches: Iterable[Batch], copies: Iterable[Batch]) -> None:
+    """What all have made of their copies, which is the same, becomes what they share."""
+    written: list[Tensor] = []
+    for batch, own in zip(batches, copies, strict=True):
+        for place in _places(description, batch.kernel):
+            for p, target, made in zip(batch.columns[0], batch.columns[place], own.columns[place], strict=True):
+                if p.numel() and not any(target is other for other in written):
+                    target.view(1).copy_(made.view(1))  # AOTAutograd writes nothing into a float64 tensor of shape ()
+                    written.append(target)
+
+
+def _places(description: Description, kernel: int) -> list[int]:
+    """The columns of a kernel's batches that hold shared states."""
+    shared = {state.name for state in description.rule_of(kernel).states if state.scope}
+    return [2 + place for place, (name, _) in enumerate(description.kernels[kernel].keys) if name in shared]
