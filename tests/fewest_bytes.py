@@ -46,20 +46,20 @@ class Value:
 
 @dataclass
 class Step:
-    """The values of a kernel when all flags are off, in order; of each state and of the parameter the last one."""
+    """The values of a kernel, in order; of each state and of the parameter the last one."""
 
     values: list[Value] = field(default_factory=list)
     stores: dict[str, int] = field(default_factory=dict)  # buffer -> value
 
 
-def planned_bytes(kernel: Kernel) -> float:
-    """What the planner's sweeps move per element when all flags are off, parameters and gradients being float32."""
-    return kernel_bytes(kernel, param=4, grad=4)
+def planned_bytes(kernel: Kernel, flags: Mapping[str, bool] | None = None) -> float:
+    """What the planner's sweeps move per element, parameters and gradients being float32; flags that are not given are off."""
+    return kernel_bytes(kernel, param=4, grad=4, flags=flags)
 
 
-def fewest_bytes(kernel: Kernel) -> float:
-    """The least that any choice moves."""
-    step = _step(kernel)
+def fewest_bytes(kernel: Kernel, flags: Mapping[str, bool] | None = None) -> float:
+    """The least that any choice moves under these flags."""
+    step = _step(kernel, flags or {})
     last = max((value.level + 1 for value in step.values if value.is_reduction), default=0)
     buffers = {buffer.name: buffer for buffer in kernel.buffers}
     kept = [i for i, value in enumerate(step.values) if value.per_element and value.buffer is None]
@@ -75,12 +75,12 @@ def fewest_bytes(kernel: Kernel) -> float:
     return min(cost for cost in costs if cost is not None)
 
 
-def _step(kernel: Kernel) -> Step:
+def _step(kernel: Kernel, flags: Mapping[str, bool]) -> Step:
     buffers = {buffer.name: buffer for buffer in kernel.buffers}
     functions = {function.name: function for function in kernel.functions}
     step, current = Step(), dict[str, int]()
     for statement in kernel.body:
-        if any(guard.holds for guard in statement.guards):
+        if any(flags.get(guard.flag, False) != guard.holds for guard in statement.guards):
             continue
         names = tuple(current[name] for name in refs(statement.value) if name in current)
         if isinstance(statement, Store):

@@ -85,8 +85,8 @@ def test_every_kernel_compiles_without_spills_and_with_wide_accesses(name: str, 
     for plan, entry in kernels(name):
         for param, grad in pairs:
             where = f"{name}.{plan.name} for {target}, {param} parameters and {grad} gradients"
-            flags = dict.fromkeys(plan.flags, False)
             for number, sweep in enumerate(plan.sweeps):
+                flags = dict.fromkeys(plan.flags, False) | ({sweep.when.flag: sweep.when.holds} if sweep.when else {})
                 code = compiled(entry, target, where, param=param, grad=grad, flags=flags, sweep=number)
                 loads, stores = facts(code)
                 expected = wide_accesses(used_buffers(sweep, flags), entry.tile, entry.threads, param, grad)

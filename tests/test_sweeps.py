@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from optgen.build import build
+from optgen.ir.constants import default_flags
 from optgen.ir.nodes import Assign, Const, Domain, Kind, Op, Program, Ref, Role, State, Storage, Store, Symbol
 from optgen.ir.ops import WIDE_REDUCTIONS
 from optgen.plan.nodes import Buffer, Kernel, Layout
@@ -177,4 +178,6 @@ def test_no_choice_of_sweeps_moves_fewer_bytes(name: str, tmp_path: Path) -> Non
 def test_no_choice_of_sweeps_moves_fewer_bytes_for_a_shipped_spec(path: Path) -> None:
     kernel = build(str(path)).plan.kernels[0]  # without codes
     assert kernel.variant.stored == ()
-    assert planned_bytes(kernel) == pytest.approx(fewest_bytes(kernel), abs=1e-9)
+    defaults = {flag: on for flag, on in default_flags(kernel.program).items() if not flag.startswith("given_")}
+    for flags in ({}, defaults, *({flag: True} for flag in kernel.flags)):
+        assert planned_bytes(kernel, flags) == pytest.approx(fewest_bytes(kernel, flags), abs=1e-9), flags

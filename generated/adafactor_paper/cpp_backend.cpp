@@ -35,6 +35,8 @@ static void update_matrix_1_tile(const Tile& tile) {
         reals mean_square_p_parts_part_sum = reals{};
         reals cols_mean_square_g_plus_eps1_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(param + 2048 + i);
+            prefetch(grad + 2048 + i);
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
@@ -139,6 +141,7 @@ static void update_matrix_3_tile(const Tile& tile) {
     for (int block = 0; block < tile.count / 128; ++block) {
         reals mean_square_u_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(grad + 2048 + i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
                 g = -g;
@@ -189,6 +192,8 @@ static void update_matrix_tile(const Tile& tile) {
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
     for (int i = 0; i < tile.count; i += LANES) {
+        prefetch(param + 2048 + i);
+        prefetch(grad + 2048 + i);
         reals p = read_parameter(param, correction, i);
         reals g = load_reals(grad + i);
         reals m;

@@ -116,6 +116,8 @@ static void update_matrix_1_tile(const Tile& tile) {
         reals mean_square_p_parts_part_sum = reals{};
         reals cols_mean_square_g_plus_eps1_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(param + 2048 + i);
+            prefetch(grad + 2048 + i);
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
@@ -220,6 +222,7 @@ static void update_matrix_3_tile(const Tile& tile) {
     for (int block = 0; block < tile.count / 128; ++block) {
         reals mean_square_u_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(grad + 2048 + i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
                 g = -g;
@@ -270,6 +273,8 @@ static void update_matrix_tile(const Tile& tile) {
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
     for (int i = 0; i < tile.count; i += LANES) {
+        prefetch(param + 2048 + i);
+        prefetch(grad + 2048 + i);
         reals p = read_parameter(param, correction, i);
         reals g = load_reals(grad + i);
         reals m;
@@ -453,6 +458,8 @@ static void update_matrix_coded_r_1_tile(const Tile& tile) {
         reals mean_square_p_parts_part_sum = reals{};
         reals cols_mean_square_g_plus_eps1_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(param + 2048 + i);
+            prefetch(grad + 2048 + i);
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
@@ -617,6 +624,7 @@ static void update_matrix_coded_r_3_tile(const Tile& tile) {
     for (int block = 0; block < tile.count / 128; ++block) {
         reals mean_square_u_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(grad + 2048 + i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
                 g = -g;
@@ -667,6 +675,8 @@ static void update_matrix_coded_r_tile(const Tile& tile) {
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
     for (int i = 0; i < tile.count; i += LANES) {
+        prefetch(param + 2048 + i);
+        prefetch(grad + 2048 + i);
         reals p = read_parameter(param, correction, i);
         reals g = load_reals(grad + i);
         reals m;
@@ -871,6 +881,8 @@ static void update_matrix_coded_c_1_tile(const Tile& tile) {
         reals mean_square_p_parts_part_sum = reals{};
         reals cols_mean_square_g_plus_eps1_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(param + 2048 + i);
+            prefetch(grad + 2048 + i);
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
@@ -1037,6 +1049,7 @@ static void update_matrix_coded_c_3_tile(const Tile& tile) {
     for (int block = 0; block < tile.count / 128; ++block) {
         reals mean_square_u_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(grad + 2048 + i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
                 g = -g;
@@ -1087,6 +1100,8 @@ static void update_matrix_coded_c_tile(const Tile& tile) {
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
     for (int i = 0; i < tile.count; i += LANES) {
+        prefetch(param + 2048 + i);
+        prefetch(grad + 2048 + i);
         reals p = read_parameter(param, correction, i);
         reals g = load_reals(grad + i);
         reals m;
@@ -1285,6 +1300,8 @@ static void update_matrix_coded_1_tile(const Tile& tile) {
         reals mean_square_p_parts_part_sum = reals{};
         reals cols_mean_square_g_plus_eps1_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(param + 2048 + i);
+            prefetch(grad + 2048 + i);
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
@@ -1511,6 +1528,7 @@ static void update_matrix_coded_3_tile(const Tile& tile) {
     for (int block = 0; block < tile.count / 128; ++block) {
         reals mean_square_u_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(grad + 2048 + i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
                 g = -g;
@@ -1561,6 +1579,8 @@ static void update_matrix_coded_tile(const Tile& tile) {
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
     for (int i = 0; i < tile.count; i += LANES) {
+        prefetch(param + 2048 + i);
+        prefetch(grad + 2048 + i);
         reals p = read_parameter(param, correction, i);
         reals g = load_reals(grad + i);
         reals m;

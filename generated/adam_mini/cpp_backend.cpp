@@ -303,6 +303,7 @@ static void update_column_1_tile(const Tile& tile) {
         tile.buffer<real>(5);  // out [strips, columns] mean of each column of a strip
 
     for (int i = 0; i < tile.count; i += LANES) {
+        prefetch(grad + 2048 + i);
         reals g = load_reals(grad + i);
         if constexpr (maximize) {
             g = -g;
@@ -355,6 +356,9 @@ static void update_column_tile(const Tile& tile) {
 
     if constexpr (is_random) random_bits(tile.places, 2, tile.count, _random_2);
     for (int i = 0; i < tile.count; i += LANES) {
+        prefetch(param + 2048 + i);
+        prefetch(grad + 2048 + i);
+        prefetch(m_state + 2048 + i);
         reals p = read_parameter(param, correction, i);
         reals g = load_reals(grad + i);
         reals m = load_reals(m_state + i);

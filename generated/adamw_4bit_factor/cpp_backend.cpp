@@ -53,6 +53,7 @@ static void update_matrix_1_tile(const Tile& tile) {
     for (int block = 0; block < tile.count / 128; ++block) {
         reals cols_mean_square_g_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(grad + 2048 + i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
                 g = -g;
@@ -169,6 +170,9 @@ static void update_matrix_tile(const Tile& tile) {
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
     for (int i = 0; i < tile.count; i += LANES) {
+        prefetch(param + 2048 + i);
+        prefetch(grad + 2048 + i);
+        prefetch(m_state + 2048 + i);
         reals p = read_parameter(param, correction, i);
         reals g = load_reals(grad + i);
         reals m = load_reals(m_state + i);
@@ -315,6 +319,7 @@ static void update_matrix_coded_1_tile(const Tile& tile) {
     for (int block = 0; block < tile.count / 128; ++block) {
         reals cols_mean_square_g_parts_part_sum = reals{};
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(grad + 2048 + i);
             reals g = load_reals(grad + i);
             if constexpr (maximize) {
                 g = -g;
@@ -444,6 +449,8 @@ static void update_matrix_coded_tile(const Tile& tile) {
         floats m_largest = spread(-infinity);
         floats m_smallest = spread(infinity);
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(param + 2048 + i);
+            prefetch(grad + 2048 + i);
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
             ints m_code = load_ints(_m_codes + i);

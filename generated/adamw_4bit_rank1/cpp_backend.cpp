@@ -156,6 +156,7 @@ static void update_coded_1_tile(const Tile& tile) {
         reals v_row_scale_parts_part_max = spread<real>(-infinity);
         reals x_row_scale_parts_part_max = spread<real>(-infinity);
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(grad + 2048 + i);
             reals g = load_reals(grad + i);
             ints v_code = load_ints(_v_codes + i);
             reals v_col_scale = load_reals(v_col_scale_blocks + i);
@@ -190,12 +191,12 @@ static void update_coded_1_tile(const Tile& tile) {
                 x_size = abs(x_) <= real(3.4028234663852886e+38) ? abs(x_) : real(0.0);
             }
             v_row_scale_parts_part_max =
-                maximum(v_row_scale_parts_part_max, existing(tile, i, v_size, -infinity));
+                maximum(existing(tile, i, v_size, -infinity), v_row_scale_parts_part_max);
             store_reals(v_col_scale_parts + i,
                         tile.starts_strip ? v_size : maximum(load_reals(v_col_scale_parts + i), v_size));
             if constexpr (amsgrad) {
                 x_row_scale_parts_part_max =
-                    maximum(x_row_scale_parts_part_max, existing(tile, i, x_size, -infinity));
+                    maximum(existing(tile, i, x_size, -infinity), x_row_scale_parts_part_max);
                 store_reals(x_col_scale_parts + i,
                             tile.starts_strip ? x_size : maximum(load_reals(x_col_scale_parts + i), x_size));
             }
@@ -274,7 +275,7 @@ static void update_coded_rows_1_tile(const Tile& tile) {
     }
 }
 
-// What later sweeps need of a tile, with m, v, x stored as codes.
+// One step of a tile, with m, v, x stored as codes.
 static void update_coded_tile(const Tile& tile) {
     [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
     [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
@@ -342,6 +343,8 @@ static void update_coded_tile(const Tile& tile) {
         floats m_largest = spread(-infinity);
         floats m_smallest = spread(infinity);
         for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(param + 2048 + i);
+            prefetch(grad + 2048 + i);
             reals p = read_parameter(param, correction, i);
             reals g = load_reals(grad + i);
             ints m_code = load_ints(_m_codes + i);

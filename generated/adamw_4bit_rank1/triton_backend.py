@@ -401,7 +401,7 @@ def update_coded(
     BULK: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """What later sweeps need of a tile, with m, v, x stored as codes."""
+    """One step of a tile, with m, v, x stored as codes."""
     _tile = _tiles + 2 * tl.program_id(0)
     _tensor = tl.load(_tile).to(tl.int64)
     _slot = _tensors + _tensor * 27

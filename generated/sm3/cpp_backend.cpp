@@ -14,120 +14,8 @@ constexpr bool momentum_is_not_0 = FLAG_momentum_is_not_0;
 constexpr bool maximize = FLAG_maximize;
 constexpr bool variant_is_second = FLAG_variant_is_second;
 
-// What later sweeps need of a tile.
-static void update_matrix_1_tile(const Tile& tile) {
-    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);   // in [elements] gradient
-    [[maybe_unused]] auto* r_state = tile.buffer<real>(3);  // in [rows] r
-    [[maybe_unused]] auto* c_state = tile.buffer<real>(4);  // in [columns] c
-    [[maybe_unused]] auto* cols_max_v_parts =
-        tile.buffer<real>(6);  // out [blocks] max of each block (variant_is_second)
-    [[maybe_unused]] auto* rows_max_v_parts =
-        tile.buffer<real>(8);  // out [strips, columns] max of each column of a strip (variant_is_second)
-    [[maybe_unused]] auto* cols_max_square_g_parts =
-        tile.buffer<real>(10);  // out [blocks] max of each block (not variant_is_second)
-    [[maybe_unused]] auto* rows_max_square_g_parts =
-        tile.buffer<real>(12);  // out [strips, columns] max of each column of a strip (not variant_is_second)
-
-    alignas(64) real _cols_max_v_parts_part_max[16];
-    alignas(64) real _cols_max_square_g_parts_part_max[16];
-
-    reals r = spread(real(*r_state));
-
-    for (int block = 0; block < tile.count / 128; ++block) {
-        reals cols_max_v_parts_part_max = spread<real>(-infinity);
-        reals cols_max_square_g_parts_part_max = spread<real>(-infinity);
-        for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
-            reals g = load_reals(grad + i);
-            reals c_ = load_reals(c_state + i);
-            if constexpr (maximize) {
-                g = -g;
-            }
-            reals v;
-            if constexpr (variant_is_second) {
-                v = minimum(r, c_) + g * g;
-            }
-            reals square_g;
-            if constexpr (!variant_is_second) {
-                square_g = g * g;
-            }
-            if constexpr (variant_is_second) {
-                cols_max_v_parts_part_max =
-                    maximum(cols_max_v_parts_part_max, existing(tile, i, v, -infinity));
-                store_reals(rows_max_v_parts + i,
-                            tile.starts_strip ? v : maximum(load_reals(rows_max_v_parts + i), v));
-            }
-            if constexpr (!variant_is_second) {
-                cols_max_square_g_parts_part_max =
-                    maximum(cols_max_square_g_parts_part_max, existing(tile, i, square_g, -infinity));
-                store_reals(rows_max_square_g_parts + i,
-                            tile.starts_strip ? square_g
-                                              : maximum(load_reals(rows_max_square_g_parts + i), square_g));
-            }
-        }
-        _cols_max_v_parts_part_max[block] = joined_lanes(cols_max_v_parts_part_max, MAX);
-        _cols_max_square_g_parts_part_max[block] = joined_lanes(cols_max_square_g_parts_part_max, MAX);
-    }
-
-    if constexpr (variant_is_second) {
-        copy(_cols_max_v_parts_part_max, cols_max_v_parts, tile.count / 128);
-    }
-    if constexpr (!variant_is_second) {
-        copy(_cols_max_square_g_parts_part_max, cols_max_square_g_parts, tile.count / 128);
-    }
-}
-
-// What later sweeps need of a tile.
-static void update_matrix_columns_1_tile(const Tile& tile) {
-    [[maybe_unused]] auto* c_state = tile.buffer<real>(4);  // in [columns] c
-    [[maybe_unused]] auto* rows_max_v_cols =
-        tile.buffer<real>(9);  // in [columns] max of each column (variant_is_second)
-    [[maybe_unused]] auto* rows_max_square_g_cols =
-        tile.buffer<real>(13);  // in [columns] max of each column (not variant_is_second)
-    [[maybe_unused]] auto* c_cols = tile.buffer<real>(15);  // out [columns] c for other sweeps
-
-    for (int i = 0; i < tile.count; i += LANES) {
-        reals c_ = load_reals(c_state + i);
-        reals rows_max_v;
-        if constexpr (variant_is_second) {
-            rows_max_v = load_reals(rows_max_v_cols + i);
-            c_ = rows_max_v;
-        }
-        reals rows_max_square_g;
-        if constexpr (!variant_is_second) {
-            rows_max_square_g = load_reals(rows_max_square_g_cols + i);
-            c_ = c_ + rows_max_square_g;
-        }
-        store_reals(c_cols + i, c_);
-    }
-}
-
-// What later sweeps need of a tile.
-static void update_matrix_rows_1_tile(const Tile& tile) {
-    [[maybe_unused]] auto* r_state = tile.buffer<real>(3);  // in [rows] r
-    [[maybe_unused]] auto* cols_max_v_rows =
-        tile.buffer<real>(7);  // in [rows] max of each row (variant_is_second)
-    [[maybe_unused]] auto* cols_max_square_g_rows =
-        tile.buffer<real>(11);  // in [rows] max of each row (not variant_is_second)
-    [[maybe_unused]] auto* r_rows = tile.buffer<real>(14);  // out [rows] r for other sweeps
-
-    for (int i = 0; i < tile.count; i += LANES) {
-        reals r = load_reals(r_state + i);
-        reals cols_max_v;
-        if constexpr (variant_is_second) {
-            cols_max_v = load_reals(cols_max_v_rows + i);
-            r = cols_max_v;
-        }
-        reals cols_max_square_g;
-        if constexpr (!variant_is_second) {
-            cols_max_square_g = load_reals(cols_max_square_g_rows + i);
-            r = r + cols_max_square_g;
-        }
-        store_reals(r_rows + i, r);
-    }
-}
-
-// What later sweeps need of a tile.
-static void update_matrix_tile(const Tile& tile) {
+// One step of a tile.
+static void update_matrix_variant_is_second_tile(const Tile& tile) {
     [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
     [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
     [[maybe_unused]] auto* correction =
@@ -135,8 +23,145 @@ static void update_matrix_tile(const Tile& tile) {
     [[maybe_unused]] auto* r_state = tile.buffer<real>(3);  // in [rows] r
     [[maybe_unused]] auto* c_state = tile.buffer<real>(4);  // in [columns] c
     [[maybe_unused]] auto* m_state = tile.buffer<real>(5);  // in/out [elements] m (momentum_is_not_0)
-    [[maybe_unused]] auto* r_rows = tile.buffer<real>(14);  // in [rows] r for other sweeps
-    [[maybe_unused]] auto* c_cols = tile.buffer<real>(15);  // in [columns] c for other sweeps
+    [[maybe_unused]] auto* cols_max_v_parts = tile.buffer<real>(6);  // out [blocks] max of each block
+    [[maybe_unused]] auto* rows_max_v_parts =
+        tile.buffer<real>(8);  // out [strips, columns] max of each column of a strip
+    const real lr = tile.scalars[0];
+    const real momentum = tile.scalars[1];
+    const real eps = tile.scalars[2];
+    const real one_minus_momentum = tile.scalars[3];
+
+    alignas(64) [[maybe_unused]] uint16_t _random_3[2048];
+    alignas(64) real _cols_max_v_parts_part_max[16];
+
+    reals r = spread(real(*r_state));
+
+    if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
+    for (int block = 0; block < tile.count / 128; ++block) {
+        reals cols_max_v_parts_part_max = spread<real>(-infinity);
+        for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(param + 2048 + i);
+            prefetch(grad + 2048 + i);
+            reals p = read_parameter(param, correction, i);
+            reals g = load_reals(grad + i);
+            reals c_ = load_reals(c_state + i);
+            reals m;
+            if constexpr (momentum_is_not_0) {
+                m = load_reals(m_state + i);
+            }
+            if constexpr (maximize) {
+                g = -g;
+            }
+            reals v = minimum(r, c_) + g * g;
+            reals u = g * rsqrt(v + eps);
+            if constexpr (momentum_is_not_0) {
+                m = momentum * m + one_minus_momentum * u;
+                u = m;
+            }
+            p = p - lr * u;
+            write_parameter(param, correction, i, p, _random_3);
+            if constexpr (momentum_is_not_0) {
+                store_reals(m_state + i, m);
+            }
+            cols_max_v_parts_part_max = maximum(existing(tile, i, v, -infinity), cols_max_v_parts_part_max);
+            store_reals(rows_max_v_parts + i,
+                        tile.starts_strip ? v : maximum(load_reals(rows_max_v_parts + i), v));
+        }
+        _cols_max_v_parts_part_max[block] = joined_lanes(cols_max_v_parts_part_max, MAX);
+    }
+
+    copy(_cols_max_v_parts_part_max, cols_max_v_parts, tile.count / 128);
+}
+
+// What later sweeps need of a tile.
+static void update_matrix_variant_is_second_columns_1_tile(const Tile& tile) {
+    [[maybe_unused]] auto* c_state = tile.buffer<real>(4);          // out [columns] c
+    [[maybe_unused]] auto* rows_max_v_cols = tile.buffer<real>(9);  // in [columns] max of each column
+
+    for (int i = 0; i < tile.count; i += LANES) {
+        reals rows_max_v = load_reals(rows_max_v_cols + i);
+        reals c_ = rows_max_v;
+        store_reals(c_state + i, c_);
+    }
+}
+
+// What later sweeps need of a tile.
+static void update_matrix_variant_is_second_rows_1_tile(const Tile& tile) {
+    [[maybe_unused]] auto* r_state = tile.buffer<real>(3);          // out [rows] r
+    [[maybe_unused]] auto* cols_max_v_rows = tile.buffer<real>(7);  // in [rows] max of each row
+
+    for (int i = 0; i < tile.count; i += LANES) {
+        reals cols_max_v = load_reals(cols_max_v_rows + i);
+        reals r = cols_max_v;
+        store_reals(r_state + i, r);
+    }
+}
+
+// What later sweeps need of a tile.
+static void update_matrix_not_variant_is_second_1_tile(const Tile& tile) {
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);                    // in [elements] gradient
+    [[maybe_unused]] auto* cols_max_square_g_parts = tile.buffer<real>(10);  // out [blocks] max of each block
+    [[maybe_unused]] auto* rows_max_square_g_parts =
+        tile.buffer<real>(12);  // out [strips, columns] max of each column of a strip
+
+    alignas(64) real _cols_max_square_g_parts_part_max[16];
+
+    for (int block = 0; block < tile.count / 128; ++block) {
+        reals cols_max_square_g_parts_part_max = spread<real>(-infinity);
+        for (int i = block * 128; i < (block + 1) * 128; i += LANES) {
+            prefetch(grad + 2048 + i);
+            reals g = load_reals(grad + i);
+            if constexpr (maximize) {
+                g = -g;
+            }
+            reals square_g = g * g;
+            cols_max_square_g_parts_part_max =
+                maximum(existing(tile, i, square_g, -infinity), cols_max_square_g_parts_part_max);
+            store_reals(
+                rows_max_square_g_parts + i,
+                tile.starts_strip ? square_g : maximum(load_reals(rows_max_square_g_parts + i), square_g));
+        }
+        _cols_max_square_g_parts_part_max[block] = joined_lanes(cols_max_square_g_parts_part_max, MAX);
+    }
+
+    copy(_cols_max_square_g_parts_part_max, cols_max_square_g_parts, tile.count / 128);
+}
+
+// What later sweeps need of a tile.
+static void update_matrix_not_variant_is_second_columns_1_tile(const Tile& tile) {
+    [[maybe_unused]] auto* c_state = tile.buffer<real>(4);                  // in/out [columns] c
+    [[maybe_unused]] auto* rows_max_square_g_cols = tile.buffer<real>(13);  // in [columns] max of each column
+
+    for (int i = 0; i < tile.count; i += LANES) {
+        reals c_ = load_reals(c_state + i);
+        reals rows_max_square_g = load_reals(rows_max_square_g_cols + i);
+        c_ = c_ + rows_max_square_g;
+        store_reals(c_state + i, c_);
+    }
+}
+
+// What later sweeps need of a tile.
+static void update_matrix_not_variant_is_second_rows_1_tile(const Tile& tile) {
+    [[maybe_unused]] auto* r_state = tile.buffer<real>(3);                  // in/out [rows] r
+    [[maybe_unused]] auto* cols_max_square_g_rows = tile.buffer<real>(11);  // in [rows] max of each row
+
+    for (int i = 0; i < tile.count; i += LANES) {
+        reals r = load_reals(r_state + i);
+        reals cols_max_square_g = load_reals(cols_max_square_g_rows + i);
+        r = r + cols_max_square_g;
+        store_reals(r_state + i, r);
+    }
+}
+
+// One step of a tile.
+static void update_matrix_not_variant_is_second_tile(const Tile& tile) {
+    [[maybe_unused]] auto* param = tile.buffer<param_t>(0);  // in/out [elements] parameter
+    [[maybe_unused]] auto* grad = tile.buffer<grad_t>(1);    // in [elements] gradient
+    [[maybe_unused]] auto* correction =
+        tile.buffer<correction_t>(2);  // in/out [elements] lost in rounding (is_corrected)
+    [[maybe_unused]] auto* r_state = tile.buffer<real>(3);  // in [rows] r
+    [[maybe_unused]] auto* c_state = tile.buffer<real>(4);  // in [columns] c
+    [[maybe_unused]] auto* m_state = tile.buffer<real>(5);  // in/out [elements] m (momentum_is_not_0)
     const real lr = tile.scalars[0];
     const real momentum = tile.scalars[1];
     const real eps = tile.scalars[2];
@@ -145,13 +170,13 @@ static void update_matrix_tile(const Tile& tile) {
     alignas(64) [[maybe_unused]] uint16_t _random_3[2048];
 
     reals r = spread(real(*r_state));
-    reals r_2 = spread(real(*r_rows));
 
     if constexpr (is_random) random_bits(tile.places, 3, tile.count, _random_3);
     for (int i = 0; i < tile.count; i += LANES) {
+        prefetch(param + 2048 + i);
+        prefetch(grad + 2048 + i);
         reals p = read_parameter(param, correction, i);
         reals g = load_reals(grad + i);
-        reals c_ = load_reals(c_state + i);
         reals m;
         if constexpr (momentum_is_not_0) {
             m = load_reals(m_state + i);
@@ -159,14 +184,8 @@ static void update_matrix_tile(const Tile& tile) {
         if constexpr (maximize) {
             g = -g;
         }
-        reals v;
-        if constexpr (variant_is_second) {
-            v = minimum(r, c_) + g * g;
-        }
-        c_ = load_reals(c_cols + i);
-        if constexpr (!variant_is_second) {
-            v = minimum(r_2, c_);
-        }
+        reals c_ = load_reals(c_state + i);
+        reals v = minimum(r, c_);
         reals u = g * rsqrt(v + eps);
         if constexpr (momentum_is_not_0) {
             m = momentum * m + one_minus_momentum * u;
@@ -180,62 +199,35 @@ static void update_matrix_tile(const Tile& tile) {
     }
 }
 
-// What later sweeps need of a tile.
-static void update_matrix_columns_2_tile(const Tile& tile) {
-    [[maybe_unused]] auto* c_state = tile.buffer<real>(4);  // out [columns] c
-    [[maybe_unused]] auto* c_cols = tile.buffer<real>(15);  // in [columns] c for other sweeps
-
-    for (int i = 0; i < tile.count; i += LANES) {
-        reals c_ = load_reals(c_cols + i);
-        store_reals(c_state + i, c_);
-    }
-}
-
-// One step of a tile.
-static void update_matrix_rows_2_tile(const Tile& tile) {
-    [[maybe_unused]] auto* r_state = tile.buffer<real>(3);  // out [rows] r
-    [[maybe_unused]] auto* r_rows = tile.buffer<real>(14);  // in [rows] r for other sweeps
-
-    for (int i = 0; i < tile.count; i += LANES) {
-        reals r = load_reals(r_rows + i);
-        store_reals(r_state + i, r);
-    }
-}
-
 extern "C" void update_matrix(const Bucket& bucket) {
-    constexpr Column update_matrix_1_columns[] = {
-        {Layout::element, sizeof(param_t), 0, false, false},
+    constexpr Column update_matrix_variant_is_second_columns[] = {
+        {Layout::element, sizeof(param_t), 0, true, true},
         {Layout::element, sizeof(grad_t), 0, true, false},
-        {Layout::element, sizeof(correction_t), 0, false, false},
+        {Layout::element, sizeof(correction_t), 0, is_corrected, is_corrected},
         {Layout::rows, sizeof(real), 0, true, false},
         {Layout::cols, sizeof(real), 0, true, false},
-        {Layout::element, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, momentum_is_not_0, momentum_is_not_0},
         {Layout::block, sizeof(real), 128, false, variant_is_second},
         {Layout::rows, sizeof(real), 128, false, false},
         {Layout::strips, sizeof(real), 32, false, variant_is_second},
         {Layout::cols, sizeof(real), 32, false, false},
-        {Layout::block, sizeof(real), 128, false, !variant_is_second},
+        {Layout::block, sizeof(real), 128, false, false},
         {Layout::rows, sizeof(real), 128, false, false},
-        {Layout::strips, sizeof(real), 32, false, !variant_is_second},
+        {Layout::strips, sizeof(real), 32, false, false},
         {Layout::cols, sizeof(real), 32, false, false},
-        {Layout::rows, sizeof(real), 0, false, false},
-        {Layout::cols, sizeof(real), 0, false, false},
     };
-    for_each_strip<128, 2048, Over::element>(bucket, update_matrix_1_columns, 4, false, update_matrix_1_tile);
-    if constexpr (variant_is_second)
-        join_grid<Join::max, real, Over::element>(bucket, update_matrix_1_columns, 6, 7);
-    if constexpr (variant_is_second)
-        join_grid<Join::max, real, Over::element>(bucket, update_matrix_1_columns, 8, 9);
-    if constexpr (!variant_is_second)
-        join_grid<Join::max, real, Over::element>(bucket, update_matrix_1_columns, 10, 11);
-    if constexpr (!variant_is_second)
-        join_grid<Join::max, real, Over::element>(bucket, update_matrix_1_columns, 12, 13);
-    constexpr Column update_matrix_columns_1_columns[] = {
+    if constexpr (variant_is_second) {
+        for_each_strip<128, 2048, Over::element>(bucket, update_matrix_variant_is_second_columns, 4,
+                                                 is_random, update_matrix_variant_is_second_tile);
+        join_grid<Join::max, real, Over::element>(bucket, update_matrix_variant_is_second_columns, 6, 7);
+        join_grid<Join::max, real, Over::element>(bucket, update_matrix_variant_is_second_columns, 8, 9);
+    }
+    constexpr Column update_matrix_variant_is_second_columns_1_columns[] = {
         {Layout::element, sizeof(param_t), 0, false, false},
         {Layout::element, sizeof(grad_t), 0, false, false},
         {Layout::element, sizeof(correction_t), 0, false, false},
         {Layout::rows, sizeof(real), 0, false, false},
-        {Layout::element, sizeof(real), 0, true, false},
+        {Layout::element, sizeof(real), 0, false, true},
         {Layout::element, sizeof(real), 0, false, false},
         {Layout::block, sizeof(real), 128, false, false},
         {Layout::rows, sizeof(real), 128, false, false},
@@ -244,17 +236,17 @@ extern "C" void update_matrix(const Bucket& bucket) {
         {Layout::block, sizeof(real), 128, false, false},
         {Layout::rows, sizeof(real), 128, false, false},
         {Layout::strips, sizeof(real), 32, false, false},
-        {Layout::element, sizeof(real), 32, !variant_is_second, false},
-        {Layout::rows, sizeof(real), 0, false, false},
-        {Layout::element, sizeof(real), 0, false, true},
+        {Layout::element, sizeof(real), 32, false, false},
     };
-    for_each_strip<128, 2048, Over::col>(bucket, update_matrix_columns_1_columns, 4, false,
-                                         update_matrix_columns_1_tile);
-    constexpr Column update_matrix_rows_1_columns[] = {
+    if constexpr (variant_is_second) {
+        for_each_strip<128, 2048, Over::col>(bucket, update_matrix_variant_is_second_columns_1_columns, 4,
+                                             false, update_matrix_variant_is_second_columns_1_tile);
+    }
+    constexpr Column update_matrix_variant_is_second_rows_1_columns[] = {
         {Layout::element, sizeof(param_t), 0, false, false},
         {Layout::element, sizeof(grad_t), 0, false, false},
         {Layout::element, sizeof(correction_t), 0, false, false},
-        {Layout::element, sizeof(real), 0, true, false},
+        {Layout::element, sizeof(real), 0, false, true},
         {Layout::cols, sizeof(real), 0, false, false},
         {Layout::element, sizeof(real), 0, false, false},
         {Layout::block, sizeof(real), 128, false, false},
@@ -262,15 +254,79 @@ extern "C" void update_matrix(const Bucket& bucket) {
         {Layout::strips, sizeof(real), 32, false, false},
         {Layout::cols, sizeof(real), 32, false, false},
         {Layout::block, sizeof(real), 128, false, false},
+        {Layout::element, sizeof(real), 128, false, false},
+        {Layout::strips, sizeof(real), 32, false, false},
+        {Layout::cols, sizeof(real), 32, false, false},
+    };
+    if constexpr (variant_is_second) {
+        for_each_strip<128, 2048, Over::row>(bucket, update_matrix_variant_is_second_rows_1_columns, 4, false,
+                                             update_matrix_variant_is_second_rows_1_tile);
+    }
+    constexpr Column update_matrix_not_variant_is_second_1_columns[] = {
+        {Layout::element, sizeof(param_t), 0, false, false},
+        {Layout::element, sizeof(grad_t), 0, true, false},
+        {Layout::element, sizeof(correction_t), 0, false, false},
+        {Layout::rows, sizeof(real), 0, false, false},
+        {Layout::cols, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, false, false},
+        {Layout::block, sizeof(real), 128, false, false},
+        {Layout::rows, sizeof(real), 128, false, false},
+        {Layout::strips, sizeof(real), 32, false, false},
+        {Layout::cols, sizeof(real), 32, false, false},
+        {Layout::block, sizeof(real), 128, false, !variant_is_second},
+        {Layout::rows, sizeof(real), 128, false, false},
+        {Layout::strips, sizeof(real), 32, false, !variant_is_second},
+        {Layout::cols, sizeof(real), 32, false, false},
+    };
+    if constexpr (!variant_is_second) {
+        for_each_strip<128, 2048, Over::element>(bucket, update_matrix_not_variant_is_second_1_columns, 4,
+                                                 false, update_matrix_not_variant_is_second_1_tile);
+        join_grid<Join::max, real, Over::element>(bucket, update_matrix_not_variant_is_second_1_columns, 10,
+                                                  11);
+        join_grid<Join::max, real, Over::element>(bucket, update_matrix_not_variant_is_second_1_columns, 12,
+                                                  13);
+    }
+    constexpr Column update_matrix_not_variant_is_second_columns_1_columns[] = {
+        {Layout::element, sizeof(param_t), 0, false, false},
+        {Layout::element, sizeof(grad_t), 0, false, false},
+        {Layout::element, sizeof(correction_t), 0, false, false},
+        {Layout::rows, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, true, true},
+        {Layout::element, sizeof(real), 0, false, false},
+        {Layout::block, sizeof(real), 128, false, false},
+        {Layout::rows, sizeof(real), 128, false, false},
+        {Layout::strips, sizeof(real), 32, false, false},
+        {Layout::element, sizeof(real), 32, false, false},
+        {Layout::block, sizeof(real), 128, false, false},
+        {Layout::rows, sizeof(real), 128, false, false},
+        {Layout::strips, sizeof(real), 32, false, false},
+        {Layout::element, sizeof(real), 32, !variant_is_second, false},
+    };
+    if constexpr (!variant_is_second) {
+        for_each_strip<128, 2048, Over::col>(bucket, update_matrix_not_variant_is_second_columns_1_columns, 4,
+                                             false, update_matrix_not_variant_is_second_columns_1_tile);
+    }
+    constexpr Column update_matrix_not_variant_is_second_rows_1_columns[] = {
+        {Layout::element, sizeof(param_t), 0, false, false},
+        {Layout::element, sizeof(grad_t), 0, false, false},
+        {Layout::element, sizeof(correction_t), 0, false, false},
+        {Layout::element, sizeof(real), 0, true, true},
+        {Layout::cols, sizeof(real), 0, false, false},
+        {Layout::element, sizeof(real), 0, false, false},
+        {Layout::block, sizeof(real), 128, false, false},
+        {Layout::element, sizeof(real), 128, false, false},
+        {Layout::strips, sizeof(real), 32, false, false},
+        {Layout::cols, sizeof(real), 32, false, false},
+        {Layout::block, sizeof(real), 128, false, false},
         {Layout::element, sizeof(real), 128, !variant_is_second, false},
         {Layout::strips, sizeof(real), 32, false, false},
         {Layout::cols, sizeof(real), 32, false, false},
-        {Layout::element, sizeof(real), 0, false, true},
-        {Layout::cols, sizeof(real), 0, false, false},
     };
-    for_each_strip<128, 2048, Over::row>(bucket, update_matrix_rows_1_columns, 4, false,
-                                         update_matrix_rows_1_tile);
-    constexpr Column update_matrix_columns[] = {
+    if constexpr (!variant_is_second) {
+        for_each_strip<128, 2048, Over::row>(bucket, update_matrix_not_variant_is_second_rows_1_columns, 4,
+                                             false, update_matrix_not_variant_is_second_rows_1_tile);
+    }
+    constexpr Column update_matrix_not_variant_is_second_columns[] = {
         {Layout::element, sizeof(param_t), 0, true, true},
         {Layout::element, sizeof(grad_t), 0, true, false},
         {Layout::element, sizeof(correction_t), 0, is_corrected, is_corrected},
@@ -285,50 +341,11 @@ extern "C" void update_matrix(const Bucket& bucket) {
         {Layout::rows, sizeof(real), 128, false, false},
         {Layout::strips, sizeof(real), 32, false, false},
         {Layout::cols, sizeof(real), 32, false, false},
-        {Layout::rows, sizeof(real), 0, true, false},
-        {Layout::cols, sizeof(real), 0, true, false},
     };
-    for_each_strip<128, 2048, Over::element>(bucket, update_matrix_columns, 4, is_random, update_matrix_tile);
-    constexpr Column update_matrix_columns_2_columns[] = {
-        {Layout::element, sizeof(param_t), 0, false, false},
-        {Layout::element, sizeof(grad_t), 0, false, false},
-        {Layout::element, sizeof(correction_t), 0, false, false},
-        {Layout::rows, sizeof(real), 0, false, false},
-        {Layout::element, sizeof(real), 0, false, true},
-        {Layout::element, sizeof(real), 0, false, false},
-        {Layout::block, sizeof(real), 128, false, false},
-        {Layout::rows, sizeof(real), 128, false, false},
-        {Layout::strips, sizeof(real), 32, false, false},
-        {Layout::element, sizeof(real), 32, false, false},
-        {Layout::block, sizeof(real), 128, false, false},
-        {Layout::rows, sizeof(real), 128, false, false},
-        {Layout::strips, sizeof(real), 32, false, false},
-        {Layout::element, sizeof(real), 32, false, false},
-        {Layout::rows, sizeof(real), 0, false, false},
-        {Layout::element, sizeof(real), 0, true, false},
-    };
-    for_each_strip<128, 2048, Over::col>(bucket, update_matrix_columns_2_columns, 4, false,
-                                         update_matrix_columns_2_tile);
-    constexpr Column update_matrix_rows_2_columns[] = {
-        {Layout::element, sizeof(param_t), 0, false, false},
-        {Layout::element, sizeof(grad_t), 0, false, false},
-        {Layout::element, sizeof(correction_t), 0, false, false},
-        {Layout::element, sizeof(real), 0, false, true},
-        {Layout::cols, sizeof(real), 0, false, false},
-        {Layout::element, sizeof(real), 0, false, false},
-        {Layout::block, sizeof(real), 128, false, false},
-        {Layout::element, sizeof(real), 128, false, false},
-        {Layout::strips, sizeof(real), 32, false, false},
-        {Layout::cols, sizeof(real), 32, false, false},
-        {Layout::block, sizeof(real), 128, false, false},
-        {Layout::element, sizeof(real), 128, false, false},
-        {Layout::strips, sizeof(real), 32, false, false},
-        {Layout::cols, sizeof(real), 32, false, false},
-        {Layout::element, sizeof(real), 0, true, false},
-        {Layout::cols, sizeof(real), 0, false, false},
-    };
-    for_each_strip<128, 2048, Over::row>(bucket, update_matrix_rows_2_columns, 4, false,
-                                         update_matrix_rows_2_tile);
+    if constexpr (!variant_is_second) {
+        for_each_strip<128, 2048, Over::element>(bucket, update_matrix_not_variant_is_second_columns, 4,
+                                                 is_random, update_matrix_not_variant_is_second_tile);
+    }
 }
 
 // One step of a tile.

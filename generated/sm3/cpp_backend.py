@@ -24,8 +24,6 @@ CPP_KERNELS = (
             Scratch("rows", 128, copy_to=None, flag="variant_is_second", holds=False, real=True),
             Scratch("strips", 32, copy_to=None, flag="variant_is_second", holds=False, real=True),
             Scratch("cols", 32, copy_to=None, flag="variant_is_second", holds=False, real=True),
-            Scratch("rows", 0, copy_to=None, real=True),
-            Scratch("cols", 0, copy_to=None, real=True),
         ),
         grid=True,
     ),

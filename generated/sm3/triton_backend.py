@@ -25,313 +25,8 @@ __all__ = ["KERNELS", "launch"]
 
 
 @triton.jit
-def update_matrix_1(
-    _tensors,  # int64[n, 20]  addresses, then sizes, of each parameter's tensors
-    scalars,  # REAL[n, 4]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
-    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
-    momentum_is_not_0: tl.constexpr,
-    maximize: tl.constexpr,
-    variant_is_second: tl.constexpr,
-    low_precision: tl.constexpr,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    CORRECTION: tl.constexpr,
-    REAL: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-    BULK: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """What later sweeps need of a tile."""
-    _tile = _tiles + 2 * tl.program_id(0)
-    _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 20
-    _scalars = scalars + _tensor * 4
-    _key = _keys + _tensor * 4
-    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
-    r_state = pointer(_slot + 3, REAL, ALIGNED)  # in [rows] r
-    c_state = pointer(_slot + 4, REAL, ALIGNED)  # in [columns] c
-    cols_max_v_parts = pointer(_slot + 6, REAL, ALIGNED)  # out [blocks] max of each block (variant_is_second)
-    # out [strips, columns] max of each column of a strip (variant_is_second)
-    rows_max_v_parts = pointer(_slot + 8, REAL, ALIGNED)
-    # out [blocks] max of each block (not variant_is_second)
-    cols_max_square_g_parts = pointer(_slot + 10, REAL, ALIGNED)
-    # out [strips, columns] max of each column of a strip (not variant_is_second)
-    rows_max_square_g_parts = pointer(_slot + 12, REAL, ALIGNED)
-    _rows = tl.load(_slot + 17)
-    _length = tl.load(_slot + 18)  # of a row
-    _at, _start, _offsets, _valid = grid_tile(
-        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
-    )
-
-    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
-    r = row_values(r_state, _at, _rows, WIDTH, TILE, BULK)
-    c = column_values(c_state, _at, _length, WIDTH, TILE, BULK)
-
-    if maximize:
-        g = -g
-    if variant_is_second:
-        v = minimum(r, c) + g * g
-    else:
-        square_g = g * g
-
-    if variant_is_second:
-        grid_parts(
-            cols_max_v_parts,
-            part_max(v, _valid, 128, TILE, BULK),
-            _at,
-            _rows,
-            _length,
-            128,
-            WIDTH,
-            TILE,
-            BULK,
-        )
-        store_strips(
-            rows_max_v_parts, strip_max(v, _valid, WIDTH, TILE, BULK), _at, _rows, _length, WIDTH, TILE, BULK
-        )
-    else:
-        grid_parts(
-            cols_max_square_g_parts,
-            part_max(square_g, _valid, 128, TILE, BULK),
-            _at,
-            _rows,
-            _length,
-            128,
-            WIDTH,
-            TILE,
-            BULK,
-        )
-        store_strips(
-            rows_max_square_g_parts,
-            strip_max(square_g, _valid, WIDTH, TILE, BULK),
-            _at,
-            _rows,
-            _length,
-            WIDTH,
-            TILE,
-            BULK,
-        )
-
-
-@triton.jit
-def update_matrix_columns_1(
-    _tensors,  # int64[n, 20]  addresses, then sizes, of each parameter's tensors
-    scalars,  # REAL[n, 4]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
-    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
-    momentum_is_not_0: tl.constexpr,
-    maximize: tl.constexpr,
-    variant_is_second: tl.constexpr,
-    low_precision: tl.constexpr,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    CORRECTION: tl.constexpr,
-    REAL: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-    BULK: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """What later sweeps need of a tile."""
-    _tile = _tiles + 2 * tl.program_id(0)
-    _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 20
-    _scalars = scalars + _tensor * 4
-    _key = _keys + _tensor * 4
-    c_state = pointer(_slot + 4, REAL, ALIGNED)  # in [columns] c
-    rows_max_v_cols = pointer(_slot + 9, REAL, ALIGNED)  # in [columns] max of each column (variant_is_second)
-    # in [columns] max of each column (not variant_is_second)
-    rows_max_square_g_cols = pointer(_slot + 13, REAL, ALIGNED)
-    c_cols = pointer(_slot + 15, REAL, ALIGNED)  # out [columns] c for other sweeps
-    _rows = tl.load(_slot + 16)
-    _length = tl.load(_slot + 18)  # of a row
-    _at, _start, _offsets, _valid = grid_tile(
-        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
-    )
-
-    c = load_elements(c_state + _start, _offsets, _valid, REAL, BULK)
-    if variant_is_second:
-        rows_max_v = load_elements(rows_max_v_cols + _start, _offsets, _valid, REAL, BULK)
-
-    if variant_is_second:
-        c = rows_max_v
-
-    if not variant_is_second:
-        rows_max_square_g = load_elements(rows_max_square_g_cols + _start, _offsets, _valid, REAL, BULK)
-
-    if not variant_is_second:
-        c = c + rows_max_square_g
-
-    store_elements(c_cols + _start, _offsets, c, _valid, BULK)
-
-
-@triton.jit
-def update_matrix_rows_1(
-    _tensors,  # int64[n, 20]  addresses, then sizes, of each parameter's tensors
-    scalars,  # REAL[n, 4]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
-    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
-    momentum_is_not_0: tl.constexpr,
-    maximize: tl.constexpr,
-    variant_is_second: tl.constexpr,
-    low_precision: tl.constexpr,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    CORRECTION: tl.constexpr,
-    REAL: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-    BULK: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """What later sweeps need of a tile."""
-    _tile = _tiles + 2 * tl.program_id(0)
-    _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 20
-    _scalars = scalars + _tensor * 4
-    _key = _keys + _tensor * 4
-    r_state = pointer(_slot + 3, REAL, ALIGNED)  # in [rows] r
-    cols_max_v_rows = pointer(_slot + 7, REAL, ALIGNED)  # in [rows] max of each row (variant_is_second)
-    # in [rows] max of each row (not variant_is_second)
-    cols_max_square_g_rows = pointer(_slot + 11, REAL, ALIGNED)
-    r_rows = pointer(_slot + 14, REAL, ALIGNED)  # out [rows] r for other sweeps
-    _rows = tl.load(_slot + 16)
-    _length = tl.load(_slot + 17)  # of a row
-    _at, _start, _offsets, _valid = grid_tile(
-        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
-    )
-
-    r = load_elements(r_state + _start, _offsets, _valid, REAL, BULK)
-    if variant_is_second:
-        cols_max_v = load_elements(cols_max_v_rows + _start, _offsets, _valid, REAL, BULK)
-
-    if variant_is_second:
-        r = cols_max_v
-
-    if not variant_is_second:
-        cols_max_square_g = load_elements(cols_max_square_g_rows + _start, _offsets, _valid, REAL, BULK)
-
-    if not variant_is_second:
-        r = r + cols_max_square_g
-
-    store_elements(r_rows + _start, _offsets, r, _valid, BULK)
-
-
-@triton.jit
-def update_matrix(
-    _tensors,  # int64[n, 20]  addresses, then sizes, of each parameter's tensors
-    scalars,  # REAL[n, 4]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
-    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
-    momentum_is_not_0: tl.constexpr,
-    maximize: tl.constexpr,
-    variant_is_second: tl.constexpr,
-    low_precision: tl.constexpr,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    CORRECTION: tl.constexpr,
-    REAL: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-    BULK: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """What later sweeps need of a tile."""
-    _tile = _tiles + 2 * tl.program_id(0)
-    _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 20
-    _scalars = scalars + _tensor * 4
-    _key = _keys + _tensor * 4
-    param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
-    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
-    correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
-    r_state = pointer(_slot + 3, REAL, ALIGNED)  # in [rows] r
-    c_state = pointer(_slot + 4, REAL, ALIGNED)  # in [columns] c
-    m_state = pointer(_slot + 5, REAL, ALIGNED)  # in/out [elements] m (momentum_is_not_0)
-    r_rows = pointer(_slot + 14, REAL, ALIGNED)  # in [rows] r for other sweeps
-    c_cols = pointer(_slot + 15, REAL, ALIGNED)  # in [columns] c for other sweeps
-    _rows = tl.load(_slot + 17)
-    _length = tl.load(_slot + 18)  # of a row
-    _at, _start, _offsets, _valid = grid_tile(
-        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
-    )
-    lr = tl.load(_scalars + 0)
-    momentum = tl.load(_scalars + 1)
-    eps = tl.load(_scalars + 2)
-    one_minus_momentum = tl.load(_scalars + 3)
-
-    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
-    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
-    r = row_values(r_state, _at, _rows, WIDTH, TILE, BULK)
-    c = column_values(c_state, _at, _length, WIDTH, TILE, BULK)
-    if momentum_is_not_0:
-        m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
-
-    if maximize:
-        g = -g
-    if variant_is_second:
-        v = minimum(r, c) + g * g
-
-    r = row_values(r_rows, _at, _rows, WIDTH, TILE, BULK)
-    c = column_values(c_cols, _at, _length, WIDTH, TILE, BULK)
-
-    if not variant_is_second:
-        v = minimum(r, c)
-    u = g * tl.rsqrt(v + eps)
-    if momentum_is_not_0:
-        m = momentum * m + one_minus_momentum * u
-        u = m
-    p = p - lr * u
-
-    _words = grid_words(_key, _start, _offsets, _length, WIDTH, TILE, BULK)
-    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
-    if momentum_is_not_0:
-        store_elements(m_state + _start, _offsets, m, _valid, BULK)
-
-
-@triton.jit
-def update_matrix_columns_2(
-    _tensors,  # int64[n, 20]  addresses, then sizes, of each parameter's tensors
-    scalars,  # REAL[n, 4]  host scalars of each parameter
-    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
-    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
-    momentum_is_not_0: tl.constexpr,
-    maximize: tl.constexpr,
-    variant_is_second: tl.constexpr,
-    low_precision: tl.constexpr,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    CORRECTION: tl.constexpr,
-    REAL: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-    BULK: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """What later sweeps need of a tile."""
-    _tile = _tiles + 2 * tl.program_id(0)
-    _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 20
-    _scalars = scalars + _tensor * 4
-    _key = _keys + _tensor * 4
-    c_state = pointer(_slot + 4, REAL, ALIGNED)  # out [columns] c
-    c_cols = pointer(_slot + 15, REAL, ALIGNED)  # in [columns] c for other sweeps
-    _rows = tl.load(_slot + 16)
-    _length = tl.load(_slot + 18)  # of a row
-    _at, _start, _offsets, _valid = grid_tile(
-        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
-    )
-
-    c = load_elements(c_cols + _start, _offsets, _valid, REAL, BULK)
-
-    store_elements(c_state + _start, _offsets, c, _valid, BULK)
-
-
-@triton.jit
-def update_matrix_rows_2(
-    _tensors,  # int64[n, 20]  addresses, then sizes, of each parameter's tensors
+def update_matrix_variant_is_second(
+    _tensors,  # int64[n, 18]  addresses, then sizes, of each parameter's tensors
     scalars,  # REAL[n, 4]  host scalars of each parameter
     _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
     _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
@@ -351,20 +46,345 @@ def update_matrix_rows_2(
     """One step of a tile."""
     _tile = _tiles + 2 * tl.program_id(0)
     _tensor = tl.load(_tile).to(tl.int64)
-    _slot = _tensors + _tensor * 20
+    _slot = _tensors + _tensor * 18
     _scalars = scalars + _tensor * 4
     _key = _keys + _tensor * 4
-    r_state = pointer(_slot + 3, REAL, ALIGNED)  # out [rows] r
-    r_rows = pointer(_slot + 14, REAL, ALIGNED)  # in [rows] r for other sweeps
-    _rows = tl.load(_slot + 16)
-    _length = tl.load(_slot + 17)  # of a row
+    param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
+    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
+    r_state = pointer(_slot + 3, REAL, ALIGNED)  # in [rows] r
+    c_state = pointer(_slot + 4, REAL, ALIGNED)  # in [columns] c
+    m_state = pointer(_slot + 5, REAL, ALIGNED)  # in/out [elements] m (momentum_is_not_0)
+    cols_max_v_parts = pointer(_slot + 6, REAL, ALIGNED)  # out [blocks] max of each block
+    # out [strips, columns] max of each column of a strip
+    rows_max_v_parts = pointer(_slot + 8, REAL, ALIGNED)
+    _rows = tl.load(_slot + 15)
+    _length = tl.load(_slot + 16)  # of a row
+    _at, _start, _offsets, _valid = grid_tile(
+        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
+    )
+    lr = tl.load(_scalars + 0)
+    momentum = tl.load(_scalars + 1)
+    eps = tl.load(_scalars + 2)
+    one_minus_momentum = tl.load(_scalars + 3)
+
+    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
+    r = row_values(r_state, _at, _rows, WIDTH, TILE, BULK)
+    c = column_values(c_state, _at, _length, WIDTH, TILE, BULK)
+    if momentum_is_not_0:
+        m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
+
+    if maximize:
+        g = -g
+    v = minimum(r, c) + g * g
+    u = g * tl.rsqrt(v + eps)
+    if momentum_is_not_0:
+        m = momentum * m + one_minus_momentum * u
+        u = m
+    p = p - lr * u
+
+    _words = grid_words(_key, _start, _offsets, _length, WIDTH, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
+    if momentum_is_not_0:
+        store_elements(m_state + _start, _offsets, m, _valid, BULK)
+    grid_parts(
+        cols_max_v_parts, part_max(v, _valid, 128, TILE, BULK), _at, _rows, _length, 128, WIDTH, TILE, BULK
+    )
+    store_strips(
+        rows_max_v_parts, strip_max(v, _valid, WIDTH, TILE, BULK), _at, _rows, _length, WIDTH, TILE, BULK
+    )
+
+
+@triton.jit
+def update_matrix_variant_is_second_columns_1(
+    _tensors,  # int64[n, 18]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 4]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    momentum_is_not_0: tl.constexpr,
+    maximize: tl.constexpr,
+    variant_is_second: tl.constexpr,
+    low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
+    REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """What later sweeps need of a tile."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 18
+    _scalars = scalars + _tensor * 4
+    _key = _keys + _tensor * 4
+    c_state = pointer(_slot + 4, REAL, ALIGNED)  # out [columns] c
+    rows_max_v_cols = pointer(_slot + 9, REAL, ALIGNED)  # in [columns] max of each column
+    _rows = tl.load(_slot + 14)
+    _length = tl.load(_slot + 16)  # of a row
     _at, _start, _offsets, _valid = grid_tile(
         tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
     )
 
-    r = load_elements(r_rows + _start, _offsets, _valid, REAL, BULK)
+    rows_max_v = load_elements(rows_max_v_cols + _start, _offsets, _valid, REAL, BULK)
+
+    c = rows_max_v
+
+    store_elements(c_state + _start, _offsets, c, _valid, BULK)
+
+
+@triton.jit
+def update_matrix_variant_is_second_rows_1(
+    _tensors,  # int64[n, 18]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 4]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    momentum_is_not_0: tl.constexpr,
+    maximize: tl.constexpr,
+    variant_is_second: tl.constexpr,
+    low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
+    REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """What later sweeps need of a tile."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 18
+    _scalars = scalars + _tensor * 4
+    _key = _keys + _tensor * 4
+    r_state = pointer(_slot + 3, REAL, ALIGNED)  # out [rows] r
+    cols_max_v_rows = pointer(_slot + 7, REAL, ALIGNED)  # in [rows] max of each row
+    _rows = tl.load(_slot + 14)
+    _length = tl.load(_slot + 15)  # of a row
+    _at, _start, _offsets, _valid = grid_tile(
+        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
+    )
+
+    cols_max_v = load_elements(cols_max_v_rows + _start, _offsets, _valid, REAL, BULK)
+
+    r = cols_max_v
 
     store_elements(r_state + _start, _offsets, r, _valid, BULK)
+
+
+@triton.jit
+def update_matrix_not_variant_is_second_1(
+    _tensors,  # int64[n, 18]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 4]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    momentum_is_not_0: tl.constexpr,
+    maximize: tl.constexpr,
+    variant_is_second: tl.constexpr,
+    low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
+    REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """What later sweeps need of a tile."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 18
+    _scalars = scalars + _tensor * 4
+    _key = _keys + _tensor * 4
+    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
+    cols_max_square_g_parts = pointer(_slot + 10, REAL, ALIGNED)  # out [blocks] max of each block
+    # out [strips, columns] max of each column of a strip
+    rows_max_square_g_parts = pointer(_slot + 12, REAL, ALIGNED)
+    _rows = tl.load(_slot + 15)
+    _length = tl.load(_slot + 16)  # of a row
+    _at, _start, _offsets, _valid = grid_tile(
+        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
+    )
+
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
+
+    if maximize:
+        g = -g
+    square_g = g * g
+
+    grid_parts(
+        cols_max_square_g_parts,
+        part_max(square_g, _valid, 128, TILE, BULK),
+        _at,
+        _rows,
+        _length,
+        128,
+        WIDTH,
+        TILE,
+        BULK,
+    )
+    store_strips(
+        rows_max_square_g_parts,
+        strip_max(square_g, _valid, WIDTH, TILE, BULK),
+        _at,
+        _rows,
+        _length,
+        WIDTH,
+        TILE,
+        BULK,
+    )
+
+
+@triton.jit
+def update_matrix_not_variant_is_second_columns_1(
+    _tensors,  # int64[n, 18]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 4]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    momentum_is_not_0: tl.constexpr,
+    maximize: tl.constexpr,
+    variant_is_second: tl.constexpr,
+    low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
+    REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """What later sweeps need of a tile."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 18
+    _scalars = scalars + _tensor * 4
+    _key = _keys + _tensor * 4
+    c_state = pointer(_slot + 4, REAL, ALIGNED)  # in/out [columns] c
+    rows_max_square_g_cols = pointer(_slot + 13, REAL, ALIGNED)  # in [columns] max of each column
+    _rows = tl.load(_slot + 14)
+    _length = tl.load(_slot + 16)  # of a row
+    _at, _start, _offsets, _valid = grid_tile(
+        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
+    )
+
+    c = load_elements(c_state + _start, _offsets, _valid, REAL, BULK)
+    rows_max_square_g = load_elements(rows_max_square_g_cols + _start, _offsets, _valid, REAL, BULK)
+
+    c = c + rows_max_square_g
+
+    store_elements(c_state + _start, _offsets, c, _valid, BULK)
+
+
+@triton.jit
+def update_matrix_not_variant_is_second_rows_1(
+    _tensors,  # int64[n, 18]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 4]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    momentum_is_not_0: tl.constexpr,
+    maximize: tl.constexpr,
+    variant_is_second: tl.constexpr,
+    low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
+    REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """What later sweeps need of a tile."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 18
+    _scalars = scalars + _tensor * 4
+    _key = _keys + _tensor * 4
+    r_state = pointer(_slot + 3, REAL, ALIGNED)  # in/out [rows] r
+    cols_max_square_g_rows = pointer(_slot + 11, REAL, ALIGNED)  # in [rows] max of each row
+    _rows = tl.load(_slot + 14)
+    _length = tl.load(_slot + 15)  # of a row
+    _at, _start, _offsets, _valid = grid_tile(
+        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
+    )
+
+    r = load_elements(r_state + _start, _offsets, _valid, REAL, BULK)
+    cols_max_square_g = load_elements(cols_max_square_g_rows + _start, _offsets, _valid, REAL, BULK)
+
+    r = r + cols_max_square_g
+
+    store_elements(r_state + _start, _offsets, r, _valid, BULK)
+
+
+@triton.jit
+def update_matrix_not_variant_is_second(
+    _tensors,  # int64[n, 18]  addresses, then sizes, of each parameter's tensors
+    scalars,  # REAL[n, 4]  host scalars of each parameter
+    _keys,  # int64[n, 4]  keys of the random bits of this step, start, run and gap of the shards
+    _tiles,  # int32[tiles, 2]  parameter of each tile, and which of its tiles
+    momentum_is_not_0: tl.constexpr,
+    maximize: tl.constexpr,
+    variant_is_second: tl.constexpr,
+    low_precision: tl.constexpr,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    CORRECTION: tl.constexpr,
+    REAL: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILE: tl.constexpr,
+    BULK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """One step of a tile."""
+    _tile = _tiles + 2 * tl.program_id(0)
+    _tensor = tl.load(_tile).to(tl.int64)
+    _slot = _tensors + _tensor * 18
+    _scalars = scalars + _tensor * 4
+    _key = _keys + _tensor * 4
+    param = pointer(_slot + 0, PARAM, ALIGNED)  # in/out [elements] parameter
+    grad = pointer(_slot + 1, GRAD, ALIGNED)  # in [elements] gradient
+    correction = pointer(_slot + 2, CORRECTION, ALIGNED)  # in/out [elements] lost in rounding (is_corrected)
+    r_state = pointer(_slot + 3, REAL, ALIGNED)  # in [rows] r
+    c_state = pointer(_slot + 4, REAL, ALIGNED)  # in [columns] c
+    m_state = pointer(_slot + 5, REAL, ALIGNED)  # in/out [elements] m (momentum_is_not_0)
+    _rows = tl.load(_slot + 15)
+    _length = tl.load(_slot + 16)  # of a row
+    _at, _start, _offsets, _valid = grid_tile(
+        tl.load(_tile + 1).to(tl.int64), _rows, _length, WIDTH, TILE, BULK
+    )
+    lr = tl.load(_scalars + 0)
+    momentum = tl.load(_scalars + 1)
+    eps = tl.load(_scalars + 2)
+    one_minus_momentum = tl.load(_scalars + 3)
+
+    p = read_parameter(param, correction, _start, _offsets, _valid, low_precision, REAL, BULK)
+    g = load_elements(grad + _start, _offsets, _valid, REAL, BULK)
+    if momentum_is_not_0:
+        m = load_elements(m_state + _start, _offsets, _valid, REAL, BULK)
+
+    if maximize:
+        g = -g
+
+    r = row_values(r_state, _at, _rows, WIDTH, TILE, BULK)
+    c = column_values(c_state, _at, _length, WIDTH, TILE, BULK)
+
+    v = minimum(r, c)
+    u = g * tl.rsqrt(v + eps)
+    if momentum_is_not_0:
+        m = momentum * m + one_minus_momentum * u
+        u = m
+    p = p - lr * u
+
+    _words = grid_words(_key, _start, _offsets, _length, WIDTH, TILE, BULK)
+    write_parameter(param, correction, p, _words, _start, _offsets, _valid, low_precision, 3, TILE, BULK)
+    if momentum_is_not_0:
+        store_elements(m_state + _start, _offsets, m, _valid, BULK)
 
 
 @triton.jit
@@ -429,19 +449,37 @@ KERNELS = (
     TritonKernel(
         (
             Sweep(
-                update_matrix_1,
+                update_matrix_variant_is_second,
                 (
                     Reduction("max", 6, 7),
                     Reduction("max", 8, 9),
+                ),
+                flag="variant_is_second",
+                holds=True,
+            ),
+            Sweep(
+                update_matrix_variant_is_second_columns_1, over="col", flag="variant_is_second", holds=True
+            ),
+            Sweep(update_matrix_variant_is_second_rows_1, over="row", flag="variant_is_second", holds=True),
+            Sweep(
+                update_matrix_not_variant_is_second_1,
+                (
                     Reduction("max", 10, 11),
                     Reduction("max", 12, 13),
                 ),
+                flag="variant_is_second",
+                holds=False,
             ),
-            Sweep(update_matrix_columns_1, over="col"),
-            Sweep(update_matrix_rows_1, over="row"),
-            Sweep(update_matrix),
-            Sweep(update_matrix_columns_2, over="col"),
-            Sweep(update_matrix_rows_2, over="row"),
+            Sweep(
+                update_matrix_not_variant_is_second_columns_1,
+                over="col",
+                flag="variant_is_second",
+                holds=False,
+            ),
+            Sweep(
+                update_matrix_not_variant_is_second_rows_1, over="row", flag="variant_is_second", holds=False
+            ),
+            Sweep(update_matrix_not_variant_is_second, flag="variant_is_second", holds=False),
         ),
         wide=0,
         row=4611686018427387904,
@@ -457,8 +495,6 @@ KERNELS = (
             Scratch("rows", 128, copy_to=None, flag="variant_is_second", holds=False, real=True),
             Scratch("strips", 32, copy_to=None, flag="variant_is_second", holds=False, real=True),
             Scratch("cols", 32, copy_to=None, flag="variant_is_second", holds=False, real=True),
-            Scratch("rows", 0, copy_to=None, real=True),
-            Scratch("cols", 0, copy_to=None, real=True),
         ),
         width=128,
     ),

@@ -22,7 +22,7 @@ from optgen.in_memory import package_of
 from optgen.ir.constants import default_flags
 from optgen.ir.nodes import Domain
 from optgen.plan.nodes import Kernel
-from optgen.plan.traffic import kernel_bytes
+from optgen.plan.traffic import is_made, kernel_bytes
 
 __all__ = ["PARAMS", "KernelRoofline", "Roofline", "RooflineError", "measure", "roofline"]
 
@@ -111,7 +111,8 @@ def _entries(built: Built) -> Any:
 def _kernel(plan: Kernel, entry: Any, device: Device, target: str, param: str, grad: str, rounding: str) -> KernelRoofline:
     flags = default_flags(plan.program)
     codes = []
-    over_elements = [number for number, sweep in enumerate(plan.sweeps) if sweep.over == Domain.ELEMENT]
+    made = [(number, sweep) for number, sweep in enumerate(plan.sweeps) if is_made(sweep, flags)]
+    over_elements = [number for number, sweep in made if sweep.over == Domain.ELEMENT]
     for sweep in over_elements:  # those over rows and columns have few elements
         given = {flag: flags[flag] for flag in plan.flags}
         code = compile_kernel(entry, target, param=param, grad=grad, flags=given, low_precision=rounding, sweep=sweep)

@@ -55,7 +55,8 @@ def buffer_comment(buffer: Buffer) -> str:
 
 def sweep_doc(kernel: Kernel, sweep: Sweep) -> str:
     """What the function for a tile does, in one sentence."""
-    what = "One step of a tile" if sweep is kernel.sweeps[-1] else "What later sweeps need of a tile"
+    moves = any(buffer.dtype == "param" and buffer.written for buffer in sweep.buffers)
+    what = "One step of a tile" if moves or sweep is kernel.sweeps[-1] else "What later sweeps need of a tile"
     stored = ", ".join(kernel.variant.stored)
     return f"{what}, with {stored} stored as codes." if stored else f"{what}."
 

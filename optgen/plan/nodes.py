@@ -128,7 +128,10 @@ class Joint:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One pass over the elements, or over vectors: `buffers` are those it uses, `columns` the host scalars that it reads."""
+    """One pass over the elements, or over vectors: `buffers` are those it uses, `columns` the host scalars that it reads.
+
+    It is made under the compile-time flag `when` alone, if there is one.
+    """
 
     name: str
     buffers: tuple[Buffer, ...]
@@ -136,6 +139,7 @@ class Sweep:
     body: tuple[Statement, ...]
     reductions: tuple[Reduction, ...] = ()
     over: Domain = Domain.ELEMENT
+    when: Guard | None = None
 
 
 @dataclass(frozen=True)

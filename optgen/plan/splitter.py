@@ -18,7 +18,7 @@ from optgen.plan.homes import Homes, is_reduction
 from optgen.plan.levels import joint_names, levels_of, phases_of, sliced
 from optgen.plan.nodes import STRIP, VECTOR_LAYOUTS, Buffer, Joint, Layout, Reduction, Sweep
 
-__all__ = ["Splitter", "Sweeps"]
+__all__ = ["Splitter", "Sweeps", "used_sweep"]
 
 WIDE = (Layout.ROW, Layout.TENSOR)
 
@@ -116,7 +116,23 @@ class Splitter:
     def sweep(self, label: str, place: Place, body: Sequence[Statement], joins: Sequence[Reduction], out: Sweeps) -> Sweep:
         """One pass, with the buffers and host scalars that it uses."""
         statements = [_seen(statement, place.over) for statement in body]
-        return replace(_sweep(label, [*self.buffers, *out.scratch], self.columns, statements, joins), over=place.over)
+        return replace(used_sweep(label, [*self.buffers, *out.scratch], self.columns, statements, joins), over=place.over)
+
+    def may_be_early(self, i: int) -> bool:
+        """Whether a store can be done before the last sweep, if later ones need no more what was there, or read it."""
+        buffer = self.where.buffer(getattr(self.body[i], "buffer", ""))
+        return buffer.layout not in WIDE and not self.where.is_inexact(i)
+
+    def is_exact(self, i: int) -> bool:
+        """Whether a later sweep may read what a store has left instead of computing it again: a state that is not rounded."""
+        store = self.body[i]
+        assert isinstance(store, Store)
+        buffer = self.where.buffer(store.buffer)
+        whole = buffer.layout in (Layout.ELEMENT, *VECTOR_LAYOUTS.values())
+        if not whole or buffer.dtype != "real" or not isinstance(store.value, Ref) or store.guards:
+            return False
+        assigned = [s for s in self.body if isinstance(s, Assign) and s.target == store.value.name]
+        return not assigned[-1].guards
 
     @cached_property
     def stores(self) -> list[int]:
@@ -196,10 +212,11 @@ class _View:
     def slice(self, ends: Sequence[int]) -> list[tuple[int, Statement]] | None:
         """The statements that those at the places `ends` need, and these, by place; None if one needs an old value too late."""
         body = self.splitter.body
-        loads = {_last_assignment(i, body): _load(body[i]) for i in self.stored}
+        loads = {_last_assignment(i, body): _load(body[i]) for i in self.stored if self.splitter.is_exact(i)}
         seen = [loads.get(i) or self.seen(i, statement) for i, statement in enumerate(body)]
         places = sliced(seen, ends)
-        if any(body[i] == load for i in places for load in loads.values()):
+        gone = {s.buffer for s in map(body.__getitem__, self.stored) if isinstance(s, Store)}
+        if any(_is_load(body[i]) and seen[i] == body[i] and gone & set(refs(body[i].value)) for i in places):
             return None  # an old value, when the new one has taken its place
         return [(i, self.passed(i) if i not in loads and self.is_passed(i) else seen[i]) for i in places]
 
@@ -236,7 +253,7 @@ class _View:
 
 
 def _is_load(statement: Statement) -> bool:
-    return isinstance(statement.value, Op) and statement.value.op == "load"
+    return isinstance(statement.value, Op) and statement.value.op in ("load", "load_codes")
 
 
 def _with_wanted(statements: Sequence[tuple[int, Statement]], wanted: Mapping[int, Store]) -> list[tuple[int, Statement]]:
@@ -325,13 +342,14 @@ def _deferred(statement: Statement, buffers: Sequence[Buffer], out: Sweeps) -> S
     return replace(statement, buffer=new.name)
 
 
-def _sweep(
+def used_sweep(
     name: str,
     buffers: Sequence[Buffer],
     columns: Sequence[str],
     body: Sequence[Statement],
     reductions: Sequence[Reduction],
 ) -> Sweep:
+    """A sweep with the buffers and host scalars that its body uses."""
     read = {name for statement in body for name in refs(statement.value)}
     written = {statement.buffer for statement in body if isinstance(statement, Store)}
     read |= {"correction"} if "param" in read else set()  # goes with the parameter

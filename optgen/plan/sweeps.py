@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
-from optgen.ir.nodes import VECTORS, Assign, Domain, Program, Ref, Statement, Store
+from optgen.ir.nodes import VECTORS, Domain, Guard, Program, Statement, Store
 from optgen.plan.homes import is_reduction
-from optgen.plan.nodes import VECTOR_LAYOUTS, Buffer, Layout, Sweep
-from optgen.plan.splitter import Splitter, Sweeps
+from optgen.plan.levels import levels_of
+from optgen.plan.nodes import Buffer, Layout, Sweep
+from optgen.plan.splitter import Splitter, Sweeps, used_sweep
 from optgen.plan.traffic import sweep_bytes
 
 __all__ = ["split_sweeps"]
@@ -44,16 +46,87 @@ def split_sweeps(
     elements, or numbers of rows, columns or matrices, are a part of a reduction of the rule.
     """
     taken = {*program.symbols, *program.flags, *(buffer.name for buffer in buffers)}
-    wide = {buffer.name for buffer in buffers if buffer.layout in WIDE}
-    if not any(is_reduction(s) or (isinstance(s, Store) and s.buffer in wide) for s in body):
+    if not _reduces(body, buffers):
         return Sweeps(taken, [Sweep(name, tuple(buffers), tuple(columns), tuple(body))])
+    whole = _split(name, buffers, columns, body, program, chunks, taken)
+    if any(reduction.joint for sweep in whole.sweeps for reduction in sweep.reductions):
+        return whole
+    found = (_by_flag(flag, name, buffers, columns, body, program, chunks, taken) for flag in program.flags)
+    better = [(saved, halves) for halves in found if halves is not None and (saved := _saved(whole, halves)) > 0]
+    return max(better, key=lambda pair: pair[0])[1] if better else whole
+
+
+def _reduces(body: Sequence[Statement], buffers: Sequence[Buffer]) -> bool:
+    """Whether a body is more than one sweep."""
+    wide = {buffer.name for buffer in buffers if buffer.layout in WIDE}
+    return any(is_reduction(s) or (isinstance(s, Store) and s.buffer in wide) for s in body)
+
+
+def _by_flag(
+    flag: str,
+    name: str,
+    buffers: Sequence[Buffer],
+    columns: Sequence[str],
+    body: Sequence[Statement],
+    program: Program,
+    chunks: Mapping[Domain, int],
+    taken: set[str],
+) -> Sweeps | None:
+    """Sweeps for both sides of a compile-time flag, each under it; None where a side waits for as much as both together."""
+    sides = {holds: _side(body, Guard(flag, holds)) for holds in (True, False)}
+    if all(len(side) == len(body) for side in sides.values()):
+        return None
+    levels = {id(s): level for s, level in zip(body, levels_of(body, program), strict=True)}
+    waits = [sum(levels[id(old)] for old, _ in side) > sum(levels_of([s for _, s in side], program)) for side in sides.values()]
+    if not any(waits):
+        return None
+    both = Sweeps(set(taken))
+    for holds, side in sides.items():
+        own, statements = Guard(flag, holds), [statement for _, statement in side]
+        called = both.free(f"{name}_{'' if holds else 'not_'}{flag}")
+        if _reduces(statements, buffers):
+            found = _split(called, buffers, columns, statements, program, chunks, both.taken)
+        else:
+            found = Sweeps(both.taken, [used_sweep(called, buffers, columns, statements, ())])
+        if found.copies:
+            return None  # of what a sweep has not written
+        both.taken = found.taken
+        both.sweeps += [replace(sweep, when=own) for sweep in found.sweeps]
+        both.scratch += [replace(buffer, when=buffer.when or own) for buffer in found.scratch]
+    return both
+
+
+def _side(body: Sequence[Statement], own: Guard) -> list[tuple[Statement, Statement]]:
+    """The statements on one side of a flag, as they are and without its guard."""
+    return [
+        (statement, replace(statement, guards=tuple(guard for guard in statement.guards if guard != own)))
+        for statement in body
+        if Guard(own.flag, not own.holds) not in statement.guards
+    ]
+
+
+def _saved(whole: Sweeps, halves: Sweeps) -> float:
+    """The bytes per element that sweeps of their own save on both sides of a flag."""
+    flags = {sweep.when.flag: sweep.when.holds for sweep in halves.sweeps if sweep.when is not None}
+    sides = [{flag: holds} for flag in flags for holds in (True, False)]
+    return sum(_bytes(whole, side) - _bytes(halves, side) for side in sides)
+
+
+def _split(
+    name: str,
+    buffers: Sequence[Buffer],
+    columns: Sequence[str],
+    body: Sequence[Statement],
+    program: Program,
+    chunks: Mapping[Domain, int],
+    taken: set[str],
+) -> Sweeps:
+    """The sweeps of a body that reduces."""
     splitter = Splitter(name, buffers, columns, body, program, chunks)
     levels = splitter.levels
     last = max((levels[i] + 1 for i, statement in enumerate(body) if is_reduction(statement)), default=0)
     early = {
-        i: range(levels[i], last + 1 + (splitter.homes[i] in VECTORS))
-        for i in splitter.stores
-        if _is_exact(body[i], body, buffers)
+        i: range(levels[i], last + 1 + (splitter.homes[i] in VECTORS)) for i in splitter.stores if splitter.may_be_early(i)
     }
 
     def split(choice: Sequence[int]) -> tuple[tuple[float, int, int], Sweeps] | None:
@@ -84,17 +157,6 @@ def _improved(
     return best[1]
 
 
-def _bytes(split: Sweeps) -> float:
-    """Bytes per element, parameters and gradients being float32."""
-    return sum(sweep_bytes(sweep, param=4, grad=4) for sweep in split.sweeps)
-
-
-def _is_exact(store: Statement, body: Sequence[Statement], buffers: Sequence[Buffer]) -> bool:
-    """Whether a later sweep may read what was stored instead of computing it again: a state that is not rounded."""
-    assert isinstance(store, Store)
-    buffer = next(b for b in buffers if b.name == store.buffer)
-    whole = buffer.layout in (Layout.ELEMENT, *VECTOR_LAYOUTS.values())
-    if not whole or buffer.dtype != "real" or not isinstance(store.value, Ref) or store.guards:
-        return False
-    assigned = [s for s in body if isinstance(s, Assign) and s.target == store.value.name]
-    return not assigned[-1].guards
+def _bytes(split: Sweeps, flags: Mapping[str, bool] | None = None) -> float:
+    """Bytes per element, parameters and gradients being float32; flags that are not given are off."""
+    return sum(sweep_bytes(sweep, param=4, grad=4, flags=flags) for sweep in split.sweeps)

@@ -26,7 +26,8 @@ def _kernel(kernel: Kernel) -> list[str]:
     total = kernel_bytes(kernel, param=2, grad=2)
     lines = [f"  kernel {kernel.name}: states stored as codes: {stored}; {total:g} bytes per element and step"]
     for sweep in kernel.sweeps:
-        lines += [f"    sweep {sweep.name}", "      buffers", *(f"        {_buffer(b)}" for b in sweep.buffers)]
+        when = "" if sweep.when is None else f", if {'' if sweep.when.holds else 'not '}{sweep.when.flag}"
+        lines += [f"    sweep {sweep.name}{when}", "      buffers", *(f"        {_buffer(b)}" for b in sweep.buffers)]
         lines += ["      statements", *statements(sweep.body, "        ")]
         lines += [f"      then {r.result} = {r.op} of {r.parts}{_of_whom(r)}" for r in sweep.reductions]
     lines += [f"    then {target} = {source}" for source, target in kernel.copies]

@@ -9,7 +9,7 @@ from optgen.ir.infer import refs
 from optgen.ir.nodes import VECTORS, Domain, Guard, Store
 from optgen.plan.nodes import Buffer, Kernel, Layout, Sweep
 
-__all__ = ["buffer_bytes", "kernel_bytes", "sweep_bytes", "used_buffers"]
+__all__ = ["buffer_bytes", "is_made", "kernel_bytes", "sweep_bytes", "used_buffers"]
 
 
 def kernel_bytes(kernel: Kernel, *, param: int, grad: int, flags: Mapping[str, bool] | None = None) -> float:
@@ -26,8 +26,15 @@ def sweep_bytes(sweep: Sweep, *, param: int, grad: int, flags: Mapping[str, bool
     if sweep.over != Domain.ELEMENT:
         return 0
     flags = flags or {}
+    if not is_made(sweep, flags):
+        return 0
     present = [b for b in used_buffers(sweep, flags) if b.guard is None or _holds(b.guard, flags)]
     return sum(buffer_bytes(buffer, param=param, grad=grad) for buffer in present)
+
+
+def is_made(sweep: Sweep, flags: Mapping[str, bool]) -> bool:
+    """Whether a step makes a sweep under these flags; those that are not given are off."""
+    return sweep.when is None or _holds(sweep.when, flags)
 
 
 def _holds(guard: Guard, flags: Mapping[str, bool]) -> bool:

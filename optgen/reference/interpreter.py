@@ -76,7 +76,8 @@ class Reference:
         flags = {name: bool(evaluate_condition(condition, env)) for name, condition in self.program.flags.items()}
         present = [s for s in self.program.states if s.when is None or flags[s.when.flag] == s.when.holds]
         for s in present:
-            env[s.name] = self.read(s, state, p.shape, env)
+            is_new = s.shared and s.save_as not in state  # others begin as zeros, and with their 'init' in the first step
+            env[s.name] = evaluate(s.init, env, {}, np.float64) if is_new else self.read(s, state, p.shape)
         env |= flags
         self.facts(env, p.shape)
         for place, statement in enumerate(self.program.body):
@@ -132,17 +133,14 @@ class Reference:
                 if symbol.role == Role.FACT and name == f"half_gap_{s.name}":
                     env[name] = np.float64((half_gap(s.storage, s.unsigned) or 0) if coded and s.storage else 0)
 
-    def read(self, s: State, state: Mapping[str, Array], shape: tuple[int, ...], env: Mapping[str, Any]) -> Any:
-        """The value of a state before the step, in float64; `env` has the hyperparameters."""
+    def read(self, s: State, state: Mapping[str, Array], shape: tuple[int, ...]) -> Any:
+        """The value of a state before the step, in float64."""
         codes = state_codes(s)
         if s.scalar:
             return np.float64(state.get(s.save_as, 0.0))
         own = full_shape(s.domain, shape)
         if codes is None or not codes.applies_to(shape):
-            start = (
-                env[s.init.name] if s.shared and isinstance(s.init, Ref) else s.init.value if isinstance(s.init, Const) else 0
-            )
-            return np.asarray(state.get(s.save_as, np.full(own, start if s.shared else 0))).astype(np.float64)
+            return np.asarray(state.get(s.save_as, np.zeros(own))).astype(np.float64)
         if f"{s.save_as}.codes" not in state:
             return np.zeros(own)
         functions, formulas = self.functions(s)

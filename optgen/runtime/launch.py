@@ -52,11 +52,17 @@ class Reduction(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """One pass over the "element"s, or over each "row", "col" or "matrix"."""
+    """One pass over the "element"s, or over each "row", "col" or "matrix"; where `flag`, if there is one, is as `holds` says."""
 
     entry: Any
     reductions: tuple[Reduction, ...] = ()
     over: str = "element"
+    flag: str | None = None
+    holds: bool = True
+
+    def is_made(self, flags: Mapping[str, Any]) -> bool:
+        """Whether a step makes it under these flags."""
+        return self.flag is None or flags[self.flag] == self.holds
 
 
 class Launch(NamedTuple):
@@ -152,7 +158,7 @@ def _steps(kernel: TritonKernel, bucket: Bucket) -> Phases:
 
     for phase, sweeps in enumerate(kernel.phases, 1):
         with _on(device):
-            for sweep in sweeps:
+            for sweep in (sweep for sweep in sweeps if sweep.is_made(bucket.flags)):
                 entry, taken = (
                     sweep.entry,
                     {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names},

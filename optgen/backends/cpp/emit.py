@@ -51,6 +51,7 @@ class CppSweepView:
     random: str
     reductions: tuple[str, ...]
     over: str
+    when: str  # the condition under which it is made; empty if there is none
     chunk: int  # elements of a row that tiles are counted in, if it knows rows and columns
 
 
@@ -142,6 +143,7 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: RulePlan, slots: list[str]) -> Cp
         lines=tuple(tile_lines(kernel, sweep)),
         columns=tuple(_column(every[name], used.get(name), kernel, sweep) for name in slots),
         over=sweep.over.name.lower(),
+        when="" if sweep.when is None else condition(sweep.when),
         chunk=kernel.chunk,
         random="true" if salts_of(sweep) else "is_random" if writes_param else "false",
         reductions=tuple(_join(reduction, every, sweep, slots, kernel.grid) for reduction in sweep.reductions),
@@ -173,7 +175,7 @@ def _join(reduction: Reduction, every: dict[str, Buffer], sweep: Sweep, slots: l
     if grid:
         line = f"join_grid<{kind}, Over::{sweep.over.name.lower()}>(bucket, {sweep.name}_columns, {places});"
     guard = every[reduction.parts].guard
-    return line if guard is None else f"if constexpr ({condition(guard)}) {line}"
+    return line if guard is None or guard == sweep.when else f"if constexpr ({condition(guard)}) {line}"
 
 
 def _type(buffer: Buffer) -> str:

@@ -35,10 +35,10 @@ FORMS = {
     "block_count": Form("ints{}", "{0} - ({1})", "x + y", "sum_of_lanes({0})"),  # of a mask, -1
     "part_sum": Form("reals{}", "{0} + existing(tile, i, {1})", "x + y", "joined_lanes({0}, SUM)"),
     "part_max": Form(
-        "spread<real>(-infinity)", "maximum({0}, existing(tile, i, {1}, -infinity))", "maximum(x, y)", "joined_lanes({0}, MAX)"
+        "spread<real>(-infinity)", "maximum(existing(tile, i, {1}, -infinity), {0})", "maximum(x, y)", "joined_lanes({0}, MAX)"
     ),
     "part_min": Form(
-        "spread<real>(infinity)", "minimum({0}, existing(tile, i, {1}, infinity))", "minimum(x, y)", "joined_lanes({0}, MIN)"
+        "spread<real>(infinity)", "minimum(existing(tile, i, {1}, infinity), {0})", "minimum(x, y)", "joined_lanes({0}, MIN)"
     ),
 }
 
@@ -159,7 +159,8 @@ class _TileWriter:
 
     def element_loop(self, level: Level, *, is_last: bool) -> list[str]:
         inner = self.element_steps(level.elements)
-        if is_last:
+        by_columns = any(buffer.layout in (Layout.COLS, Layout.STRIPS) for buffer in self.sweep.buffers)
+        if is_last or (by_columns and self.sweep.over == Domain.ELEMENT):  # the processor loses track among so many streams
             used = [b.name for b in self.sweep.buffers if b.layout == Layout.ELEMENT and b.read and b.guard is None]
             inner = [*(f"prefetch({cpp_name(name)} + {TILE} + i);" for name in used), *inner]
         if not self.narrow:

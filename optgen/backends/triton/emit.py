@@ -47,6 +47,7 @@ class SweepView:
     lines: tuple[str, ...]
     reductions: str
     over: str  # "element", "row", "col" or "matrix"
+    when: str  # under which flag it is made, as text; empty if there is none
     sizes: tuple[int, int]  # where the sizes of what it is over stand: rows and columns
 
 
@@ -155,6 +156,7 @@ def _sweep(sweep: Sweep, kernel: Kernel, plan: RulePlan, slots: list[str], table
         doc=sweep_doc(kernel, sweep),
         pointers=tuple(line for buffer in sweep.buffers for line in _pointer(buffer, slots.index(buffer.name))),
         over=sweep.over.name.lower(),
+        when="" if sweep.when is None else f"flag={sweep.when.flag!r}, holds={sweep.when.holds}",
         sizes={
             Domain.ROW: (first, first + 1),
             Domain.COL: (first, first + 2),

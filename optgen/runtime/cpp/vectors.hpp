@@ -201,6 +201,24 @@ INLINE V minimum(V x, V y) {
     return (x < y) | (x != x) ? x : y;
 }
 
+#ifdef __AVX512F__  // one instruction, whose result is y where one is NaN, and what is missing then
+INLINE floats minimum(floats x, floats y) {
+    return x != x ? x : (floats)__builtin_ia32_minps512_mask(x, y, floats{}, -1, 4);
+}
+
+INLINE floats maximum(floats x, floats y) {
+    return x != x ? x : (floats)__builtin_ia32_maxps512_mask(x, y, floats{}, -1, 4);
+}
+#elif defined(__AVX2__)
+INLINE floats minimum(floats x, floats y) {
+    return x != x ? x : (floats)__builtin_ia32_minps256(x, y);
+}
+
+INLINE floats maximum(floats x, floats y) {
+    return x != x ? x : (floats)__builtin_ia32_maxps256(x, y);
+}
+#endif
+
 INLINE ints minimum(ints x, ints y) { return x < y ? x : y; }
 
 template <class V>
