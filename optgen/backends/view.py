@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optgen import __version__
 from optgen.ir.nodes import VECTORS, Hyper, Input, State
@@ -62,6 +62,7 @@ class PackageView:
     tags: tuple[str, ...] = ()  # that conditions ask for
     input_lines: tuple[str, ...] = ()
     blocks: Blocks | None = None  # whether blocks of parameters take turns
+    points: dict[str, tuple[str, ...]] = field(default_factory=dict)  # how p moves to where it is evaluated, and back
 
 
 def package_view(spec: Spec, plan: Plan, path: str, text: str) -> PackageView:
@@ -85,6 +86,7 @@ def package_view(spec: Spec, plan: Plan, path: str, text: str) -> PackageView:
         rules=tuple(_rule(rule, made) for rule, made in zip(spec.rules, plan.rules, strict=False)),
         tags=asked_tags(spec),
         blocks=spec.blocks,
+        points={name: tuple(map(in_docstring, text.split("\n"))) for name, text in spec.point_texts.items()},
     )
 
 

@@ -304,3 +304,4 @@ class Program:
     functions: tuple[Function, ...] = ()
     view: str = ""  # the hyperparameter that says how many rows the matrices have that the rule sees
     inputs: tuple[Input, ...] = ()
+    points: tuple[tuple[str, Program], ...] = ()  # `eval` and `train`: how p moves to where it is evaluated, and back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from optgen.ir.nodes import Program
@@ -67,4 +68,5 @@ def run_passes(program: Program, after: str | None = None) -> Program:
         KeyError: if there is no pass of that name.
     """
     stages = dict(trace(program))
-    return stages[after if after is not None else PASSES[-1].name]
+    made = stages[after if after is not None else PASSES[-1].name]
+    return replace(made, points=tuple((name, run_passes(point, after)) for name, point in program.points))

@@ -255,6 +255,9 @@ class RulePlan:
     host: tuple[Assign, ...]
     columns: tuple[str, ...]
     outputs: dict[str, str]
+    points: tuple[
+        tuple[str, RulePlan], ...
+    ] = ()  # how p moves to where it is evaluated, and back: kernels of the same variants
 
     @property
     def whole(self) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optgen.ir.infer import knows_rows, refs
-from optgen.ir.nodes import VECTORS, Domain, Hyper, Kind, Program, Role, State, Storage, Symbol
+from optgen.ir.nodes import VECTORS, Domain, Hyper, Kind, Program, Role, State, Storage, Store, Symbol
+from optgen.plan.levels import sliced
 from optgen.plan.lower_storage import lower_storage
 from optgen.plan.nodes import CHUNK, COLUMNS, Kernel, Plan, RulePlan, Variant
 from optgen.plan.rename import rename_functions
+from optgen.plan.splitter import used_sweep
 from optgen.plan.sweeps import split_sweeps
 from optgen.storage.codebooks import half_gap
 
@@ -30,6 +32,7 @@ def _rule(name: str, program: Program) -> RulePlan:
     host_inputs = tuple(
         name for name, s in program.symbols.items() if name in inputs and s.role in roles and s.domain == Domain.HOST
     )
+    points = tuple((point, _point(point, name, own)) for point, own in program.points)
     return RulePlan(
         name=name,
         program=program,
@@ -38,7 +41,22 @@ def _rule(name: str, program: Program) -> RulePlan:
         host=program.host,
         columns=columns,
         outputs=program.outputs,
+        points=points,
     )
+
+
+def _point(point: str, rule: str, program: Program) -> RulePlan:
+    """A move of p: bodies that store nothing else."""
+    plan = _rule(rule, replace(program, points=()))
+    kernels = []
+    for kernel in plan.kernels:
+        ends = [i for i, s in enumerate(kernel.body) if isinstance(s, Store) and s.buffer == "param"]
+        body = tuple(kernel.body[i] for i in sliced(kernel.body, ends))
+        name = f"to_{point}{kernel.name.removeprefix('update')}"
+        used = used_sweep(name, kernel.buffers, kernel.columns, body, ()).buffers
+        buffers = [next((b for b in used if b.name == old.name), replace(old, written=False)) for old in kernel.buffers]
+        kernels.append(replace(kernel, name=name, buffers=tuple(buffers), body=body, sweeps=()))
+    return replace(plan, kernels=tuple(kernels))
 
 
 def _variants(program: Program) -> list[Variant]:

@@ -123,7 +123,31 @@ def _compared(
         for (p, exact, state, got), (expected, new) in zip(known, together(steps, groups), strict=True):
             _measure_p(difference, program, name, exact, _array(p), expected, got, group["low_precision"])
             _measure_states(difference, program, name, state, got, new)
+    for point, moved in program.points:
+        _compare_moves(difference, optimizer, program, point, Reference(moved), params, name)
     return difference
+
+
+def _compare_moves(
+    difference: Difference,
+    optimizer: torch.optim.Optimizer,
+    program: Program,
+    point: str,
+    reference: Reference,
+    params: Sequence[Tensor],
+    dtype: str,
+) -> None:
+    """Move all parameters to where they are evaluated, or back."""
+    before = [(p, _array(p), _state(optimizer.state.get(p, {}))) for p in params if p.numel()]
+    getattr(optimizer, point)()
+    group = optimizer.param_groups[0]
+    for p, old, state in before:
+        exact = narrow.join(old, state.get("correction"), dtype)
+        if "correction" in state:
+            exact = exact.astype(np.float32).astype(np.float64)
+        expected, _ = reference.step(exact, np.zeros(p.shape), state, group)
+        mode = "nearest" if group["low_precision"] == "stochastic" else group["low_precision"]
+        _measure_p(difference, program, dtype, exact, _array(p), expected, _state(optimizer.state[p]), mode)
 
 
 def _group_of(p: Tensor, optimizer: torch.optim.Optimizer) -> int:

@@ -18,9 +18,10 @@ def check_everything_used(spec: Spec, program: Program, found: Diagnostics) -> N
     Only to be asked of a spec without other faults: a misspelt name is also one that is not read.
     """
     body = [statement for statement in program.body if isinstance(statement, Assign)]
+    moved = [s for _, point in program.points for s in point.body if isinstance(s, Assign)]
     if not any(s.target == "p" for s in body):
         found.add("parameter-not-updated", "the update never assigns to p", spec.spans["update"], help="end with 'p = p - ...'")
-    _check_states(spec, program, body, read_names(program), found)
+    _check_states(spec, program, body, moved, read_names(program), found)
     _check_inputs(spec, body, found)
     used = _sources(program, body, {"p", *(state.name for state in program.states)})
     for statement in body:
@@ -46,13 +47,16 @@ def read_names(program: Program) -> set[str]:
     """Every name that a formula of a program reads."""
     conditions = [*program.flags.values(), *(state.init for state in program.states)]
     read = {name for value in (*(s.value for s in program.body), *conditions) for name in refs(value)}
+    read |= {name for _, point in program.points for name in read_names(point)}
     return read | ({program.view} if program.view else set())
 
 
-def _check_states(spec: Spec, program: Program, body: list[Assign], read: set[str], found: Diagnostics) -> None:
+def _check_states(
+    spec: Spec, program: Program, body: list[Assign], moved: list[Assign], read: set[str], found: Diagnostics
+) -> None:
     """Every state is assigned by the update, and read, and reaches p, if only through other states."""
     written = {s.target for s in body if s.span is not None}  # what `init` became has no span
-    reaching = _sources(program, body, {"p"})
+    reaching = _sources(program, [*body, *moved], {"p"})
     for state in program.states:
         place = spec.spans.get(state.name)
         if place is None:  # the compiler's own

@@ -14,6 +14,7 @@ from optgen.spec.compose import composed
 from optgen.spec.define import Definition
 from optgen.spec.lower import lower
 from optgen.spec.model import Rule, Spec
+from optgen.spec.points import fitted_points, with_points
 from optgen.spec.read import read
 from optgen.spec.rename import arguments_first, rename, rename_text, taken_hypers
 from optgen.spec.resolve import MAXIMIZE
@@ -46,8 +47,11 @@ def load_programs(path: str | Definition) -> tuple[Spec, tuple[Program, ...]]:
     elif spec is not None:
         program = lower(spec, found)
         if not len(found):
+            program = with_points(spec, program, found)
+        if not len(found):
             check_everything_used(spec, program, found)
             spec, program = _with_transforms(spec, program, found)
+            program = fitted_points(program) if program.points else program
             check_hypers_used(spec, (program,), found)
         programs = (program,)
     found.raise_if_any()
@@ -76,6 +80,11 @@ def _transform(spec: Spec, found: Diagnostics) -> Program:
 
 def _with_rules(spec: Spec, found: Diagnostics) -> tuple[Spec, tuple[Program, ...]]:
     """Lower every rule, and give the hyperparameters of used specs their names as arguments."""
+    for rule in spec.rules:
+        if rule.spec.points:
+            assert rule.span is not None
+            help_text = "let a rule use a spec without them, for example one that extends it and has 'eval:' and 'train:' empty"
+            found.add("bad-rule", f"{quoted(rule.uses)} has 'eval' and 'train', a rule has not", rule.span, help=help_text)
     lowered = [lower(rule.spec, found) for rule in spec.rules]
     if len(found):
         return spec, ()

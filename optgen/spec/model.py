@@ -42,6 +42,8 @@ class Spec:
     before: tuple["Rule", ...] = ()  # transforms of the gradient, in their order
     after: tuple["Rule", ...] = ()  # and of the change of p
     is_transform: bool = False
+    points: dict[str, tuple[Assignment | Branch, ...]] = field(default_factory=dict)  # `eval` and `train`, or neither
+    point_texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def parts(self) -> tuple["Rule", ...]:

@@ -27,9 +27,10 @@ from optgen.spec.yaml_nodes import Mapping, Node, Scalar
 
 __all__ = ["read", "read_spec"]
 
+POINTS = ("eval", "train")
 KEYS = (
     *("name", "summary", "reference", "kind", "extends", "hyper", "storages", "inputs", "state"),
-    *("before", "update", "after", "rules", "blocks"),
+    *("before", "update", "after", *POINTS, "rules", "blocks"),
 )
 KINDS = ("optimizer", "transform")
 TURNS = ("blocks", "block_order", "switch_every")  # arguments of a class whose blocks take turns
@@ -101,7 +102,7 @@ class _SpecReader:
     def transform(self, table: dict[str, Node]) -> Spec | None:
         """A spec of what `before` and `after` name: alone it is the optimizer p = p - u."""
         keys = {key.text: key for key, _ in self.root.entries}
-        for key in ("rules", "blocks", "inputs", "before", "after"):
+        for key in ("rules", "blocks", "inputs", "before", "after", *POINTS):
             if key in table:
                 message = f"a transform has no '{key}'"
                 self.found.add("bad-rule", message, keys[key].span, help="remove it, or 'kind: transform'")
@@ -123,6 +124,9 @@ class _SpecReader:
         for key, _ in self.root.entries:
             if key.text in ("before", "after"):
                 help_text = "name a spec that has them in a rule, with 'use'"
+                self.found.add("bad-rule", f"a spec with rules has no '{key.text}'", key.span, help=help_text)
+            if key.text in POINTS:
+                help_text = "let a spec without rules have it"
                 self.found.add("bad-rule", f"a spec with rules has no '{key.text}'", key.span, help=help_text)
             if key.text in ("inputs", "state", "update"):
                 help_text = f"move it into a rule; to drop an inherited one write '{key.text}:' with nothing behind it"
@@ -155,6 +159,7 @@ class _SpecReader:
         unread = spans.keys() - {name for h in hypers for name in (h.name, *h.names)}
         unread |= reader.unread | entries.unread | self.misplaced()
         text, stand_ins = _without_keywords(text, unread)
+        points = self.points(table)
         return replace(
             self.spec(),
             states=states,
@@ -163,10 +168,27 @@ class _SpecReader:
             inits=reader.inits,
             update=parse_block(text, self.found, parts={hyper.name: hyper.names for hyper in hypers}),
             update_text=_tidy(text),
-            spans={**spans, **reader.spans, **entries.spans, "update": table["update"].span},
+            points={
+                name: parse_block(each, self.found, parts={h.name: h.names for h in hypers}) for name, each in points.items()
+            },
+            point_texts={name: _tidy(each) for name, each in points.items()},
+            spans={**spans, **reader.spans, **entries.spans, **{name: table[name].span for name in (*points, "update")}},
             unread=frozenset(unread | stand_ins),
             removed={**_removed(self.root), **_removed(root)},
         )
+
+    def points(self, table: dict[str, Node]) -> dict[str, FormulaText]:
+        """The formulas that move p to where it is evaluated, and back."""
+        given = [name for name in POINTS if name in table]
+        for name, other in (POINTS, POINTS[::-1]):
+            if name in given and other not in given:
+                message = f"'{name}' without '{other}': p is moved, and never moved back"
+                self.found.add("missing-key", message, table[name].span, help=f"add '{other}: |'")
+        if given and self.blocks is not None:
+            help_text = "remove one of them"
+            self.found.add("bad-rule", "a spec with blocks has no 'eval' and no 'train'", table[given[0]].span, help=help_text)
+        texts = {name: self.fields.formula(table[name], f"'{name}'", block=True) for name in given}
+        return {name: text for name, text in texts.items() if text is not None}
 
     def apart(self, names: dict[str, Span], others: dict[str, Span], what: str, first: str) -> None:
         """Report names that two tables have."""

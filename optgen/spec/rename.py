@@ -36,6 +36,7 @@ def rename(program: Program, names: Mapping[str, str]) -> Program:
         states=tuple(map(state, program.states)),
         inputs=tuple(replace(each, flag=guard(each.flag)) for each in program.inputs),
         body=tuple(map(statement, program.body)),
+        points=tuple((name, rename(point, names)) for name, point in program.points),
     )
 
 

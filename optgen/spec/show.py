@@ -36,7 +36,9 @@ def _part(spec: Spec) -> list[str]:
     lines = [f"view: {{rows: {spec.view}}}"] if spec.view else []
     lines += ["inputs:", *(f"  {each.name}: {input_text(each)}" for each in spec.inputs)] if spec.inputs else []
     lines += ["state:", *(f"  {state.name}: {state_text(spec, state)}" for state in spec.states)] if spec.states else []
-    return [*lines, "update: |", *(f"  {line}".rstrip() for line in spec.update_text.split("\n"))]
+    for name, text in {"update": spec.update_text, **spec.point_texts}.items():
+        lines += [f"{name}: |", *(f"  {line}".rstrip() for line in text.split("\n"))]
+    return lines
 
 
 def hyper_text(hyper: Hyper) -> str:
@@ -63,7 +65,7 @@ def input_text(each: Input) -> str:
 def state_text(spec: Spec, state: State) -> str:
     """A state in the notation of a spec."""
     shape = "like" if state.domain == Domain.ELEMENT else "shape"
-    parts = [f"{shape}: {state.shape}", f"save_as: {state.save_as}"]
+    parts = [f"{shape}: {state.shape}", *([f"scope: {state.scope}"] if state.shared else []), f"save_as: {state.save_as}"]
     parts += ["sign: unsigned"] if state.unsigned else []
     parts += [f"when: {spec.conditions[state.name].text.strip()}"] if state.name in spec.conditions else []
     parts += [f"init: {spec.inits[state.name].text.strip()}"] if state.name in spec.inits else []

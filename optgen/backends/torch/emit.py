@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optgen.backends.paragraphs import buffer_comment, joint_table, paragraphs
 from optgen.backends.printer import NARROW_HELPERS
@@ -54,6 +54,11 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
     functions = _functions(plan, helpers)
     phases = [_phases(kernel, rule, helpers) for rule in plan.rules for kernel in rule.kernels]
     updates = [each[-1] for each in phases]
+    points = {
+        point: [_move(point, kernel, own, helpers) for kernel in own.kernels]
+        for rule in plan.rules
+        for point, own in rule.points
+    }
     backend = render(
         "torch/templates/backend.py.jinja",
         package=view,
@@ -61,10 +66,11 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
         shape_helpers=sorted(helpers & SHAPE_HELPERS),
         narrow_helpers=sorted(helpers & NARROW_HELPERS),
         functions=functions,
-        updates=[update for each in phases for update in each],
+        updates=[*(update for each in phases for update in each), *(move for moves in points.values() for move in moves)],
     )
     host_helpers: set[str] = set()
     scalars = [_scalars(rule, host_helpers) for rule in plan.rules]
+    scalars += [_point_scalars(point, own, host_helpers) for rule in plan.rules for point, own in rule.points]
     initial = render(
         "torch/templates/package.py.jinja",
         package=view,
@@ -73,6 +79,7 @@ def emit_torch(view: PackageView, plan: Plan) -> dict[str, str]:
         helpers=sorted(host_helpers),
         scalars=scalars,
         updates=updates,
+        points=points,
         early={place: each[:-1] for place, each in enumerate(phases) if each[:-1]},
     )
     return {"__init__.py": initial, "torch_backend.py": backend}
@@ -99,10 +106,12 @@ def _function(function: Function, kernel: Kernel, helpers: set[str]) -> Function
 def _phases(kernel: Kernel, plan: RulePlan, helpers: set[str]) -> list[FunctionView]:
     """The functions of a kernel: one, or one more for each time that parameters wait for one another."""
     bodies = phase_bodies(kernel)
-    return [_phase(kernel, plan, helpers, number, body) for number, body in enumerate(bodies, 1)]
+    return [_phase(kernel, plan, helpers, number, body, kernel.flags) for number, body in enumerate(bodies, 1)]
 
 
-def _phase(kernel: Kernel, plan: RulePlan, helpers: set[str], number: int, statements: Sequence[Statement]) -> FunctionView:
+def _phase(
+    kernel: Kernel, plan: RulePlan, helpers: set[str], number: int, statements: Sequence[Statement], flags: tuple[str, ...]
+) -> FunctionView:
     """One of these functions: the last one takes the step, others return what all parameters reduce together."""
     printer = KernelPrinter(kernel)
     joint = [(r.result, r.joint.phase, f"{r.op} of all parameters of the {r.joint.scope}") for r in kernel.joint if r.joint]
@@ -116,7 +125,7 @@ def _phase(kernel: Kernel, plan: RulePlan, helpers: set[str], number: int, state
     arguments.append(ArgumentView("scalars", "Tensor", "real[columns]  host scalars of this step"))
     arguments.append(ArgumentView("key", "Key", "of the random bits of this step"))
     arguments += [ArgumentView(name, "Tensor", f"real[]  {doc}") for name, phase, doc in joint if phase < number]
-    arguments += [*(_flag_arguments(kernel.flags) or [ArgumentView("*", "", "")]), ArgumentView("low_precision", "str", "")]
+    arguments += [*(_flag_arguments(flags) or [ArgumentView("*", "", "")]), ArgumentView("low_precision", "str", "")]
     stored = ", ".join(kernel.variant.stored)
     doc = f"One step of one parameter, with {stored} stored as codes." if stored else "One step of one parameter."
     if not left:
@@ -124,6 +133,18 @@ def _phase(kernel: Kernel, plan: RulePlan, helpers: set[str], number: int, state
     lines += ["", f"return ({', '.join(left)},)"]
     doc = f"What one parameter leaves for the reductions of all behind phase {number}."
     return FunctionView(f"{kernel.name}_phase_{number}", tuple(arguments), "tuple[Tensor, ...]", doc, tuple(lines))
+
+
+def _move(point: str, kernel: Kernel, plan: RulePlan, helpers: set[str]) -> FunctionView:
+    """The function that moves one parameter to where it is evaluated or trained."""
+    view = _phase(kernel, plan, helpers, 1, kernel.body, tuple(plan.program.flags))
+    return replace(view, doc=f"Move one parameter to where it is {'evaluated' if point == 'eval' else 'trained'}.")
+
+
+def _point_scalars(point: str, plan: RulePlan, helpers: set[str]) -> FunctionView:
+    """The host scalars of a move."""
+    view = _scalars(plan, helpers)
+    return replace(view, name=f"{view.name}_to_{point}", doc="The scalars that this move of a parameter reads.")
 
 
 def _flag_arguments(flags: tuple[str, ...]) -> list[ArgumentView]:
