@@ -1892,7 +1892,7 @@ KERNELS = (
         row=4611686018427387904,
         tile=4096,
         threads=128,
-        registers=128,
+        registers=168,
         scratch=(
             Scratch("block", 128, copy_to=None, flag="scale_parameter", holds=True, real=True),
             Scratch("tensor", 128, copy_to=None, flag="scale_parameter", holds=True, real=True),
@@ -1932,7 +1932,7 @@ KERNELS = (
         row=4611686018427387904,
         tile=4096,
         threads=128,
-        registers=128,
+        registers=168,
         scratch=(
             Scratch("block", 128, copy_to=None, flag="scale_parameter", holds=True, real=True),
             Scratch("tensor", 128, copy_to=None, flag="scale_parameter", holds=True, real=True),
@@ -1971,7 +1971,7 @@ KERNELS = (
         row=4611686018427387904,
         tile=4096,
         threads=128,
-        registers=128,
+        registers=168,
         scratch=(
             Scratch("block", 128, copy_to=None, flag="scale_parameter", holds=True, real=True),
             Scratch("tensor", 128, copy_to=None, flag="scale_parameter", holds=True, real=True),

@@ -812,8 +812,8 @@ KERNELS = (
         wide=128,
         row=128,
         tile=4096,
-        threads=256,
-        registers=128,
+        threads=128,
+        registers=168,
         scratch=(
             Scratch("block", 128, copy_to=None, real=True),
             Scratch("rows", 128, copy_to=None, real=True),

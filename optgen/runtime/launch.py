@@ -118,7 +118,7 @@ class TritonKernel(NamedTuple):
 
         A tile with masks that a large block makes larger than a quarter has more threads, which then need no more registers.
         """
-        more = 2 if self.width else max(1, tile * TAIL // self.tile)
+        more = (TAIL if self.wide else 2) if self.width else max(1, tile * TAIL // self.tile)
         threads = self.threads if bulk else self.threads * more
         registers = min(MOST_REGISTERS if double else self.registers, ALL_REGISTERS // threads)
         return {"num_warps": threads // warp_size, **({"maxnreg": registers} if platform == "cuda" else {})}

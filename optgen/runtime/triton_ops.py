@@ -308,6 +308,7 @@ def _units(
         valid = tl.full((count,), True, tl.int1)
     else:
         places = tl.reshape(block[:, None] * UNITS + tl.arange(0, UNITS)[None, :], (count,))
+        places = tl.max_contiguous(tl.multiple_of(places, UNITS), UNITS)  # which the compiler forgets at a reshape
         valid = tl.reshape(tl.broadcast_to(exists[:, None], (TILE // BLOCK, UNITS)), (count,))
     return begin * UNITS, places, valid
 

@@ -7,7 +7,7 @@ SHARE = 8  # elements of a tile for each thread: 16-bit values move in 128 bits,
 CODED_SHARE = 16  # with codes: what is done once for a block or a table costs half as much; 2-bit codes fill a word
 REGISTERS = 168  # the most of a thread, so that three programs share a processor; left to itself, ptxas takes few and spills
 CODED_REGISTERS = 128  # with codes: four programs, whose waits for memory and for one another overlap
-GRID_SHARE = 16  # elements of a tile for each thread in kernels that know rows and columns, if they have codes
+GRID_SHARE = 32  # in kernels that know rows and columns, with codes: finding these costs each thread the same
 WORD_BITS = 32  # a thread's codes fill a word at least
 
 FORMATS = {

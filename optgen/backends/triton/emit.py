@@ -131,7 +131,7 @@ def _kernel(kernel: Kernel, plan: RulePlan, tables: Tables, helpers: set[str]) -
         tile=max(tile, wide),
         threads=max(tile // GRID_SHARE, THREADS) if kernel.grid and wide else THREADS,
         width=kernel.chunk if kernel.grid else 0,
-        registers=CODED_REGISTERS if kernel.variant.stored else REGISTERS,
+        registers=CODED_REGISTERS if kernel.variant.stored and not kernel.grid else REGISTERS,
         extras=_extras(kernel) if kernel.variant.stored else (),
         joint=joint_table(kernel, plan.name, slots),
         tables=_tables_name(plan) if any(function.name in tables.users for function in kernel.functions) else "",
