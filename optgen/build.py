@@ -10,6 +10,7 @@ from optgen.backends.render import format_files
 from optgen.backends.torch import emit_torch
 from optgen.backends.triton import emit_triton
 from optgen.backends.view import package_view
+from optgen.diagnostics import Diagnostics
 from optgen.ir.nodes import Program
 from optgen.passes import run_passes
 from optgen.plan import Plan, make_plan
@@ -56,7 +57,26 @@ def build_programs(spec: Spec, programs: tuple[Program, ...], shown: str) -> Bui
 def plan_programs(spec: Spec, programs: tuple[Program, ...]) -> Plan:
     """Run all passes over the program of each rule, and plan it."""
     rules = [(rule.name, run_passes(program)) for rule, program in zip(spec.parts, programs, strict=True)]
-    return make_plan(spec.name, (*spec.hypers, MAXIMIZE), rules)
+    plan = make_plan(spec.name, (*spec.hypers, MAXIMIZE), rules)
+    _check_phases(spec, plan)
+    return plan
+
+
+def _check_phases(spec: Spec, plan: Plan) -> None:
+    """Rules wait for a reduction over all their parameters behind the same phase, or one would wait for ever."""
+    found = Diagnostics()
+    first: dict[str, int] = {}
+    for rule, part in zip(plan.rules, spec.parts, strict=True):
+        for joint in (reduction.joint for kernel in rule.kernels for reduction in kernel.joint):
+            if joint is not None and joint.of_all and first.setdefault(joint.name, joint.phase) != joint.phase:
+                assert part.span is not None
+                message = "the parameters of this rule wait for others at another time than those of the first"
+                help_text = (
+                    "let its own reductions over=group or over=optimizer follow those of transforms, or do without these"
+                )
+                found.add("bad-rule", message, part.span, help=help_text)
+                break
+    found.raise_if_any()
 
 
 def emit(spec: Spec, plan: Plan, shown: str) -> dict[str, str]:

@@ -205,6 +205,63 @@ def test_conditions_of_one_name_are_those_of_each_transform(tmp_path: Path) -> N
     check(path, "torch", change, lr=0.1, damped_beta=0.0, again_beta=0.5)
 
 
+ALL_RULES = """
+hyper: {lr: {default: 0.1}, limit: {default: 1.0, above: 0}}
+before: [{use: clip_global_norm, hyper: {limit: limit}}]
+after: [{use: decoupled_decay, name: decay, hyper: {lr: lr}}]
+rules:
+  - {when: ndim >= 2, use: adamw, hyper: {lr: lr}}
+  - name: others
+    when: ndim < 2
+    update: |
+      p = p - lr*g
+"""
+
+
+def transforms_of_all_rules(folder: Path, backend: str, limit: float = 0.5) -> None:
+    """One norm of the gradients of all rules, with torch's function and two of its classes; each group has one of the optimizer."""
+    path = spec(ALL_RULES, folder)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in SHAPES] for _ in range(2))
+    groups = [{"params": ours[:1]}, {"params": ours[1:]}]
+    mine = optimizer_class(path)(groups, limit=limit, decay_weight_decay=0.05, adamw_weight_decay=0.0, backend=backend)
+    others = [torch.optim.AdamW(theirs[:2], lr=0.1, weight_decay=0.05), torch.optim.SGD(theirs[2:], lr=0.1)]
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    for _ in range(STEPS):
+        gradients(ours, generators[0])
+        mine.step()
+        gradients(theirs, generators[1])
+        torch.nn.utils.clip_grad_norm_(theirs, limit)
+        theirs[2].data.mul_(1 - 0.1 * 0.05)
+        for other in others:
+            other.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_all_rules_have_the_transforms_of_their_spec(backend: str, tmp_path: Path) -> None:
+    transforms_of_all_rules(tmp_path, backend)
+
+
+def test_all_rules_in_triton(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from tests.test_transforms import transforms_of_all_rules as f; f(pathlib.Path(sys.argv[1]), 'triton')"
+    interpreted("-c", code, str(tmp_path))
+
+
+def test_transforms_of_a_spec_with_rules_stand_outside_of_a_rules_own(tmp_path: Path) -> None:
+    """And have one argument, whatever the rules are; states of theirs are each rule's."""
+    spec("extends: sgd\nbefore: [{use: unscale, name: inner}]\nafter: [cautious]\n", tmp_path, "inside")
+    text = (
+        "hyper: {lr: {default: 1}}\nbefore: [unscale]\nafter: [{use: clip_rms, name: outer}]\nrules:\n  - otherwise: inside\n"
+    )
+    built = build(str(spec(text, tmp_path)))
+    names = [hyper.name for hyper in built.spec.hypers]
+    assert {"unscale_loss_scale", "outer_limit", "inside_inner_loss_scale"} <= set(names) and len(names) == len(set(names))
+    order = [s.target for s in built.programs[0].body if getattr(s, "target", "").endswith("_u")]
+    firsts = list(dict.fromkeys(order))
+    assert firsts.index("unscale_u") < firsts.index("inner_u") < firsts.index("cautious_u") < firsts.index("outer_u")
+
+
 REFUSED = {
     "a key of a state dict": (
         "extends: sgd\nstate: {average_m: {like: p, save_as: kept_m}}\nbefore: [{use: stateful, name: kept}]\n"
@@ -226,7 +283,15 @@ REFUSED = {
         "extends: lion\nhyper: {clip_rms_limit: {default: 1}}\nafter: [clip_rms]\n",
         "'clip_rms_limit', for 'limit' of 'clip_rms', is declared already",
     ),
-    "rules": ("hyper: {lr: {default: 1}}\nbefore: [clip_rms]\nrules:\n  - {otherwise: sgd}\n", "with rules has no 'before'"),
+    "an argument that a used spec has": (
+        "hyper: {momentum: {default: 1}}\nafter: [{use: clip_rms, hyper: {limit: momentum}}]\nrules:\n  - {otherwise: sgd}\n",
+        "'sgd' has a hyperparameter 'momentum' of its own, and a transform takes that of this spec",
+    ),
+    "another time": (
+        "hyper: {lr: {default: 1}}\nafter: [clip_global_norm]\nrules:\n  - {when: ndim > 1, use: sgd, hyper: {lr: lr}}\n"
+        "  - when: ndim < 2\n    update: |\n      p = p - lr*g/l2(g, over=group)\n",
+        "wait for others at another time than those of the first",
+    ),
     "p": ("kind: transform\nupdate: |\n  u = 2*u\n  p = p - u\n", "a transform does not assign to p"),
     "no u": ("kind: transform\nupdate: |\n  x = 2*u\n", "never assigns to u"),
     "a transform's transforms": ("kind: transform\nbefore: [clip_rms]\nupdate: |\n  u = 2*u\n", "a transform has no 'before'"),

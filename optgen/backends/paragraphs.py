@@ -67,7 +67,7 @@ def joint_table(kernel: Kernel, rule: str, slots: Sequence[str] = ()) -> str:
     for reduction in kernel.joint:
         joint = reduction.joint
         assert joint is not None
-        name = f"{rule}.{joint.name}" if rule else joint.name
+        name = f"{rule}.{joint.name}" if rule and not joint.of_all else joint.name
         more = f", over={joint.over.name.lower()!r}" if joint.over != Domain.ELEMENT else ""
         more += f", slot={slots.index(reduction.result)}" if slots else ""
         rows.append(f"Joint({name!r}, {joint.scope!r}, {reduction.op!r}, phase={joint.phase}{more})")

@@ -18,7 +18,7 @@ from typing import NoReturn
 from optgen.diagnostics import Diagnostics, Source, Span
 from optgen.ir.formula_faults import OTHER_NAMES, PRODUCT, SIGNS, forbidden, function_help, syntax_fault
 from optgen.ir.nodes import Const, Expr, Op, Ref
-from optgen.ir.ops import BINARY, COMPARE, REDUCED, SCOPES, WORDS, Word
+from optgen.ir.ops import BINARY, COMPARE, REDUCED, WORDS, Word
 
 __all__ = ["Assignment", "Branch", "FormulaText", "parse_block", "parse_expression", "parse_tree"]
 
@@ -29,7 +29,8 @@ OVER_WORDS: dict[tuple[str, ...], str] = {
     ("rows",): "rows",
     ("cols",): "cols",
     ("cols", "rows"): "matrix",
-    **{(scope,): scope for scope in SCOPES},
+    ("group",): "group",
+    ("optimizer",): "optimizer",
 }
 SPLIT = "give a name to a part of it on a line of its own"
 LARGEST = "the largest is about 1.8e308"

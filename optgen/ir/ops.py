@@ -9,6 +9,7 @@ __all__ = [
     "COMPARE",
     "JOINT",
     "NORMS",
+    "OF_ALL_RULES",
     "OPS",
     "OVER",
     "PARTS",
@@ -136,7 +137,9 @@ OVER = {  # what a rule reduces over: how it is said, and what is left of values
     "group": ("of all elements of a group's parameters", dict.fromkeys((*VECTORS, Domain.ELEMENT), Domain.TENSOR)),
     "optimizer": ("of all elements of all parameters", dict.fromkeys((*VECTORS, Domain.ELEMENT), Domain.TENSOR)),
 }
-SCOPES = ("group", "optimizer")  # over more than one parameter
+OF_ALL_RULES = "rules_"  # in front of a scope: of the parameters of all rules, as transforms of a spec with rules reduce
+OVER |= {f"{OF_ALL_RULES}{scope}": OVER[scope] for scope in ("group", "optimizer")}
+SCOPES = ("group", "optimizer", "rules_group", "rules_optimizer")  # over more than one parameter
 TAKEN = {"sum": "the sum", "mean": "the mean", "max": "the largest", "min": "the smallest"}
 NORMS = {"l1": "the sum of |x|", "l2": "the root of the sum of x*x", "rms": "the root of the mean of x*x"}
 REDUCED = {f"{over}_{how}": (over, how) for over in OVER for how in (*TAKEN, *NORMS)}

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optgen.ir.infer import refs
 from optgen.ir.nodes import VECTORS, Assign, Op, Program, Statement
-from optgen.ir.ops import JOINT
+from optgen.ir.ops import JOINT, OF_ALL_RULES
 from optgen.plan.homes import is_reduction
 
-__all__ = ["joint_names", "levels_of", "phases_of", "sliced"]
+__all__ = ["is_of_all", "joint_names", "levels_of", "phases_of", "sliced"]
 
 
 def levels_of(body: Sequence[Statement], program: Program) -> list[int]:
@@ -42,10 +42,20 @@ def phases_of(body: Sequence[Statement]) -> dict[int, int]:
     return phases
 
 
+def is_of_all(statement: Statement) -> bool:
+    """Whether a statement reduces over the parameters of all rules."""
+    value = statement.value
+    return isinstance(value, Op) and JOINT.get(value.op, "").startswith(OF_ALL_RULES)
+
+
 def joint_names(body: Sequence[Statement]) -> dict[int, str]:
     """For each reduction of several parameters, by place, a name of its own: that of what it is assigned to, if it can be."""
     names: dict[int, str] = {}
+    of_all = [i for i in phases_of(body) if is_of_all(body[i])]
     for i in phases_of(body):
+        if i in of_all:  # rules call it by its place among such, which they have in common
+            names[i] = f"{OF_ALL_RULES}{of_all.index(i) + 1}"
+            continue
         target, number = getattr(body[i], "target", ""), 1
         name = target
         while name in names.values():

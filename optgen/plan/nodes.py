@@ -124,6 +124,7 @@ class Joint:
     scope: str
     phase: int
     over: Domain
+    of_all: bool = False  # whether rules share it
 
 
 @dataclass(frozen=True)

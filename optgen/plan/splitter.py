@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from optgen.ir.infer import refs
 from optgen.ir.nodes import PLURALS, VECTORS, Assign, Const, Domain, Expr, Guard, Op, Program, Ref, Statement, Store
-from optgen.ir.ops import JOINT, REDUCED, REDUCTIONS, SPREAD, WIDE_REDUCTIONS
+from optgen.ir.ops import JOINT, OF_ALL_RULES, REDUCED, REDUCTIONS, SPREAD, WIDE_REDUCTIONS
 from optgen.plan.homes import Homes, is_reduction
-from optgen.plan.levels import joint_names, levels_of, phases_of, sliced
+from optgen.plan.levels import is_of_all, joint_names, levels_of, phases_of, sliced
 from optgen.plan.nodes import STRIP, VECTOR_LAYOUTS, Buffer, Joint, Layout, Reduction, Sweep
 
 __all__ = ["Splitter", "Sweeps", "used_sweep"]
@@ -182,7 +182,8 @@ class Splitter:
             lie, block = Layout.BLOCK, _block(place, self.body, self.program)
         joint = None
         if op in JOINT:
-            joint = Joint(joint_names(self.body)[place], JOINT[op], phases_of(self.body)[place] + 1, home)
+            name, scope, phase = joint_names(self.body)[place], JOINT[op], phases_of(self.body)[place] + 1
+            joint = Joint(name, scope.removeprefix(OF_ALL_RULES), phase, home, is_of_all(statement))
         when = statement.guards[0] if statement.guards else None
         word = {Layout.ROW: "rows", Layout.TENSOR: "whole"}.get(layout, layout.value)
 

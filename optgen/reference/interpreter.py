@@ -221,7 +221,7 @@ def together(steps: Sequence[Stepping], groups: Sequence[int]) -> list[tuple[Arr
 def _taken(i: int, at: Sequence[int], waiting: Mapping[int, Wanted], groups: Sequence[int]) -> Array:
     """What a parameter gets of a reduction for which those at `at` wait."""
     op = waiting[i].op
-    own = [j for j in at if REDUCED[op][0] == "optimizer" or groups[j] == groups[i]]
+    own = [j for j in at if REDUCED[op][0].endswith("optimizer") or groups[j] == groups[i]]
     every = np.concatenate([np.ravel(waiting[j].value) for j in own])
     return np.asarray(evaluate(Op(op, (Ref("x"),)), {"x": every}, {}, np.float64))
 

@@ -84,7 +84,7 @@ def _origins(value: Expr, origins: Mapping[str, set[str]]) -> set[str]:
         case Ref(name=name):
             return set(origins.get(name, ()))
         case Op(op=op) if op in REDUCED and REDUCED[op][0] in SCOPES:
-            return {"group"} if REDUCED[op][0] == "group" else set()
+            return {"group"} if REDUCED[op][0].endswith("group") else set()
         case Op(args=args):
             return {origin for arg in args for origin in _origins(arg, origins)}
     return set()

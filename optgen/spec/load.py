@@ -18,6 +18,7 @@ from optgen.spec.points import fitted_points, with_points
 from optgen.spec.read import read
 from optgen.spec.rename import arguments_first, rename, rename_text, taken_hypers
 from optgen.spec.resolve import MAXIMIZE
+from optgen.spec.transforms_of_all import over_all_rules, with_transforms_of_all
 
 __all__ = ["load_program", "load_programs"]
 
@@ -62,20 +63,20 @@ def load_programs(path: str | Definition) -> tuple[Spec, tuple[Program, ...]]:
 def _with_transforms(spec: Spec, program: Program, found: Diagnostics) -> tuple[Spec, Program]:
     """A spec and its program with what stands in its `before` and `after`."""
     faults = len(found)
-    before, after = ([_transform(rule.spec, found) for rule in rules] for rules in (spec.before, spec.after))
+    before, after = ([_transform(rule, found) for rule in rules] for rules in (spec.before, spec.after))
     if len(found) > faults or not (before or after):
         return spec, program
     return composed(spec, program, before, after, found)
 
 
-def _transform(spec: Spec, found: Diagnostics) -> Program:
+def _transform(rule: Rule, found: Diagnostics) -> Program:
     """The program of a transform, checked by itself."""
-    faults = len(found)
+    faults, spec = len(found), rule.spec
     program = lower(spec, found)
     if len(found) == faults:
         check_everything_used(spec, program, found)
         check_hypers_used(spec, (program,), found)
-    return program
+    return over_all_rules(program) if rule.of_all else program
 
 
 def _with_rules(spec: Spec, found: Diagnostics) -> tuple[Spec, tuple[Program, ...]]:
@@ -85,6 +86,7 @@ def _with_rules(spec: Spec, found: Diagnostics) -> tuple[Spec, tuple[Program, ..
             assert rule.span is not None
             help_text = "let a rule use a spec without them, for example one that extends it and has 'eval:' and 'train:' empty"
             found.add("bad-rule", f"{quoted(rule.uses)} has 'eval' and 'train', a rule has not", rule.span, help=help_text)
+    spec = with_transforms_of_all(spec, found)
     lowered = [lower(rule.spec, found) for rule in spec.rules]
     if len(found):
         return spec, ()

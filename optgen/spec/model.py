@@ -86,6 +86,7 @@ class Rule:
     uses: str = ""
     shared: dict[str, str] = field(default_factory=dict)
     span: Span | None = field(default=None, compare=False, repr=False)
+    of_all: bool = False  # of a transform: whether all rules of a spec have it
 
     @property
     def when(self) -> str:

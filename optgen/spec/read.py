@@ -122,9 +122,6 @@ class _SpecReader:
     def with_rules(self, table: dict[str, Node]) -> Spec | None:
         """A spec whose states and updates stand in its rules."""
         for key, _ in self.root.entries:
-            if key.text in ("before", "after"):
-                help_text = "name a spec that has them in a rule, with 'use'"
-                self.found.add("bad-rule", f"a spec with rules has no '{key.text}'", key.span, help=help_text)
             if key.text in POINTS:
                 help_text = "let a spec without rules have it"
                 self.found.add("bad-rule", f"a spec with rules has no '{key.text}'", key.span, help=help_text)
