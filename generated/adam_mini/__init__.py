@@ -188,6 +188,7 @@ class AdamMini(GeneratedOptimizer):
                     "lr_over_bias_correction_beta1",
                     "sqrt_inv_bias_correction_beta2",
                 ),
+                cut="rows",
                 view="head_size",
                 whole=True,
                 hypers=("lr", "betas", "eps", "weight_decay", "head_size"),

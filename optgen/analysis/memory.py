@@ -155,15 +155,24 @@ def memory(spec: Spec, programs: Sequence[Program], model: Model) -> list[Parame
     return found
 
 
+def _seen(program: Program, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a rule sees of a parameter, every hyperparameter at its default; its own where that does not divide it."""
+    size = int(by_part(program, {})[program.view]) if program.view else 0
+    least = {"rows": 2, "cols": 1, "matrix": 2}.get(program.cut, 0)
+    divided = {"rows": -2, "cols": -1}.get(program.cut)
+    if not program.cut or len(shape) < least or (divided is not None and shape[divided] % size):
+        return shape
+    return view_shape(shape, program.cut, size)
+
+
 def _parameter(program: Program, shape: Shape) -> ParameterMemory:
     parts, coded, fallback = dict.fromkeys(PARTS, 0), [], []
     is_random = any(how is not None and how.rounding != "nearest" for s in program.states for how in (s.storage, s.floats))
     scalars = sum(state.scalar and exists_by_default(program, state) for state in program.states)
     parts["counters"] = 4 + 8 * is_random + 8 * scalars + 4 * len(kept_numbers(program))
-    rows = int(by_part(program, {})[program.view]) if program.view else 0
-    seen = view_shape(shape.shape, rows) if rows and shape.shape[-2] % rows == 0 else shape.shape
+    seen = _seen(program, shape.shape)
     for state in (*kept_states(program), *kept_vectors(program)):
-        if state.domain in VECTORS and len(shape.shape) < 2:
+        if state.domain in VECTORS and len(seen) < 2:
             raise ModelError(
                 f"'{shape.name}' has shape {list(shape.shape)}: {program.name} needs rows and columns: "
                 "let it be a rule with 'when: ndim >= 2' of a spec whose 'otherwise' takes the others"

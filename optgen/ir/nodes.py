@@ -302,6 +302,7 @@ class Program:
     host: tuple[Assign, ...] = ()
     outputs: dict[str, str] = field(default_factory=dict)  # scalar state -> host value that it becomes
     functions: tuple[Function, ...] = ()
-    view: str = ""  # the hyperparameter that says how many rows the matrices have that the rule sees
+    cut: str = ""  # how the rule sees parameters in another shape: "rows", "cols" or "matrix"; empty: as they are
+    view: str = ""  # the hyperparameter that says into how many rows or columns they are cut
     inputs: tuple[Input, ...] = ()
     points: tuple[tuple[str, Program], ...] = ()  # `eval` and `train`: how p moves to where it is evaluated, and back

@@ -265,7 +265,7 @@ class RulePlan:
         """Whether the rule itself reduces over elements of a parameter, keeps a number of many, or cuts matrices."""
         keeps = any(state.whole or state.domain in VECTORS for state in self.program.states)
         reduces = any(isinstance(s.value, Op) and s.value.op in REDUCTIONS for s in self.program.body)
-        return keeps or reduces or bool(self.program.view)
+        return keeps or reduces or bool(self.program.cut)
 
     @property
     def random(self) -> bool:

@@ -41,7 +41,12 @@ def _disguised(spec: Spec, rule: Rule, shape: tuple[int, ...]) -> Parameter | No
     names: list[str | None] = ["parameter", *map(_example, patterns)] if patterns else [None]
     for name, chosen in product(names, [(), *((tag,) for tag in tags), tuple(tags)]):
         parameter = Parameter(name, shape, frozenset(chosen))
-        is_cut = not rule.spec.view or (len(shape) > 1 and shape[-2] % ROWS == 0)
+        is_cut = {
+            "": True,
+            "rows": len(shape) > 1 and shape[-2] % ROWS == 0,
+            "cols": len(shape) > 0 and shape[-1] % ROWS == 0,
+            "matrix": len(shape) > 1,
+        }[rule.spec.cut]
         if is_cut and spec.rule_for(parameter) is rule:
             return parameter
     return None

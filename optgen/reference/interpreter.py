@@ -68,7 +68,7 @@ class Reference:
         self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any], given: Mapping[str, Array]
     ) -> Stepping:
         """The step of one parameter, as `step` takes it, for `together`."""
-        if self.program.view:
+        if self.program.cut:
             return (yield from self.viewed_step(p, g, state, hypers, given))
         t = int(state.get("step", np.zeros(()))) + 1
         env = self.inputs(p, g, t, hypers)
@@ -103,9 +103,10 @@ class Reference:
     def viewed_step(
         self, p: Array, g: Array, state: Mapping[str, Array], hypers: Mapping[str, Any], given: Mapping[str, Array]
     ) -> Stepping:
-        """The same for a rule that cuts matrices into such of fewer rows: it sees p, g and states like p in another shape."""
-        seen = view_shape(p.shape, int(by_part(self.program, hypers)[self.program.view]))
-        inner = Reference(replace(self.program, view=""))
+        """The same for a rule that cuts parameters: it sees p, g and states like p in another shape."""
+        size = int(by_part(self.program, hypers)[self.program.view]) if self.program.view else 0
+        seen = view_shape(p.shape, self.program.cut, size)
+        inner = Reference(replace(self.program, cut="", view=""))
         cut = {key: x.reshape(seen) if x.shape == p.shape else x for key, x in state.items()}
         shaped = {name: x.reshape(seen) for name, x in given.items()}
         new_p, new = yield from inner.stepping(p.reshape(seen), g.reshape(seen), cut, hypers, shaped)

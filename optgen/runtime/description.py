@@ -99,25 +99,26 @@ class RuleInfo:
     whole: bool = False  # whether the rule reduces over all elements of a parameter
     hypers: tuple[str, ...] | None = None
     flags: tuple[str, ...] | None = None
-    view: str = ""  # the argument that says how many rows the matrices have that it sees; empty for those that there are
+    cut: str = ""  # how it sees parameters in another shape, "rows", "cols" or "matrix" (see `view_shape`); empty: as they are
+    view: str = ""  # the argument that says of how many
     inputs: tuple[str, ...] = ()  # what a step may be given for its parameters
-
-    def rows(self, group: Mapping[str, Any]) -> int:
-        """How many rows the matrices have that the rule sees; 0 for those that there are."""
-        return int(group[self.view]) if self.view else 0
 
     def seen(self, shape: Sequence[int], group: Mapping[str, Any]) -> Sequence[int]:
         """The shape that the rule sees of a parameter."""
-        rows = self.rows(group)
-        return view_shape(shape, rows) if rows else shape
+        return view_shape(shape, self.cut, int(group[self.view]) if self.view else 0) if self.cut else shape
 
     def view_fault(self, shape: Sequence[int], group: Mapping[str, Any]) -> str:
         """What keeps a parameter of this shape from being seen so; empty if nothing does."""
-        rows = float(group[self.view]) if self.view else 1.0
-        if rows < 1 or rows != int(rows):
-            return f"{self.view} is a whole number of rows from 1, got {group[self.view]!r}"
-        if self.view and (len(shape) < MATRIX or shape[-2] % int(rows)):
-            return f"the rule '{self.name}' cuts its rows into matrices of {self.view}={int(rows)} rows, which does not divide them"
+        size = float(group[self.view]) if self.view else 1.0
+        what = "columns" if self.cut == "cols" else "rows"
+        if size < 1 or size != int(size):
+            return f"{self.view} is a whole number of {what} from 1, got {group[self.view]!r}"
+        if self.cut == "rows" and (len(shape) < MATRIX or shape[-2] % int(size)):
+            return f"the rule '{self.name}' cuts its rows into matrices of {self.view}={int(size)} rows, which does not divide them"
+        if self.cut == "cols" and (not shape or shape[-1] % int(size)):
+            return f"the rule '{self.name}' cuts its columns into blocks of {self.view}={int(size)}, which does not divide them"
+        if self.cut == "matrix" and len(shape) < MATRIX:
+            return f"the rule '{self.name}' sees it as a matrix, which needs two dimensions"
         return ""
 
     @property

@@ -154,7 +154,7 @@ class Known:
     def remember(self, groups: list[tuple[dict[str, Any], dict[str, bool], Collected]], states: States) -> None:
         """Keep what a step has collected, unless a parameter is sharded, listed twice or seen in another shape: then each step looks again."""
         self._forget()
-        if any(rule.view for rule in self.description.rules):
+        if any(rule.cut for rule in self.description.rules):
             return
         settings = []
         for group, flags, found in groups:

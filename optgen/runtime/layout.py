@@ -54,9 +54,17 @@ def frame(shape: Sequence[int], over: str) -> tuple[int, int, int]:
     return {"element": (count, rows, cols), "row": (1, count, rows), "col": (1, count, cols), "matrix": (1, 1, count)}[over]
 
 
-def view_shape(shape: Sequence[int], rows: int) -> tuple[int, ...]:
-    """A parameter of this shape whose matrices are cut into matrices of so many rows."""
-    return (*shape[:-2], shape[-2] // rows, rows, shape[-1])
+def view_shape(shape: Sequence[int], cut: str, size: int) -> tuple[int, ...]:
+    """A parameter of this shape as a rule sees it that cuts it.
+
+    Matrices are cut into such of so many "rows", or each row into a matrix whose rows have so many "cols"; of a "matrix" the first
+    dimension is the rows, and all others are columns.
+    """
+    if cut == "matrix":
+        return shape[0], math.prod(shape[1:])
+    if cut == "cols":
+        return (*shape[:-1], shape[-1] // size, size)
+    return (*shape[:-2], shape[-2] // size, size, shape[-1])
 
 
 def vector_shape(shape: str, of: Sequence[int]) -> tuple[int, ...]:

@@ -14,13 +14,13 @@ from torch.optim.optimizer import ParamsT
 from optgen.runtime import checkpoint, cpp_op, keys, masters, sharding, shared
 from optgen.runtime.backends import launch, pick_backend, traced_backend
 from optgen.runtime.batches import NO_KEY, NO_SCALAR, Batch, Collected, Part, Scalars, divide, hyper_values, make_batches
+from optgen.runtime.cuts import as_seen
 from optgen.runtime.description import Description
 from optgen.runtime.explain import explain
 from optgen.runtime.given import GIVEN
 from optgen.runtime.host import Scalar
 from optgen.runtime.inputs import Inputs, by_given, check_values
 from optgen.runtime.known import Known
-from optgen.runtime.layout import view_shape
 from optgen.runtime.low_precision import (
     CORRECTION,
     correction_dtype,
@@ -215,7 +215,7 @@ class GeneratedOptimizer(Optimizer):
         for group, _ in groups:
             found = Collected([], [], [], [], [], [], [], [])
             self._init_group(group, *found)
-            collected.append(found)
+            collected.append(as_seen(self.description, found, group))
         if eager:
             if not self._inputs.waiting:
                 self._known.remember([(*group, found) for group, found in zip(groups, collected, strict=True)], self.state)
@@ -276,19 +276,19 @@ class GeneratedOptimizer(Optimizer):
             if state:
                 fit_state(self, p, state, index, group)
             self._init_state(p, state, index, group, flags)
-            rows = self.description.rule_of(index).rows(group)
-            part = _seen(sharding.local(p), p, rows)
+            rule = self.description.rule_of(index)
+            part = sharding.local(p)
             params.append(part)
-            grads.append(_seen(sharding.local(p.grad), p, rows))
+            grads.append(sharding.local(p.grad))
             steps.append(state["step"])
             kernels.append(index)
             if random:
                 rounding_keys.append(state.get("rounding_key", NO_KEY))
-            scalar_states += [state.get(s.key, NO_SCALAR) for s in self.description.rule_of(index).scalars]
+            scalar_states += [state.get(s.key, NO_SCALAR) for s in rule.scalars]
             # the parameter stands in for states that do not exist
             taken = self.description.kernels[index].keys
             kept = self._inputs.beside(p, state)
-            tensors += [_seen(sharding.local(kept[key]), p, rows) if key in kept else part for _, key in taken]
+            tensors += [sharding.local(kept[key]) if key in kept else part for _, key in taken]
             shards += sharding.place(p)
 
     def _is_random(self, p: Tensor, kernel: int, mode: str) -> bool:
@@ -386,8 +386,3 @@ class GeneratedOptimizer(Optimizer):
     def explain(self) -> str:
         """A table of all parameters: shape, dtype, the rule and kernel that update each, how its states are stored, and why."""
         return explain(self)
-
-
-def _seen(tensor: Tensor, p: Tensor, rows: int) -> Tensor:
-    """A tensor as a rule sees it that cuts matrices into such of so many rows: one like the parameter is seen in another shape."""
-    return tensor.view(view_shape(tensor.shape, rows)) if rows and tensor.shape == p.shape else tensor

@@ -36,7 +36,7 @@ def check_param(optimizer: Any, p: Tensor, kernel: int, group: dict[str, Any]) -
             f"{name} cannot update a parameter of shape {tuple(p.shape)} and strides {p.stride()}: "
             "several of its elements share memory; pass a contiguous copy"
         )
-    if p.ndim < MATRIX and description.kernels[kernel].grid:
+    if not rule.cut and p.ndim < MATRIX and description.kernels[kernel].grid:
         raise ValueError(
             f"{optimizer._owner(p)} has shape {tuple(p.shape)}, and this rule needs rows and columns, the last two of two or more "
             "dimensions: give it to another optimizer, or let the rule be one of a spec's 'rules', with 'when: ndim >= 2'"
@@ -70,7 +70,8 @@ def fit_state(optimizer: Any, p: Tensor, state: dict[str, Tensor], kernel: int, 
     description = optimizer.description
     rule, stored = description.rule_of(kernel), description.kernels[kernel].stored
     if description.has_rules:
-        names = {name for s in rule.states for name in state_tensors(s, s.name in stored, p.shape, p.dtype, p.shape)}
+        seen = rule.seen(p.shape, group)
+        names = {name for s in rule.states for name in state_tensors(s, s.name in stored, p.shape, p.dtype, seen)}
         foreign = state.keys() - names - {"step", "rounding_key", CORRECTION}
         if foreign:
             raise RuntimeError(

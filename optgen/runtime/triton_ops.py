@@ -2,8 +2,7 @@
 
 A tile is TILE elements. A coded kernel counts in blocks of WIDE elements, the largest block of its states: tile values
 per element are shaped (TILE,), values in blocks of BLOCK elements (TILE // BLOCK, BLOCK), block scalars (TILE // BLOCK, 1).
-BULK says that the whole tile lies inside the parameter and its rows are whole blocks, so that all is contiguous and nothing
-needs a mask, which would turn accesses scalar.
+BULK says that the tile lies inside the parameter and its rows are whole blocks: all is contiguous and nothing has a mask.
 """
 
 import triton
@@ -307,8 +306,8 @@ def _units(
         places = tl.arange(0, count)
         valid = tl.full((count,), True, tl.int1)
     else:
-        places = tl.reshape(block[:, None] * UNITS + tl.arange(0, UNITS)[None, :], (count,))
-        places = tl.max_contiguous(tl.multiple_of(places, UNITS), UNITS)  # which the compiler forgets at a reshape
+        flat = tl.reshape(block[:, None] * UNITS + tl.arange(0, UNITS)[None, :], (count,))
+        places = tl.max_contiguous(tl.multiple_of(flat, UNITS), UNITS)  # which the compiler forgets at a reshape
         valid = tl.reshape(tl.broadcast_to(exists[:, None], (TILE // BLOCK, UNITS)), (count,))
     return begin * UNITS, places, valid
 

@@ -84,11 +84,14 @@ class _Lowering:
         program = Program(self.spec.name, self.symbols, self.flags, hypers, (*states, *made), tuple(self.body))
         if ranked or knows_rows(program):
             program = replace(program, states=(*map(self.with_rows, states), *made))
-        return replace(program, view=self.spec.view, inputs=inputs)
+        return replace(program, cut=self.spec.cut, view=self.spec.view, inputs=inputs)
 
     def with_rows(self, state: State) -> State:
         """Where the rule knows rows and columns, a state's blocks lie in the rows of the last dimension."""
-        if state.storage is not None and state.domain in VECTORS and self.spec.view:
+        if state.storage is not None and state.domain == Domain.ELEMENT and self.spec.cut in ("cols", "matrix"):
+            message = f"'{state.name}' lies in rows of p, and this rule sees others: it has no storage"
+            self.found.add("bad-value", message, self.spec.spans[state.name], help="remove its storage, or the view")
+        if state.storage is not None and state.domain in VECTORS and self.spec.cut:
             message = f"'{state.name}' is of rows or columns of a view and has no storage"
             self.found.add("bad-value", message, self.spec.spans[state.name], help="remove its storage, or the view")
         return in_grid(state, self.spec.spans, self.found)

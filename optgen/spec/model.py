@@ -36,7 +36,8 @@ class Spec:
     unread: frozenset[str] = frozenset()
     removed: dict[str, Span] = field(default_factory=dict, repr=False)
     rules: tuple["Rule", ...] = ()
-    view: str = ""  # of a rule: the hyperparameter that says how many rows the matrices have that it sees
+    cut: str = ""  # of a rule: how it sees parameters in another shape
+    view: str = ""  # and the hyperparameter that says into how many rows or columns they are cut
     blocks: "Blocks | None" = None
     inputs: tuple[Input, ...] = ()
     before: tuple["Rule", ...] = ()  # transforms of the gradient, in their order

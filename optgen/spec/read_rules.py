@@ -82,8 +82,8 @@ class RulesReader:
                 self.found.add("bad-rule", message, keys["hyper"].span, help=help_text)
             if "update" not in table:
                 self.found.add("missing-key", "a rule needs the key 'update' or 'use'", start, help="add a line 'update: |'")
-            spec, view = self.part(entry, table), self.view(table["view"]) if "view" in table else ""
-            spec = replace(spec, view=view) if spec is not None else None
+            spec, (cut, view) = self.part(entry, table), self.view(table["view"]) if "view" in table else ("", "")
+            spec = replace(spec, cut=cut, view=view) if spec is not None else None
         if spec is None or name is None:
             return None
         return Rule(name, condition, spec, uses, shared, keys["name"].span if "name" in keys else start)
@@ -123,17 +123,20 @@ class RulesReader:
             return parse_condition(text, self.found) if text is not None else None
         return None
 
-    def view(self, node: Node) -> str:
-        """The hyperparameter that says how many rows the matrices have that a rule sees."""
-        table = self.fields.table(node, "'view'", ("rows",))
-        name = table.get("rows")
-        hyper = self.hypers.get(name.text) if isinstance(name, Scalar) else None
+    def view(self, node: Node) -> tuple[str, str]:
+        """How a rule sees parameters in another shape, and the hyperparameter that says into how many rows or columns they are cut."""
+        if isinstance(node, Scalar):
+            return ("matrix", "") if self.fields.choice(node, "'view'", ("matrix",)) else ("", "")
+        table = self.fields.table(node, "'view'", ("rows", "cols"))
+        cut = "cols" if "cols" in table else "rows"
+        name = table.get(cut)
+        hyper = self.hypers.get(name.text) if isinstance(name, Scalar) and len(table) == 1 else None
         if hyper is not None and isinstance(hyper.default, float) and not hyper.choices:
-            return hyper.name
+            return cut, hyper.name
         known = [h.name for h in self.hypers.values() if isinstance(h.default, float)]
         help_text = f"write 'view: {{rows: ...}}' with one of {', '.join(known)}" if known else "declare one in 'hyper'"
         self.found.add("bad-rule", "'view' names a number that says how many rows a matrix has", node.span, help=help_text)
-        return ""
+        return "", ""
 
     def used(self, table: dict[str, Node], shipped: Path = SHIPPED) -> tuple[Spec | None, str, dict[str, str]]:
         """The spec that a rule uses, its name, and which of its hyperparameters are arguments of the whole spec."""

@@ -33,7 +33,7 @@ def spec_text(spec: Spec) -> str:
 
 def _part(spec: Spec) -> list[str]:
     """What stands in a spec, or in a rule of it: inputs, states and the update."""
-    lines = [f"view: {{rows: {spec.view}}}"] if spec.view else []
+    lines = [f"view: {{{spec.cut}: {spec.view}}}" if spec.view else f"view: {spec.cut}"] if spec.cut else []
     lines += ["inputs:", *(f"  {each.name}: {input_text(each)}" for each in spec.inputs)] if spec.inputs else []
     lines += ["state:", *(f"  {state.name}: {state_text(spec, state)}" for state in spec.states)] if spec.states else []
     for name, text in {"update": spec.update_text, **spec.point_texts}.items():

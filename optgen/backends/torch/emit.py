@@ -228,6 +228,8 @@ def _rule_text(plan: RulePlan) -> list[str]:
         lines.append(f"outputs={tuple(plan.outputs)!r}")
     if plan.random:
         lines.append("random=True")
+    if plan.program.cut:
+        lines.append(f"cut={plan.program.cut!r}")
     if plan.program.view:
         lines.append(f"view={plan.program.view!r}")
     if plan.whole:
