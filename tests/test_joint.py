@@ -182,6 +182,53 @@ def test_parameters_of_other_dtypes_wait_too(backend: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_who_takes_part_hangs_on_flags(backend: str, tmp_path: Path) -> None:
+    """Groups on the other side of a flag, of one of two nested ones too, are neither counted nor taken for zeros."""
+    groups_on_two_sides(backend, tmp_path)
+
+
+def test_who_takes_part_hangs_on_flags_in_triton(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from tests.test_joint import groups_on_two_sides as f; f('triton', pathlib.Path(sys.argv[1]))"
+    interpreted("-c", code, str(tmp_path))
+
+
+def groups_on_two_sides(backend: str, folder: Path) -> None:
+    text = """
+hyper: {lr: {default: 1.0}, fa: {default: true}, fb: {default: true}}
+update: |
+  u = g
+  if fa:
+    u = g/2
+    if fb:
+      u = g + mean(g, over=optimizer) + max(-abs(g) - 1, over=optimizer)
+  p = p - lr*u
+"""
+    made_class = optimizer_class(spec(text, folder))
+    for first, second in (
+        ({}, {"fb": False}),
+        ({"fa": False}, {}),
+        ({}, {"fa": False, "fb": False}),
+        ({"fb": False}, {"fa": False}),
+    ):
+        params = parameters(shapes=SHAPES[:2])
+        before = [p.detach().clone() for p in params]
+        optimizer = made_class([{"params": params[:1], **first}, {"params": params[1:], **second}], backend=backend)
+        gradients(params, torch.Generator().manual_seed(1))
+        optimizer.step()
+        sides = [{"fa": True, "fb": True, **side} for side in (first, second)]
+        taking = [
+            p.grad.ravel() for p, side in zip(params, sides, strict=True) if side["fa"] and side["fb"] and p.grad is not None
+        ]
+        for p, old, side in zip(params, before, sides, strict=True):
+            assert p.grad is not None
+            u = p.grad / 2 if side["fa"] else p.grad
+            if side["fa"] and side["fb"]:
+                every = torch.cat(taking)
+                u = p.grad + every.mean() + (-every.abs() - 1).max()
+            torch.testing.assert_close(p.detach(), old - u, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
 def test_two_runs_have_the_same_bits(backend: str, tmp_path: Path) -> None:
     made_class = optimizer_class(spec(RULES["codes"], tmp_path))
     runs = []
@@ -258,8 +305,8 @@ def test_backends_cannot_be_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("sum(lr, over=group)", "one number for the whole parameter"),
-        ("sum(l2(g), over=group)", "one number for the whole parameter"),
+        ("sum(lr, over=group)", "one number for each parameter"),
+        ("sum(l2(g), over=group)", "one number for each parameter, and several are reduced by their elements"),
         ("sum(g, over=model)", "over all parameters of a group or of the optimizer"),
         ("sum(g, over=(rows, group))", "over all parameters of a group or of the optimizer"),
     ],

@@ -140,7 +140,20 @@ update: |
     a = rms(p, over=rows)
   p = p - 0.01*(s/(1 + abs(s)) + a/(1 + a) + b/(1 + b))
 """
+SIDES = """
+hyper: {flag: {default: false}}
+update: |
+  if flag:
+    n = mean(g, over=rows)
+  else:
+    n = mean(p, over=rows)
+  k = 0.5*mean(g, over=cols)
+  if flag:
+    k = mean(p, over=cols)
+  p = p - 0.01*(g + n*k)
+"""
 RULES = {
+    "sides": SIDES,
     "again": AGAIN,
     "factored": FACTORED,
     "every": EVERY,

@@ -250,6 +250,35 @@ def test_parameters_of_other_dtypes_keep_equal_copies(tmp_path: Path) -> None:
     torch.testing.assert_close(first.double(), third, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_copies_of_other_dtypes_stay_the_same(backend: str, tmp_path: Path) -> None:
+    """Though one kind pauses, or has no elements, and a parameter begins late."""
+    text = "name: One\nsummary: x\nhyper: {lr: {default: 0.01}}\nstate: {s: {scope: optimizer, init: 1}}\nupdate: |\n"
+    text += "  s = ema(s, sum(g**2, over=optimizer), 0.9)\n  p = p - lr*g/sqrt(s)\n"
+    params = [torch.nn.Parameter(torch.ones(4, dtype=dtype)) for dtype in (torch.float64, torch.float32, torch.float32)]
+    params.append(torch.nn.Parameter(torch.ones(0, dtype=torch.float64)))
+    optimizer = optimizer_class(spec(text, tmp_path))(params, backend=backend)
+    expected = 1.0
+    for active in ((0, 1, 3), (1,), (1, 3), (1, 2), (0, 2), (0, 1, 2, 3)):
+        for i, p in enumerate(params):
+            p.grad = torch.full_like(p, i + 1.0) if i in active else None
+        optimizer.step()
+        expected = 0.9 * expected + 0.1 * sum(4 * (i + 1.0) ** 2 for i in active if i != 3)
+        found = [optimizer.state[p]["s"].item() for p in params if optimizer.state.get(p)]
+        assert found == pytest.approx([expected] * len(found), rel=1e-6)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def test_a_compiled_step_wants_equal_groups_too(tmp_path: Path) -> None:
+    params = parameters()
+    optimizer = optimizer_class(spec(PRODIGY, tmp_path))(groups(params))
+    optimizer.param_groups[1]["d_coef"] = 2.0
+    towards_one(params, 0)
+    with pytest.raises(Exception, match=r"Observed exception|must be the same in all groups"):
+        torch.compile(optimizer.step, fullgraph=True, backend="eager")()
+    assert not any("m" in state for state in optimizer.state.values())
+
+
 def test_groups_must_agree_on_what_a_state_of_the_optimizer_depends_on(tmp_path: Path) -> None:
     params = parameters()
     optimizer = optimizer_class(spec(PRODIGY, tmp_path))(groups(params))
@@ -277,6 +306,7 @@ HEAD = "name: Shared\nsummary: x\nhyper: {lr: {default: 0.1}, betas: {default: [
         ("{scope: group, init: 2*lr}", "d = d + l2(g, over=group)", "write a number, or the name of a hyperparameter"),
         ("{scope: group, init: beta1}", "d = d + l2(g, over=group)", "write a number, or the name of a hyperparameter"),
         ("{scope: group, when: lr > 1}", "d = d + l2(g, over=group)", "shared, and always there"),
+        ("{scope: group}}\nblocks: {every: 3", "d = d + l2(g, over=group)", "states of blocks end with their turns"),
         ("{scope: model}", "d = d + l2(g, over=group)", "expected one of 'group', 'optimizer', 'parameter'"),
     ],
 )

@@ -69,6 +69,8 @@ def joint_table(kernel: Kernel, rule: str, slots: Sequence[str] = ()) -> str:
         assert joint is not None
         name = f"{rule}.{joint.name}" if rule and not joint.of_all else joint.name
         more = f", over={joint.over.name.lower()!r}" if joint.over != Domain.ELEMENT else ""
+        guards = tuple((guard.flag, guard.holds) for guard in joint.guards)
+        more += f", when={guards!r}" if guards else ""
         more += f", slot={slots.index(reduction.result)}" if slots else ""
         rows.append(f"Joint({name!r}, {joint.scope!r}, {reduction.op!r}, phase={joint.phase}{more})")
     return f"joint=({', '.join(rows)},)" if rows else ""

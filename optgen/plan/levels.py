@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from optgen.ir.infer import refs
 from optgen.ir.nodes import VECTORS, Assign, Op, Program, Statement
@@ -81,8 +81,11 @@ def _levels(body: Sequence[Statement], program: Program, least: Mapping[int, int
     return levels
 
 
-def sliced(body: Sequence[Statement], ends: Iterable[int]) -> list[int]:
-    """The places of the statements that those at the places `ends` need, and these."""
+def sliced(body: Sequence[Statement], ends: Iterable[int], named: Collection[int] = ()) -> list[int]:
+    """The places of the statements that those at the places `ends` need, and these.
+
+    Of the ends in `named` the value of their target is wanted, which is an earlier one where their guards do not hold.
+    """
     needed: set[str] = set()
     kept, wanted = [], set(ends)
     for place in reversed(range(len(body))):
@@ -91,6 +94,8 @@ def sliced(body: Sequence[Statement], ends: Iterable[int]) -> list[int]:
             continue
         if isinstance(statement, Assign) and not statement.guards:
             needed.discard(statement.target)
+        elif isinstance(statement, Assign) and place in named:
+            needed.add(statement.target)
         needed |= set(refs(statement.value))
         kept.append(place)
     return kept[::-1]

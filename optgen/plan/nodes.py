@@ -125,6 +125,7 @@ class Joint:
     phase: int
     over: Domain
     of_all: bool = False  # whether rules share it
+    guards: tuple[Guard, ...] = ()  # under which a parameter takes part
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ class Splitter:
         joint = None
         if op in JOINT:
             name, scope, phase = joint_names(self.body)[place], JOINT[op], phases_of(self.body)[place] + 1
-            joint = Joint(name, scope.removeprefix(OF_ALL_RULES), phase, home, is_of_all(statement))
+            joint = Joint(name, scope.removeprefix(OF_ALL_RULES), phase, home, is_of_all(statement), statement.guards)
         when = statement.guards[0] if statement.guards else None
         word = {Layout.ROW: "rows", Layout.TENSOR: "whole"}.get(layout, layout.value)
 
@@ -215,7 +215,7 @@ class _View:
         body = self.splitter.body
         loads = {_last_assignment(i, body): _load(body[i]) for i in self.stored if self.splitter.is_exact(i)}
         seen = [loads.get(i) or self.seen(i, statement) for i, statement in enumerate(body)]
-        places = sliced(seen, ends)
+        places = sliced(seen, ends, self.wanted)
         gone = {s.buffer for s in map(body.__getitem__, self.stored) if isinstance(s, Store)}
         if any(_is_load(body[i]) and seen[i] == body[i] and gone & set(refs(body[i].value)) for i in places):
             return None  # an old value, when the new one has taken its place

@@ -267,15 +267,13 @@ def rows_of(shape: torch.Size, least: int) -> tuple[int, int]:
     return math.prod(leading), length
 
 
-def left_of(
-    joint: Sequence[Joint], kept: Sequence[Scratch], phase: int, bucket: Bucket, scratch: list[list[Tensor]]
-) -> list[Part]:
+def left_of(joint: Sequence[Joint], phase: int, bucket: Bucket, scratch: list[list[Tensor]]) -> list[Part]:
     """What the parameters of a bucket have left behind a phase for reductions of several."""
     places = [(each, each.slot - len(bucket.columns)) for each in joint if each.phase == phase]
     return [
         each.part(*found)
         for each, place in places
-        if kept[place].is_used(bucket.flags)
+        if each.takes(bucket.flags)
         for found in zip(bucket.groups, scratch[place], bucket.shapes, strict=True)
     ]
 

@@ -91,7 +91,7 @@ def _steps(kernel: CppKernel, compiled: ctypes.CDLL, bucket: Bucket) -> Phases:
     arguments = _Arguments(tensors.data_ptr(), scalars.data_ptr(), keys.data_ptr(), len(tensors), tiles, threads)
     for phase in range(1, last_phase([kernel.joint]) + 1):
         getattr(compiled, f"{kernel.name}_phase_{phase}")(ctypes.byref(arguments))
-        yield left_of(kernel.joint, kernel.scratch, phase, bucket, scratch)
+        yield left_of(kernel.joint, phase, bucket, scratch)
     getattr(compiled, kernel.name)(ctypes.byref(arguments))
     if any(kept.shared for kept in kernel.scratch):
         yield []  # all others have read what is written now

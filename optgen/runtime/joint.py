@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Joint(NamedTuple):
 
     Parameters wait for it behind phase `phase` of their kernels, 1, 2, ...; `slot` is the place of the number among the tensors
     of a kernel that works on addresses, and `over` says what has values: each "element", "row", "col" or "matrix". Kernels of a
-    rule have the same `name` for it, and different rules different ones.
+    rule have the same `name` for it, and different rules different ones. Parameters take part whose flags are as `when` says.
     """
 
     name: str
@@ -30,6 +30,11 @@ class Joint(NamedTuple):
     phase: int
     slot: int = 0
     over: str = "element"
+    when: tuple[tuple[str, bool], ...] = ()
+
+    def takes(self, flags: Mapping[str, Any]) -> bool:
+        """Whether parameters with these flags take part."""
+        return all(flags[flag] == holds for flag, holds in self.when)
 
     def part(self, group: int, number: Tensor, shape: Sequence[int]) -> Part:
         """What a parameter of this shape has left."""

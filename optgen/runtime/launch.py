@@ -169,7 +169,7 @@ def _steps(kernel: TritonKernel, bucket: Bucket) -> Phases:
                     if kernel.scratch[reduction.parts - len(bucket.columns)].is_used(bucket.flags):
                         _join(kernel, reduction, bucket, rows)
         if phase < len(kernel.phases):
-            yield left_of(kernel.joint, kernel.scratch, phase, bucket, scratch)
+            yield left_of(kernel.joint, phase, bucket, scratch)
     if any(kept.shared for kept in kernel.scratch):
         yield []  # all others have read what is written now
     copy_back(kernel.scratch, bucket, scratch)

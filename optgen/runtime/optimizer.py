@@ -180,7 +180,7 @@ class GeneratedOptimizer(Optimizer):
         self._update()
 
     def _update(self) -> None:
-        if self.description.shared and not torch.compiler.is_compiling():
+        if self.description.shared:
             shared.check_same(self.description, self.param_groups)
         groups = [(group, type(self).flags(group)) for group in self.param_groups]
         values = [hyper_values(self.description, group) for group in self.param_groups]
@@ -199,6 +199,8 @@ class GeneratedOptimizer(Optimizer):
         if given:
             self._inputs.drop()
         self._run(batches)
+        if self.description.shared:
+            shared.spread(self, batches)
         if sharded:  # tell autograd, for kernels have only seen their shards
             torch.autograd.graph.increment_version(sharded)
 

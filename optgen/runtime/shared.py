@@ -15,20 +15,24 @@ if TYPE_CHECKING:
     from optgen.runtime.batches import Batch
     from optgen.runtime.description import Description, State
 
-__all__ = ["begin", "check_same", "members", "own_copies", "unify", "write_back"]
+__all__ = ["begin", "check_same", "members", "own_copies", "spread", "unify", "write_back"]
 
 
 def begin(optimizer: Any, p: Tensor, rule: int, declared: State, group: Mapping[str, Any]) -> Tensor:
     """The tensor of a shared state for a parameter of the rule at a place: another parameter's, or else a new one.
 
-    Parameters of other dtypes of arithmetic, or on other devices, have a copy, which becomes the same.
+    Parameters of other dtypes of arithmetic, or on other devices, have a copy, which `spread` keeps the same.
     """
+    found: list[Tensor] = []
     for other in [group] if declared.scope == "group" else optimizer.param_groups:
         for i, q in enumerate(other["params"]):
             kept = optimizer.state.get(q, {}).get(declared.key)
             if kept is not None and (not optimizer.description.has_rules or route(optimizer, other)[i] == rule):
-                same: Tensor = kept.to(p.device, real_dtype(p.dtype))  # itself, where nothing differs
-                return same
+                if (kept.dtype, kept.device) == (real_dtype(p.dtype), p.device):
+                    return kept  # type: ignore[no-any-return]
+                found.append(kept)
+    if found:
+        return found[0].to(p.device, real_dtype(p.dtype))
     first = group[declared.first] if isinstance(declared.first, str) else declared.first
     return torch.full((), float(first), dtype=real_dtype(p.dtype), device=p.device)
 
@@ -60,7 +64,7 @@ def unify(
                 continue
             scope = place if declared.scope == "group" else -1
             first = tensors.setdefault((scope, description.owners[kernel], declared.key, kept.dtype, kept.device), kept)
-            if checked and not torch.equal(torch.nan_to_num(first), torch.nan_to_num(kept)):
+            if checked and not torch.allclose(first, kept, rtol=0, atol=0, equal_nan=True):
                 raise ValueError(
                     f"{description.name}: state '{declared.key}' is one for all parameters of the {declared.scope}, and differs "
                     f"between them in the state dict: {first.item():g} and {kept.item():g}"
@@ -77,11 +81,35 @@ def check_same(description: Description, groups: list[dict[str, Any]]) -> None:
     for state in description.shared:
         for name in state.same:
             values = [group[name] for group in groups]
+            if torch.compiler.is_compiling() and any(isinstance(value, Tensor) for value in values):
+                continue  # a graph does not ask for their values
             if any(value != values[0] for value in values):
                 raise ValueError(
                     f"{description.name}: the state '{state.name}' is one for the whole optimizer and depends on '{name}', which "
                     f"must be the same in all groups, got {', '.join(map(str, values))}"
                 )
+
+
+def spread(optimizer: Any, batches: Iterable[Batch]) -> None:
+    """Let the copies that parameters of other dtypes of arithmetic, or on other devices, have of what they share follow this step's."""
+    description, groups = optimizer.description, optimizer.param_groups
+    if len({(real_dtype(p.dtype), p.device) for group in groups for p in group["params"]}) < 2:
+        return
+    sources: dict[tuple[Any, ...], Tensor] = {}
+    for batch in batches:
+        rule = description.rule_of(batch.kernel)
+        for place in _places(description, batch.kernel):
+            declared = rule.state(description.kernels[batch.kernel].keys[place - 2][0])
+            key = (batch.group if declared.scope == "group" else -1, description.owners[batch.kernel], declared.key)
+            for p, kept in zip(batch.columns[0], batch.columns[place], strict=True):
+                if p.numel() and (key not in sources or kept.dtype == torch.float64):  # the most exact one
+                    sources[key] = kept
+    for place, p, kernel in members(optimizer):
+        for declared in description.rule_of(kernel).states:
+            held = optimizer.state.get(p, {}).get(declared.key) if declared.scope else None
+            source = sources.get((place if declared.scope == "group" else -1, description.owners[kernel], declared.key))
+            if held is not None and source is not None and held is not source:
+                held.view(1).copy_(source.view(1))
 
 
 def own_copies(description: Description, batches: Iterable[Batch]) -> list[Batch]:

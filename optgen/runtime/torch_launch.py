@@ -44,7 +44,8 @@ def _run(optimizer: type[Any], batches: Sequence[Batch], *, compiled: bool) -> N
                 for i, call in _calls(optimizer, batch, early[phase - 1], results, compiled=compiled):
                     numbers = call()
                     shape = batch.columns[0][i].shape
-                    left += [each.part(batch.group, number, shape) for each, number in zip(joint, numbers, strict=True)]
+                    pairs = zip(joint, numbers, strict=True)
+                    left += [each.part(batch.group, number, shape) for each, number in pairs if each.takes(batch.flags)]
                     results[i] += numbers
         join(left)
     for batch, results in zip(batches, known, strict=True):

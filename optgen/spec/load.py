@@ -46,6 +46,7 @@ def load_programs(path: str | Definition) -> tuple[Spec, tuple[Program, ...]]:
     if spec is not None and spec.rules:
         spec, programs = _with_rules(spec, found)
     elif spec is not None:
+        _check_blocks(spec, found)
         program = lower(spec, found)
         if not len(found):
             program = with_points(spec, program, found)
@@ -58,6 +59,14 @@ def load_programs(path: str | Definition) -> tuple[Spec, tuple[Program, ...]]:
     found.raise_if_any()
     assert spec is not None
     return spec, programs
+
+
+def _check_blocks(spec: Spec, found: Diagnostics) -> None:
+    """The states of a block are dropped at the end of its turn, and what all parameters share would be among them."""
+    shared = next((state for state in spec.states if state.shared), None)
+    if spec.blocks is not None and shared is not None:
+        message = f"state '{shared.name}' is one for all parameters, and the states of blocks end with their turns"
+        found.add("bad-rule", message, spec.spans[shared.name], help="remove 'blocks', or let each parameter have its own")
 
 
 def _with_transforms(spec: Spec, program: Program, found: Diagnostics) -> tuple[Spec, Program]:

@@ -64,7 +64,10 @@ class Resolver:
             assert node.span is not None
             message = "this is one number for the whole parameter already"
             help_text = "give it p, g, a state or what is computed of them; the mean or maximum of one number is that number"
-            if domain in VECTORS:
+            if over in SCOPES:
+                message = "this is one number for each parameter, and several are reduced by their elements"
+                help_text = f"give it p, g, a state like p or what is computed of them, as in 'sum(g*g, over={over})'"
+            elif domain in VECTORS:
                 missing = "rows and columns" if domain == Domain.MATRIX else "rows" if domain == Domain.COL else "columns"
                 message = f"this has no {missing} to reduce over: its shape is {SHAPES[domain]}"
                 possible = [word for word, (_, left) in OVER.items() if word not in ("all", *SCOPES) and domain in left]
