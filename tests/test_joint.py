@@ -46,6 +46,16 @@ update: |
   low = min(u*size, over=group)
   p = p - lr*u*(1 + 0.01*low/(1 + abs(low)))
 """,
+    # a reduction that waits for nothing, beside one that waits for a sum of its parameter: what waits for the first waits for both
+    "levels": """
+hyper: {lr: {default: 0.1}}
+update: |
+  b = sum(g*g, over=group)
+  size = rms(p)
+  a = max(g*size, over=group)
+  c = mean(g/(1 + b), over=group)
+  p = p - lr*g*(c + 1)/(1 + abs(a))
+""",
     # of rows and of columns, of which there are fewer than elements
     "rows": """
 hyper: {lr: {default: 0.1}, beta: {default: 0.9}}

@@ -10,6 +10,7 @@ from typing import TypeVar
 from optgen.analysis.memory import MATRIX, VECTOR, kept_states
 from optgen.backends.view import state_bytes
 from optgen.build import Built
+from optgen.ir.constants import default_flags
 from optgen.ir.nodes import State
 from optgen.plan.nodes import Kernel
 from optgen.plan.traffic import kernel_bytes
@@ -76,8 +77,8 @@ def compare_specs(before: Built, after: Built) -> Difference:
         inputs=tuple(Change(name, a, b) for name, a, b in _paired(*map(_inputs, built)) if a != b),
         states=_states(before, after),
         state_bytes=_both(built, lambda b: sum(map(state_bytes, kept_states(b.programs[b.spec.place_of(MATRIX)])))),
-        moved_by_matrices=_both(built, lambda b: kernel_bytes(_kernels(b, MATRIX)[-1], param=2, grad=2)),
-        moved_by_vectors=_both(built, lambda b: kernel_bytes(_kernels(b, VECTOR)[0], param=2, grad=2)),
+        moved_by_matrices=_both(built, lambda b: _bytes(_kernels(b, MATRIX)[-1])),
+        moved_by_vectors=_both(built, lambda b: _bytes(_kernels(b, VECTOR)[0])),
         kernels=(len(before.plan.kernels), len(after.plan.kernels)),
         equations=_unified(_equations(before), _equations(after), before.spec.name, after.spec.name),
         code={
@@ -93,10 +94,15 @@ def _kernels(built: Built, parameter: Parameter) -> tuple[Kernel, ...]:
     return built.plan.rules[built.spec.place_of(parameter)].kernels
 
 
+def _bytes(kernel: Kernel) -> float:
+    """What a kernel moves per element, of bfloat16 parameters and gradients."""
+    return kernel_bytes(kernel, param=2, grad=2, flags=default_flags(kernel.program))
+
+
 def _equations(built: Built) -> str:
     """The update, or those of all rules, each behind its name and condition."""
     texts = [(f"{rule.name}, {rule.when}:\n" if rule.name else "") + rule.spec.update_text for rule in built.spec.parts]
-    return "\n".join(texts)
+    return "\n".join([*texts, *(f"{name}:\n{text}" for name, text in built.spec.point_texts.items())])
 
 
 def _both(built: tuple[Built, Built], count: Callable[[Built], float]) -> tuple[float, float]:
@@ -130,7 +136,7 @@ def _states(before: Built, after: Built) -> tuple[StateChange, ...]:
 
 def _tensors(state: State) -> tuple[object, ...]:
     """What decides the tensors of a state in a state dict and what their bits mean."""
-    return state.domain, state.floats, state.storage, state.unsigned if state.storage is not None else None
+    return state.domain, state.scope, state.floats, state.storage, state.unsigned if state.storage is not None else None
 
 
 def _paired(before: Mapping[str, T], after: Mapping[str, T]) -> Iterator[tuple[str, T | None, T | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optgen.ir.constants import default_flags
 from optgen.ir.text import function_text, statements
 from optgen.plan.nodes import Buffer, Kernel, Layout, Plan, Reduction
 from optgen.plan.traffic import buffer_bytes, kernel_bytes
@@ -23,7 +24,7 @@ def plan_text(plan: Plan) -> str:
 
 def _kernel(kernel: Kernel) -> list[str]:
     stored = ", ".join(kernel.variant.stored) or "none"
-    total = kernel_bytes(kernel, param=2, grad=2)
+    total = kernel_bytes(kernel, param=2, grad=2, flags=default_flags(kernel.program))
     lines = [f"  kernel {kernel.name}: states stored as codes: {stored}; {total:g} bytes per element and step"]
     for sweep in kernel.sweeps:
         when = "" if sweep.when is None else f", if {'' if sweep.when.holds else 'not '}{sweep.when.flag}"
