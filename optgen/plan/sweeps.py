@@ -48,10 +48,11 @@ def split_sweeps(
     taken = {*program.symbols, *program.flags, *(buffer.name for buffer in buffers)}
     if not _reduces(body, buffers):
         return Sweeps(taken, [Sweep(name, tuple(buffers), tuple(columns), tuple(body))])
-    whole = _split(name, buffers, columns, body, program, chunks, taken)
+    splitter = Splitter(name, buffers, columns, body, program, chunks)
+    whole = _split(splitter, taken)
     if any(reduction.joint for sweep in whole.sweeps for reduction in sweep.reductions):
         return whole
-    found = (_by_flag(flag, name, buffers, columns, body, program, chunks, taken) for flag in program.flags)
+    found = (_by_flag(flag, splitter, taken) for flag in program.flags)
     better = [(saved, halves) for halves in found if halves is not None and (saved := _saved(whole, halves)) > 0]
     return max(better, key=lambda pair: pair[0])[1] if better else whole
 
@@ -62,32 +63,23 @@ def _reduces(body: Sequence[Statement], buffers: Sequence[Buffer]) -> bool:
     return any(is_reduction(s) or (isinstance(s, Store) and s.buffer in wide) for s in body)
 
 
-def _by_flag(
-    flag: str,
-    name: str,
-    buffers: Sequence[Buffer],
-    columns: Sequence[str],
-    body: Sequence[Statement],
-    program: Program,
-    chunks: Mapping[Domain, int],
-    taken: set[str],
-) -> Sweeps | None:
+def _by_flag(flag: str, whole: Splitter, taken: set[str]) -> Sweeps | None:
     """Sweeps for both sides of a compile-time flag, each under it; None where a side waits for as much as both together."""
-    sides = {holds: _side(body, Guard(flag, holds)) for holds in (True, False)}
-    if all(len(side) == len(body) for side in sides.values()):
+    sides = {holds: _side(whole.body, Guard(flag, holds)) for holds in (True, False)}
+    if all(len(side) == len(whole.body) for side in sides.values()):
         return None
-    levels = {id(s): level for s, level in zip(body, levels_of(body, program), strict=True)}
-    waits = [sum(levels[id(old)] for old, _ in side) > sum(levels_of([s for _, s in side], program)) for side in sides.values()]
-    if not any(waits):
+    levels = {id(s): level for s, level in zip(whole.body, whole.levels, strict=True)}
+    alone = {holds: levels_of([s for _, s in side], whole.program) for holds, side in sides.items()}
+    if all(sum(levels[id(old)] for old, _ in side) == sum(alone[holds]) for holds, side in sides.items()):
         return None
     both = Sweeps(set(taken))
     for holds, side in sides.items():
         own, statements = Guard(flag, holds), [statement for _, statement in side]
-        called = both.free(f"{name}_{'' if holds else 'not_'}{flag}")
-        if _reduces(statements, buffers):
-            found = _split(called, buffers, columns, statements, program, chunks, both.taken)
+        name = both.free(f"{whole.name}_{'' if holds else 'not_'}{flag}")
+        if _reduces(statements, whole.buffers):
+            found = _split(replace(whole, name=name, body=statements), both.taken)
         else:
-            found = Sweeps(both.taken, [used_sweep(called, buffers, columns, statements, ())])
+            found = Sweeps(both.taken, [used_sweep(name, whole.buffers, whole.columns, statements, ())])
         if found.copies:
             return None  # of what a sweep has not written
         both.taken = found.taken
@@ -112,19 +104,10 @@ def _saved(whole: Sweeps, halves: Sweeps) -> float:
     return sum(_bytes(whole, side) - _bytes(halves, side) for side in sides)
 
 
-def _split(
-    name: str,
-    buffers: Sequence[Buffer],
-    columns: Sequence[str],
-    body: Sequence[Statement],
-    program: Program,
-    chunks: Mapping[Domain, int],
-    taken: set[str],
-) -> Sweeps:
-    """The sweeps of a body that reduces."""
-    splitter = Splitter(name, buffers, columns, body, program, chunks)
+def _split(splitter: Splitter, taken: set[str]) -> Sweeps:
+    """The sweeps of a body that reduces, with names that are not taken."""
     levels = splitter.levels
-    last = max((levels[i] + 1 for i, statement in enumerate(body) if is_reduction(statement)), default=0)
+    last = max((levels[i] + 1 for i, statement in enumerate(splitter.body) if is_reduction(statement)), default=0)
     early = {
         i: range(levels[i], last + 1 + (splitter.homes[i] in VECTORS)) for i in splitter.stores if splitter.may_be_early(i)
     }
