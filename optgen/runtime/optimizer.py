@@ -217,7 +217,7 @@ class GeneratedOptimizer(Optimizer):
         for group, _ in groups:
             found = Collected([], [], [], [], [], [], [], [])
             self._init_group(group, *found)
-            collected.append(as_seen(self.description, found, group))
+            collected.append(as_seen(self, found, group))
         if eager:
             if not self._inputs.waiting:
                 self._known.remember([(*group, found) for group, found in zip(groups, collected, strict=True)], self.state)

@@ -134,8 +134,11 @@ class RulesReader:
         if hyper is not None and isinstance(hyper.default, float) and not hyper.choices:
             return cut, hyper.name
         known = [h.name for h in self.hypers.values() if isinstance(h.default, float)]
-        help_text = f"write 'view: {{rows: ...}}' with one of {', '.join(known)}" if known else "declare one in 'hyper'"
-        self.found.add("bad-rule", "'view' names a number that says how many rows a matrix has", node.span, help=help_text)
+        help_text = "declare one in 'hyper'"
+        if known:
+            help_text = f"write 'view: {{{cut}: ...}}' with one of {', '.join(known)}, or declare another in 'hyper'"
+        what = "columns a block" if cut == "cols" else "rows a matrix"
+        self.found.add("bad-rule", f"'view' names a hyperparameter that says how many {what} has", node.span, help=help_text)
         return "", ""
 
     def used(self, table: dict[str, Node], shipped: Path = SHIPPED) -> tuple[Spec | None, str, dict[str, str]]:
