@@ -15,8 +15,10 @@ from torch import Tensor
 from optgen.build import build
 from optgen.diagnostics import SpecError
 from optgen.diagnostics.render import render_all
+from tests.test_joint import parameters as random_parameters
 from tests.test_oracles import STEPS, gradients
 from tests.test_rows import equal_the_reference, optimizer_class
+from tests.test_shared_states import spec as written
 
 SHAPES = ((5, 7), (40, 300), (33,), (), (0,))
 SCHEDULE_FREE = """
@@ -77,14 +79,11 @@ train: |
 
 
 def spec(text: str, folder: Path, name: str = "moving") -> Path:
-    path = folder / f"{name}.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
+    return written(text, folder, name)
 
 
-def parameters(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype)) for s in SHAPES]
+def parameters() -> list[Tensor]:
+    return random_parameters(shapes=SHAPES)
 
 
 def groups(params: list[Tensor]) -> list[dict[str, Any]]:

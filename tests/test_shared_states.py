@@ -16,6 +16,7 @@ from optgen.build import build
 from optgen.diagnostics import SpecError
 from optgen.diagnostics.render import render_all
 from tests.conftest import interpreted
+from tests.test_joint import parameters as random_parameters
 from tests.test_oracles import STEPS, gradients
 from tests.test_rows import equal_the_reference, optimizer_class
 
@@ -95,8 +96,7 @@ def spec(text: str, folder: Path, name: str = "shared") -> Path:
 
 
 def parameters(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype)) for s in SHAPES]
+    return random_parameters(dtype, SHAPES)
 
 
 def towards_one(params: list[Tensor], step: int) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optgen.ir.infer import walk
+from optgen.ir.infer import refs, walk
 from optgen.ir.nodes import Assign, Expr, Guard, Op, Program, Ref, State
 
-__all__ = ["asked", "unguarded", "written_under"]
+__all__ = ["asked", "asked_names", "unguarded", "written_under"]
 
 
 def asked(condition: Expr) -> Iterator[Expr]:
@@ -18,6 +18,11 @@ def asked(condition: Expr) -> Iterator[Expr]:
         yield node
         if isinstance(node, Op) and node.op != "given":
             stack += node.args[::-1]
+
+
+def asked_names(program: Program, flag: str) -> list[str]:
+    """The names that a guard asks for: those of a flag's condition, or the local that is one."""
+    return refs(program.flags[flag]) if flag in program.flags else [flag]
 
 
 def unguarded(program: Program) -> Iterator[tuple[Assign, Ref]]:

@@ -257,9 +257,7 @@ class RulePlan:
     host: tuple[Assign, ...]
     columns: tuple[str, ...]
     outputs: dict[str, str]
-    points: tuple[
-        tuple[str, RulePlan], ...
-    ] = ()  # how p moves to where it is evaluated, and back: kernels of the same variants
+    points: tuple[tuple[str, RulePlan], ...] = ()  # how p is moved to be evaluated, and back; with kernels of the same variants
 
     @property
     def whole(self) -> bool:

@@ -157,6 +157,8 @@ class Description:
     has_rules: bool = field(init=False)
     owners: tuple[int, ...] = field(init=False, repr=False)  # of each kernel, the place of its rule
     places: tuple[tuple[int, ...] | None, ...] = field(init=False, repr=False)  # of each rule's numbers among all
+    shared: tuple[State, ...] = field(init=False, repr=False)  # the states that several parameters share
+    joint: bool = field(init=False, repr=False)  # whether a rule has such a state, or reduces over several parameters
 
     def __post_init__(self) -> None:
         """Make one rule of what has no rules, and count kernels and numbers through."""
@@ -180,6 +182,8 @@ class Description:
         known["places"] = tuple(
             None if rule.hypers is None else tuple(i for i, name in enumerate(numbers) if name in rule.hypers) for rule in rules
         )
+        known["shared"] = tuple(state for rule in rules for state in rule.states if state.scope)
+        known["joint"] = bool(known["shared"]) or any(kernel.joint for rule in rules for kernel in rule.kernels)
         for name, value in known.items():
             object.__setattr__(self, name, value)
 
@@ -193,16 +197,6 @@ class Description:
             if state.codes is not None
         )
         return {"optgen": f"{self.name}/{FORMAT}", **({"codes": levels} if levels else {})}
-
-    @property
-    def joint(self) -> bool:
-        """Whether a rule reduces over several parameters, or keeps a state of several."""
-        return any(kernel.joint for kernel in self.kernels) or bool(self.shared)
-
-    @property
-    def shared(self) -> list[State]:
-        """The states that several parameters share."""
-        return [state for rule in self.rules for state in rule.states if state.scope]
 
     def full_name(self, rule: RuleInfo, state: State) -> str:
         """A state by its name, and its rule's if there are several."""

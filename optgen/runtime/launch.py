@@ -80,7 +80,8 @@ class TritonKernel(NamedTuple):
     correction give each element one more value.
 
     `registers` is the most that a thread may have on an NVIDIA GPU where arithmetic is float32; `scratch` follows the tensors in each
-    parameter's slots; `tables` are what its functions look up; `joint` are its reductions of several parameters. `width` is that of a tile of a kernel that knows rows and columns.
+    parameter's slots; `tables` are what its functions look up; `joint` are its reductions of several parameters. `width` is that of
+    a tile of a kernel that knows rows and columns.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -159,12 +160,9 @@ def _steps(kernel: TritonKernel, bucket: Bucket) -> Phases:
     for phase, sweeps in enumerate(kernel.phases, 1):
         with _on(device):
             for sweep in (sweep for sweep in sweeps if sweep.is_made(bucket.flags)):
-                entry, taken = (
-                    sweep.entry,
-                    {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names},
-                )
+                taken = {flag: value for flag, value in bucket.flags.items() if flag in sweep.entry.arg_names}
                 for tiles, chosen in launches[sweep.over]:
-                    entry[(len(tiles),)](*tables, tiles, *looked_up, **taken, **constants, **chosen)
+                    sweep.entry[(len(tiles),)](*tables, tiles, *looked_up, **taken, **constants, **chosen)
                 for reduction in sweep.reductions:
                     if kernel.scratch[reduction.parts - len(bucket.columns)].is_used(bucket.flags):
                         _join(kernel, reduction, bucket, rows)

@@ -62,8 +62,7 @@ def unify(
             kept = states.get(p, {}).get(declared.key) if declared.scope else None
             if kept is None:
                 continue
-            scope = place if declared.scope == "group" else -1
-            first = tensors.setdefault((scope, description.owners[kernel], declared.key, kept.dtype, kept.device), kept)
+            first = tensors.setdefault((*_owner(description, declared, place, kernel), kept.dtype, kept.device), kept)
             if checked and not torch.allclose(first, kept, rtol=0, atol=0, equal_nan=True):
                 raise ValueError(
                     f"{description.name}: state '{declared.key}' is one for all parameters of the {declared.scope}, and differs "
@@ -97,17 +96,15 @@ def spread(optimizer: Any, batches: Iterable[Batch]) -> None:
         return
     sources: dict[tuple[Any, ...], Tensor] = {}
     for batch in batches:
-        rule = description.rule_of(batch.kernel)
-        for place in _places(description, batch.kernel):
-            declared = rule.state(description.kernels[batch.kernel].keys[place - 2][0])
-            key = (batch.group if declared.scope == "group" else -1, description.owners[batch.kernel], declared.key)
-            for p, kept in zip(batch.columns[0], batch.columns[place], strict=True):
+        for declared, column in _columns(description, batch.kernel):
+            key = _owner(description, declared, batch.group, batch.kernel)
+            for p, kept in zip(batch.columns[0], batch.columns[column], strict=True):
                 if p.numel() and (key not in sources or kept.dtype == torch.float64):  # the most exact one
                     sources[key] = kept
     for place, p, kernel in members(optimizer):
         for declared in description.rule_of(kernel).states:
             held = optimizer.state.get(p, {}).get(declared.key) if declared.scope else None
-            source = sources.get((place if declared.scope == "group" else -1, description.owners[kernel], declared.key))
+            source = sources.get(_owner(description, declared, place, kernel))
             if held is not None and source is not None and held is not source:
                 held.view(1).copy_(source.view(1))
 
@@ -116,9 +113,10 @@ def own_copies(description: Description, batches: Iterable[Batch]) -> list[Batch
     """Batches whose parameters have each a copy of what they share, to write while others read."""
     found = []
     for batch in batches:
-        places = _places(description, batch.kernel)
-        columns = [[t.clone() for t in column] if i in places else column for i, column in enumerate(batch.columns)]
-        found.append(batch._replace(columns=columns) if places else batch)
+        columns = list(batch.columns)
+        for _, column in _columns(description, batch.kernel):
+            columns[column] = [tensor.clone() for tensor in columns[column]]
+        found.append(batch._replace(columns=columns))
     return found
 
 
@@ -126,14 +124,19 @@ def write_back(description: Description, batches: Iterable[Batch], copies: Itera
     """What all have made of their copies, which is the same, becomes what they share."""
     written: list[Tensor] = []
     for batch, own in zip(batches, copies, strict=True):
-        for place in _places(description, batch.kernel):
-            for p, target, made in zip(batch.columns[0], batch.columns[place], own.columns[place], strict=True):
+        for _, column in _columns(description, batch.kernel):
+            for p, target, made in zip(batch.columns[0], batch.columns[column], own.columns[column], strict=True):
                 if p.numel() and not any(target is other for other in written):
                     target.view(1).copy_(made.view(1))  # AOTAutograd writes nothing into a float64 tensor of shape ()
                     written.append(target)
 
 
-def _places(description: Description, kernel: int) -> list[int]:
-    """The columns of a kernel's batches that hold shared states."""
-    shared = {state.name for state in description.rule_of(kernel).states if state.scope}
-    return [2 + place for place, (name, _) in enumerate(description.kernels[kernel].keys) if name in shared]
+def _owner(description: Description, declared: State, group: int, kernel: int) -> tuple[int, int, str]:
+    """What is equal for those parameters that share a state: the group or none, the rule and the key."""
+    return group if declared.scope == "group" else -1, description.owners[kernel], declared.key
+
+
+def _columns(description: Description, kernel: int) -> list[tuple[State, int]]:
+    """The shared states that a kernel takes, each with its place among the columns of a batch."""
+    shared = {state.name: state for state in description.rule_of(kernel).states if state.scope}
+    return [(shared[name], 2 + place) for place, (name, _) in enumerate(description.kernels[kernel].keys) if name in shared]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from optgen.diagnostics import Diagnostics, Label
-from optgen.ir.infer import walk
+from optgen.ir.guards import asked_names
 from optgen.ir.nodes import Assign, Domain, Expr, Op, Program, Ref, Role
 from optgen.ir.ops import REDUCED, SCOPES
 from optgen.spec.model import Spec
@@ -30,7 +30,7 @@ def with_shared_states(spec: Spec, program: Program, found: Diagnostics) -> Prog
     for statement in program.body:
         assert isinstance(statement, Assign)
         target = statement.target
-        asked = [node for guard in statement.guards for node in _asked(program, guard.flag)]
+        asked = [name for guard in statement.guards for name in asked_names(program, guard.flag)]
         made = _origins(statement.value, origins) | {origin for name in asked for origin in origins.get(name, ())}
         if scopes.get(target, OWN) == OWN:
             origins[target] = made | (origins.get(target, set()) if statement.guards else set())
@@ -58,7 +58,9 @@ def _start(program: Program) -> dict[str, set[str]]:
     start: dict[str, set[str]] = {}
     for name, symbol in program.symbols.items():
         if symbol.role == Role.HYPER:
-            start[name] = {groups[name]} if name in groups else {o for n in _asked(program, name) for o in start.get(n, ())}
+            start[name] = (
+                {groups[name]} if name in groups else {o for n in asked_names(program, name) for o in start.get(n, ())}
+            )
         elif symbol.role == Role.STATE:
             start[name] = scopes.get(name, {OWN}) if symbol.domain != Domain.HOST else {OWN}
         elif symbol.role != Role.LOCAL:
@@ -88,9 +90,3 @@ def _origins(value: Expr, origins: Mapping[str, set[str]]) -> set[str]:
         case Op(args=args):
             return {origin for arg in args for origin in _origins(arg, origins)}
     return set()
-
-
-def _asked(program: Program, flag: str) -> list[str]:
-    """The names that a guard asks for: those of a flag's condition, or of the local that is one."""
-    condition = program.flags.get(flag)
-    return [flag] if condition is None else [node.name for node in walk(condition) if isinstance(node, Ref)]

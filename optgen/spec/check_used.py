@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from optgen.diagnostics import Diagnostics
+from optgen.ir.guards import asked_names
 from optgen.ir.infer import refs
 from optgen.ir.nodes import Assign, Program, Role
 from optgen.spec.model import Spec
@@ -93,7 +94,7 @@ def _sources(program: Program, body: list[Assign], targets: Iterable[str]) -> se
     """`targets` and every name that one of them depends on, through whatever is between."""
     needs: dict[str, set[str]] = {state.name: set(refs(state.init)) for state in program.states}
     for statement in body:
-        asked = [name for guard in statement.guards for name in _asked(program, guard.flag)]
+        asked = [name for guard in statement.guards for name in asked_names(program, guard.flag)]
         needs.setdefault(statement.target, set()).update(refs(statement.value), asked)
     found, new = set[str](), list(targets)
     while new:
@@ -102,8 +103,3 @@ def _sources(program: Program, body: list[Assign], targets: Iterable[str]) -> se
             found.add(name)
             new += needs.get(name, ())
     return found
-
-
-def _asked(program: Program, flag: str) -> list[str]:
-    """The names that a guard asks about: those of a flag's condition, or the local that is one."""
-    return refs(program.flags[flag]) if flag in program.flags else [flag]
