@@ -170,6 +170,8 @@ def test_a_group_has_a_state_of_its_own(backend: str, tmp_path: Path) -> None:
     lengths = [optimizer.state[p]["length"] for p in params]
     assert lengths[0] is lengths[1] and lengths[2] is lengths[3] and lengths[0] is not lengths[2]
     assert (lengths[0].item(), lengths[2].item()) == (0.5 * 1.5 * 1.5, 0.5 * 1.5 / 2)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # groups differ, and may
+    assert [optimizer.state[p]["length"] for p in params] == lengths
 
 
 def groups_of_scaled(params: list[Tensor]) -> list[dict[str, Any]]:
